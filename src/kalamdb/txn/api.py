@@ -1,0 +1,177 @@
+"""What the SQL layer may ask of the engine (catalog, transactions, store).
+
+Everything runs in the event loop's thread unless it says otherwise. A method without ``async`` never waits for locks
+or disk flushes; it costs microseconds, or is said to be for a worker thread. Values are storage values
+(docs/protocol.md). A row is a tuple as wide as ``TableDef.columns``, in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from kalamdb.api import ClientSession, Row
+from kalamdb.types import PgType
+
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+Kind = Literal["user", "shared", "stream"]
+Key = tuple[Any, ...]
+#: ``(tenant, key)``; the tenant of a shared table is "".
+RowId = tuple[str, Key]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDef:
+    id: int  # never reused within the table; SQLite's column is f"c{id}"
+    name: str
+    type: PgType
+    declared: str  # the type as written, with modifiers: numeric(10,2)
+    typmod: int = -1
+    not_null: bool = False
+    default: str | None = None  # SQL text
+
+
+@dataclass(frozen=True, slots=True)
+class CheckDef:
+    name: str
+    expression: str
+    enforced: bool  # the server can evaluate it exactly
+
+
+@dataclass(frozen=True, slots=True)
+class TableDef:
+    """One table's definition; immutable, a change makes a new one with a higher ``version``."""
+
+    id: int
+    namespace: str
+    name: str
+    kind: Kind
+    columns: tuple[ColumnDef, ...]  # the user's; _seq and _userid exist on every table and are not listed
+    key: tuple[int, ...]  # positions in columns, in key order; () for a stream without one
+    key_constraint: str  # name shown in 23505
+    checks: tuple[CheckDef, ...] = ()
+    options: Mapping[str, str] = ()  # type: ignore[assignment]
+    owner: str | None = None  # "sysid/dboid/relid" of the PostgreSQL relation that manages it
+    version: int = 1
+
+
+class CatalogView(Protocol):
+    """The catalog as one transaction sees it (its own DDL included)."""
+
+    version: int  # changes with any visible DDL: the plan cache's key
+
+    def table(self, namespace: str, name: str) -> TableDef | None: ...
+    def tables(self, namespace: str | None = None) -> list[TableDef]: ...
+    def namespaces(self) -> list[str]: ...
+
+
+class Snapshot(Protocol):
+    """Committed data as of one instant and the transaction's own writes up to one position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Rows of one table in key order within a tenant.
+
+    ``columns``: positions; -1 stands for _seq, -2 for _userid. ``where`` is a SQLite expression over the columns
+    ``c{id}``, ``_seq`` and ``_userid`` with ``?`` for ``params``, evaluated on storage values, with SQL's three-valued
+    logic; None: all rows. ``key_prefix`` narrows to keys that begin with these values (whole key: at most one row);
+    ``low``/``high`` bound the first key column after the prefix (value, inclusive).
+    """
+
+    table: TableDef
+    tenant: str | None  # None: every tenant; "" for shared tables
+    columns: tuple[int, ...]
+    where: str | None = None
+    params: tuple[Any, ...] = ()
+    key_prefix: Key = ()
+    low: tuple[Any, bool] | None = None
+    high: tuple[Any, bool] | None = None
+    limit: int | None = None
+    with_id: bool = False  # each row preceded by its tenant and key tuple: (tenant, key, *columns)
+
+
+class ScanCursor(Protocol):
+    def fetch(self, n: int) -> list[Row]:
+        """Up to n more rows, [] at the end. May run in a worker thread, one call at a time."""
+
+    def interrupt(self) -> None:
+        """Make a running fetch fail with 57014; callable from another thread."""
+
+    def close(self) -> None: ...
+
+
+class Transaction(Protocol):
+    id: str
+    isolation: Isolation
+    read_only: bool
+    status: str  # "T" open, "E" failed (only rollback and rollback-to are accepted)
+    catalog: CatalogView
+    level: int  # 1: no savepoint
+
+    def snapshot(self, number: int = 0) -> Snapshot:
+        """Snapshot of that number, taken at its first use; 0: a fresh one for this call."""
+
+    def release(self, number: int) -> None: ...
+
+    # reading; sees snapshot's committed data and own writes
+    def get(self, snapshot: Snapshot, table: TableDef, tenant: str, key: Key) -> Row | None:
+        """The row of a whole key: (*columns, _seq, _userid), or None. Microseconds."""
+
+    def scan(self, snapshot: Snapshot, scan: Scan) -> ScanCursor: ...
+
+    # writing: takes row locks, waits for other writers, checks key uniqueness (23505 with constraint, detail
+    # 'Key (id)=(5) already exists.'), NOT NULL (23502) and enforced checks (23514); read-only: 25006
+    async def insert(self, table: TableDef, rows: Iterable[tuple[str, Row]], *, skip_conflicts: bool = False) -> int: ...
+
+    def insert_nowait(self, table: TableDef, tenant: str, row: Row) -> bool:
+        """Single row where no lock has to be waited for; False: call insert."""
+
+    async def update(self, table: TableDef, changes: Sequence[tuple[RowId, Mapping[int, Any]]]) -> int:
+        """Set columns (by position) of rows by key; the number found. Under READ COMMITTED the newest version is
+        changed; otherwise a row changed since the snapshot raises 40001."""
+
+    async def delete(self, table: TableDef, ids: Sequence[RowId]) -> int: ...
+
+    async def lock(
+        self, snapshot: Snapshot, table: TableDef, ids: Sequence[RowId], *, share: bool = False,
+        wait: Literal["wait", "nowait", "skip"] = "wait", timeout_ms: int = 0,
+    ) -> list[Row | None]:
+        """Lock rows, then give their newest version ((*columns, _seq, _userid); None: gone or skipped)."""
+
+    # DDL: visible to this transaction at once, to others after commit; transactional
+    async def create_namespace(self, name: str) -> None: ...
+    async def create_table(self, table: TableDef) -> TableDef:
+        """Assigns id. 42P07 if it exists, 3F000 if the namespace does not."""
+
+    async def drop_table(self, table: TableDef) -> None: ...
+
+    # savepoints
+    def set_level(self, floor: int, level: int) -> None:
+        """Release levels above floor, then open levels up to level."""
+
+    def rollback_to_level(self, level: int) -> None:
+        """Undo what levels >= level wrote; the depth becomes level - 1; a failed transaction is open again."""
+
+    def fail(self) -> None:
+        """An error happened: status E."""
+
+    async def commit(self) -> int | None:
+        """Durable when it returns: the commit's sequence number; None if nothing was written. Locks freed."""
+
+    def rollback(self) -> None: ...
+
+
+class Engine(Protocol):
+    server_id: str  # UUID made with the data directory
+    node_id: int
+
+    def begin(
+        self, session: ClientSession | None, *, isolation: Isolation = "read committed", read_only: bool = False,
+        txn_id: str | None = None, lock_timeout_ms: int = 0,
+    ) -> Transaction:
+        """A transaction. Cheap: resources are taken at first use."""
+
+    async def close(self) -> None:
+        """Wait for commits under way, checkpoint, close the files."""
