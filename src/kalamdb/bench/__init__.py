@@ -1,1 +1,1 @@
-
+"""How fast, against postgres_fdw in the same run: ``make bench``."""
