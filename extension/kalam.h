@@ -24,6 +24,13 @@
 #define KALAM_FDW_NAME "pg_kalam"
 #define KALAM_AM_NAME "kalamdb"
 
+/* PostgreSQL 18 renamed it and moved it to the front */
+#if PG_VERSION_NUM >= 180000
+#define KALAM_NORETURN pg_noreturn
+#else
+#define KALAM_NORETURN pg_attribute_noreturn()
+#endif
+
 /* OIDs of the protocol's own types (docs/protocol.md) */
 #define KALAM_CONTEXT_OID ((Oid) 90001)
 #define KALAM_ARROW_OID ((Oid) 90002)
@@ -80,7 +87,7 @@ extern bool kalam_is_system_column(Oid relid, AttrNumber attnum); /* _seq or _us
 /* tenant for this user mapping: the mapping's user_id, else the GUC; NULL if none */
 extern const char *kalam_tenant(UserMapping *user);
 /* HV00D error that names the option, lists the valid ones, hints at the nearest */
-extern void kalam_bad_option(const char *name, const char *const *valid, int nvalid) pg_attribute_noreturn();
+KALAM_NORETURN extern void kalam_bad_option(const char *name, const char *const *valid, int nvalid);
 
 /* ---------- kalam_connection.c ---------- */
 typedef struct KalamConn KalamConn;
