@@ -1,0 +1,349 @@
+/*
+ * kalam_attach.c: CREATE FOREIGN TABLE meets what is on the server.
+ *
+ * A remote table that is there is compared with the local columns, and what
+ * the statement left open (key, table_type) is taken from it.  One that is not
+ * there is created where table_type says so, else refused: a typo must not
+ * make an empty table.
+ *
+ * Everything here talks to the server, so restoring a dump while the server is
+ * down raises 08001; that a dump restores then, too, is a later step, and this
+ * is the place for it.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/event_trigger.h"
+#include "commands/tablecmds.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#if PG_VERSION_NUM >= 160000
+#include "nodes/miscnodes.h"
+#endif
+#include "parser/parse_type.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "kalam_ddl.h"
+
+static const char *const type_names[] = {
+	[KALAM_SHARED] = "shared",
+	[KALAM_USER] = "user",
+	[KALAM_STREAM] = "stream",
+};
+
+/* ---------- filling in ---------- */
+
+static AlterTableCmd *
+add_option(AlterTableType subtype, const char *column, const char *name, const char *value)
+{
+	AlterTableCmd *cmd = makeNode(AlterTableCmd);
+	DefElem    *def = makeDefElem(pstrdup(name), (Node *) makeString(pstrdup(value)), -1);
+
+	def->defaction = DEFELEM_ADD;
+	cmd->subtype = subtype;
+	cmd->name = column ? pstrdup(column) : NULL;
+	cmd->def = (Node *) list_make1(def);
+	return cmd;
+}
+
+static AlterTableCmd *
+set_not_null(const char *column)
+{
+	AlterTableCmd *cmd = makeNode(AlterTableCmd);
+
+	cmd->subtype = AT_SetNotNull;
+	cmd->name = pstrdup(column);
+	return cmd;
+}
+
+static void
+alter(Oid relid, List *cmds)
+{
+	AlterTableStmt *stmt;
+
+	if (cmds == NIL)
+		return;
+	stmt = makeNode(AlterTableStmt);
+	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid), -1);
+	stmt->cmds = cmds;
+	stmt->objtype = OBJECT_FOREIGN_TABLE;
+	EventTriggerAlterTableStart((Node *) stmt);
+	AlterTableInternal(relid, cmds, false);
+	EventTriggerAlterTableEnd();
+	CommandCounterIncrement();
+}
+
+/* ---------- creating ---------- */
+
+/* The key's columns are NOT NULL, and "id" is the key where none is named. */
+static void
+settle_key(Oid relid, KalamTable *table)
+{
+	List	   *key = kalam_key_columns(relid);
+	List	   *cmds = NIL;
+	ListCell   *lc;
+
+	if (key == NIL)
+	{
+		AttrNumber	id = get_attnum(relid, "id");
+
+		if (id > 0)
+		{
+			key = list_make1_int(id);
+			cmds = list_make1(add_option(AT_AlterColumnGenericOptions, "id", "key", "1"));
+		}
+		else if (table->type != KALAM_STREAM)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+					 errmsg("foreign table \"%s\" has no key", get_rel_name(relid)),
+					 errhint("Give the key's columns OPTIONS (key '1'), (key '2') …, or a column named \"id\".")));
+	}
+	foreach(lc, key)
+		cmds = lappend(cmds, set_not_null(get_attname(relid, lfirst_int(lc), false)));
+	alter(relid, cmds);
+}
+
+/* ---------- comparing ---------- */
+
+static int
+find_remote(PGresult *rows, const char *name)
+{
+	for (int i = 0; i < PQntuples(rows); i++)
+	{
+		if (strcmp(PQgetvalue(rows, i, 0), name) == 0)
+			return i;
+	}
+	return -1;
+}
+
+static Oid
+parse_type(const char *name)
+{
+	Oid			typid = InvalidOid;
+	int32		typmod;
+
+#if PG_VERSION_NUM >= 160000
+	ErrorSaveContext escontext = {T_ErrorSaveContext};
+
+	if (!parseTypeString(name, &typid, &typmod, (Node *) &escontext))
+		return InvalidOid;
+#else
+	parseTypeString(name, &typid, &typmod, true);
+#endif
+	return typid;
+}
+
+/* Types that hold the same values go together. */
+static int
+family(Oid typid)
+{
+	switch (typid)
+	{
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			return 1;
+		case FLOAT4OID:
+		case FLOAT8OID:
+			return 2;
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+			return 3;
+		default:
+			return 0;
+	}
+}
+
+static bool
+comparable(KalamConn *conn, Oid local, const char *remote_name)
+{
+	Oid			remote;
+
+	local = getBaseType(local);
+	if (strcmp(remote_name, "file") == 0)
+		return local == JSONBOID;
+	remote = parse_type(remote_name);
+	if (local == remote || (family(local) != 0 && family(local) == family(remote)))
+		return true;
+	/* what the server has no form for it keeps as text */
+	return family(remote) == 3 && kalam_capability(conn, 't', local) == NULL;
+}
+
+static void
+compare_column(KalamConn *conn, Oid relid, Form_pg_attribute att, KalamTable *table, PGresult *rows)
+{
+	char	   *name = kalam_remote_column(relid, att->attnum);
+	int			row = find_remote(rows, name);
+	StringInfoData remote;
+
+	initStringInfo(&remote);
+	kalam_deparse_table(&remote, table);
+	if (row < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
+				 errmsg("column \"%s\" does not exist in remote table %s", name, remote.data),
+				 errhint("Leave the column out, or name the remote one by OPTIONS (column_name '…').")));
+	if (!comparable(conn, att->atttypid, PQgetvalue(rows, row, 1)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
+				 errmsg("column \"%s\" is of type %s, but of type %s in remote table %s", NameStr(att->attname),
+						format_type_be(att->atttypid), PQgetvalue(rows, row, 1), remote.data),
+				 errhint("Declare the column as %s.", PQgetvalue(rows, row, 1))));
+}
+
+/* A system column exists on every table that has tenants; _seq on all. */
+static void
+compare_system_column(const char *name, KalamTable *table, const char *remote_type)
+{
+	if (strcmp(name, KALAM_USERID_COLUMN) == 0 && strcmp(remote_type, "shared") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
+				 errmsg("column \"%s\" does not exist in shared table %s.%s", name, kalam_quote(table->namespace),
+						kalam_quote(table->name))));
+}
+
+static void
+compare_columns(KalamConn *conn, Oid relid, KalamTable *table, const char *remote_type, PGresult *rows)
+{
+	Relation	rel = table_open(relid, NoLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped)
+			continue;
+		if (kalam_is_system_column(relid, att->attnum))
+			compare_system_column(NameStr(att->attname), table, remote_type);
+		else
+			compare_column(conn, relid, att, table, rows);
+	}
+	table_close(rel, NoLock);
+}
+
+/* ---------- the key ---------- */
+
+/* Local column that stands for a remote one; 0 if there is none. */
+static AttrNumber
+local_column(Oid relid, const char *remote)
+{
+	Relation	rel = table_open(relid, NoLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	AttrNumber	found = 0;
+
+	for (int i = 0; i < desc->natts && found == 0; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (!att->attisdropped && strcmp(kalam_remote_column(relid, att->attnum), remote) == 0)
+			found = att->attnum;
+	}
+	table_close(rel, NoLock);
+	return found;
+}
+
+/*
+ * The remote key as column options.  A table whose local columns do not have
+ * all of it can be read, and has no key here.
+ */
+static List *
+remote_key(Oid relid, PGresult *rows)
+{
+	List	   *cmds = NIL;
+
+	for (int i = 0; i < PQntuples(rows); i++)
+	{
+		AttrNumber	attnum;
+
+		if (PQgetisnull(rows, i, 4))
+			continue;
+		attnum = local_column(relid, PQgetvalue(rows, i, 0));
+		if (attnum == 0)
+			return NIL;
+		cmds = lappend(cmds, add_option(AT_AlterColumnGenericOptions, get_attname(relid, attnum, false), "key",
+										PQgetvalue(rows, i, 4)));
+	}
+	return cmds;
+}
+
+static void
+compare_key(Oid relid, KalamTable *table, PGresult *rows)
+{
+	ListCell   *lc;
+	int			place = 0;
+
+	foreach(lc, kalam_key_columns(relid))
+	{
+		char	   *name = kalam_remote_column(relid, lfirst_int(lc));
+		int			row = find_remote(rows, name);
+
+		place++;
+		if (row < 0 || PQgetisnull(rows, row, 4) || atoi(PQgetvalue(rows, row, 4)) != place)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
+					 errmsg("column \"%s\" is not number %d of the key of remote table %s.%s", name, place,
+							kalam_quote(table->namespace), kalam_quote(table->name)),
+					 errhint("Leave the key options out: they are taken from the remote table.")));
+	}
+}
+
+static void
+attach(KalamConn *conn, Oid relid, KalamTable *table, const char *remote_type)
+{
+	StringInfoData sql;
+	PGresult   *rows;
+	List	   *cmds = NIL;
+
+	if (table->has_type && strcmp(type_names[table->type], remote_type) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("option \"table_type\" is \"%s\", but remote table %s.%s is a %s table", type_names[table->type],
+						kalam_quote(table->namespace), kalam_quote(table->name), remote_type),
+				 errhint("Leave table_type out to attach to the table as it is.")));
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "DESCRIBE ");
+	kalam_deparse_table(&sql, table);
+	rows = kalam_mirror_request(conn, sql.data);
+	compare_columns(conn, relid, table, remote_type, rows);
+	if (kalam_key_columns(relid) == NIL)
+		cmds = remote_key(relid, rows);
+	else
+		compare_key(relid, table, rows);
+	if (!table->has_type)
+		cmds = lappend(cmds, add_option(AT_GenericOptions, NULL, "table_type", remote_type));
+	alter(relid, cmds);
+	kalam_result_free(rows);
+}
+
+void
+kalam_attach(Oid relid)
+{
+	KalamTable *table = kalam_table_get(relid);
+	KalamConn  *conn = kalam_connection_for_server(table->serverid, GetUserId());
+	StringInfoData sql;
+	PGresult   *facts;
+
+	kalam_mirror_check_columns(relid);
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SHOW TABLE IF EXISTS ");
+	kalam_deparse_table(&sql, table);
+	facts = kalam_mirror_request(conn, sql.data);
+	if (PQntuples(facts) > 0)
+		attach(conn, relid, table, kalam_mirror_fact(facts, "type"));
+	else if (table->has_type)
+	{
+		settle_key(relid, table);
+		kalam_mirror_create(relid);
+	}
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_TABLE_NOT_FOUND),
+				 errmsg("remote table %s.%s does not exist", kalam_quote(table->namespace), kalam_quote(table->name)),
+				 errhint("Check the options namespace and table, or give table_type to create it.")));
+	kalam_result_free(facts);
+}

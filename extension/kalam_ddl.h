@@ -1,0 +1,86 @@
+/*
+ * kalam_ddl.h: what the DDL files know of each other.
+ *
+ * kalam_ddl.c     the utility hook: which statements are ours, who handles them
+ * kalam_create.c  CREATE TABLE … USING kalamdb becomes CREATE FOREIGN TABLE
+ * kalam_mirror.c  a foreign table that exists locally is created on the server
+ * kalam_attach.c  or compared with the one that is there
+ * kalam_drop.c    what DROP, in all its forms, means for the server
+ * kalam_refuse.c  statements that would leave the two sides apart
+ * kalam_bridge.c  statements PostgreSQL knows for its own tables only
+ */
+#ifndef KALAM_DDL_H
+#define KALAM_DDL_H
+
+#include "kalam.h"
+
+#include "tcop/utility.h"
+
+/* One call of the utility hook, so that handlers can run it changed, or twice. */
+typedef struct KalamUtility
+{
+	PlannedStmt *pstmt;
+	const char *query;
+	bool		read_only_tree;
+	ProcessUtilityContext context;
+	ParamListInfo params;
+	QueryEnvironment *env;
+	DestReceiver *dest;
+	QueryCompletion *qc;
+} KalamUtility;
+
+/* ---------- kalam_ddl.c ---------- */
+/* the statement as it came, through the previous hook */
+extern void kalam_utility_run(KalamUtility *u);
+/* another statement in its place; stmt must be ours to scribble on */
+extern void kalam_utility_run_as(KalamUtility *u, Node *stmt);
+/* relation of ours behind a name, without lock; InvalidOid if it is none of ours or is not there */
+extern Oid	kalam_utility_relation(const RangeVar *name);
+
+/* ---------- kalam_create.c ---------- */
+/* does this name, or (NULL) the default, mean our access method? */
+extern bool kalam_is_access_method(const char *name);
+/* NULL: IF NOT EXISTS, and there is one */
+extern CreateForeignTableStmt *kalam_create_rewrite(const CreateStmt *stmt);
+/* CREATE FOREIGN TABLE on a server of ours: pins namespace and table; false if IF NOT EXISTS makes it nothing */
+extern bool kalam_create_pin(CreateForeignTableStmt *stmt);
+extern ForeignServer *kalam_create_server(const char *name);
+extern Oid	kalam_extension_namespace(Oid serverid);
+
+/* ---------- kalam_mirror.c ---------- */
+extern void kalam_mirror_create(Oid relid);
+extern char *kalam_mirror_owner(Oid relid);	/* 'sysid/dboid/relid' */
+extern PGresult *kalam_mirror_request(KalamConn *conn, const char *sql);
+extern void kalam_mirror_check_columns(Oid relid);
+extern void kalam_append_literal(StringInfo buf, const char *value);	/* quoted for the server */
+/* value of an option in SHOW TABLE's rows, NULL if absent; points into the result */
+extern char *kalam_mirror_fact(PGresult *rows, const char *name);
+/* does this server's table belong to this relation? asks the server */
+extern bool kalam_mirror_is_managed(Oid relid);
+/* type's name in server SQL, with its modifier; "text" for what is kept as text */
+extern char *kalam_mirror_type(KalamConn *conn, Oid typid, int32 typmod);
+
+/* ---------- kalam_attach.c ---------- */
+extern void kalam_attach(Oid relid);
+
+/* ---------- kalam_drop.c ---------- */
+extern void kalam_drop_init(void);
+extern void kalam_drop_run(KalamUtility *u);	/* runs a DROP of any kind, then tells the servers */
+/* runs stmt and returns the foreign table it created, InvalidOid if none */
+extern Oid	kalam_create_run(KalamUtility *u, CreateForeignTableStmt *stmt);
+
+/* ---------- kalam_refuse.c ---------- */
+KALAM_NORETURN extern void kalam_refuse(const char *what, const char *hint);
+extern void kalam_refuse_constraint(ConstrType type);	/* returns if the type is one that foreign tables have */
+extern void kalam_refuse_alter(const AlterTableStmt *stmt);
+extern void kalam_refuse_rename(const RenameStmt *stmt);
+extern void kalam_refuse_create_as(const CreateTableAsStmt *stmt);
+extern void kalam_refuse_index(const IndexStmt *stmt);
+
+/* ---------- kalam_bridge.c ---------- */
+extern void kalam_bridge_copy(KalamUtility *u);
+extern void kalam_bridge_comment(KalamUtility *u);
+extern void kalam_bridge_lock(KalamUtility *u);
+extern void kalam_bridge_drop(KalamUtility *u);
+
+#endif							/* KALAM_DDL_H */

@@ -1,0 +1,460 @@
+/*
+ * kalam_mirror.c: a foreign table that exists locally is created on the server.
+ *
+ * Everything is read from the catalog, never from the statement's text, and
+ * runs in the session's remote transaction: when anything fails, or the
+ * transaction is rolled back, neither side keeps it.
+ *
+ * A default is sent when the server evaluates it to the same value (constants,
+ * now(), snowflake_id(), gen_random_uuid()); others are PostgreSQL's alone.
+ * Every CHECK over columns of one name on both sides is sent; the server keeps
+ * what it cannot evaluate as text.  A stored generated column is a plain one
+ * there.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
+
+#include "kalam_ddl.h"
+
+
+/* table options that are the server's too */
+static const char *const server_options[] = {
+	"storage_id", "flush_policy", "deleted_retention_hours", "ttl_seconds", "access_level",
+	"use_user_storage", "compression",
+};
+
+typedef struct Mirror
+{
+	Relation	rel;
+	KalamTable *table;
+	KalamConn  *conn;
+	List	   *key;			/* attnums */
+	StringInfoData sql;
+} Mirror;
+
+/* ---------- helpers for the other DDL files ---------- */
+
+void
+kalam_append_literal(StringInfo buf, const char *value)
+{
+	appendStringInfoChar(buf, '\'');
+	for (const char *c = value; *c; c++)
+	{
+		if (*c == '\'')
+			appendStringInfoChar(buf, '\'');
+		appendStringInfoChar(buf, *c);
+	}
+	appendStringInfoChar(buf, '\'');
+}
+
+PGresult *
+kalam_mirror_request(KalamConn *conn, const char *sql)
+{
+	KalamRequest req = {.sql = sql, .flags = KALAM_REQ_TXN | KALAM_REQ_WRITE};
+
+	return kalam_request(conn, &req);
+}
+
+char *
+kalam_mirror_owner(Oid relid)
+{
+	return psprintf(UINT64_FORMAT "/%u/%u", GetSystemIdentifier(), MyDatabaseId, relid);
+}
+
+char *
+kalam_mirror_fact(PGresult *rows, const char *name)
+{
+	for (int i = 0; i < PQntuples(rows); i++)
+	{
+		if (strcmp(PQgetvalue(rows, i, 0), name) == 0)
+			return PQgetisnull(rows, i, 1) ? NULL : PQgetvalue(rows, i, 1);
+	}
+	return NULL;
+}
+
+bool
+kalam_mirror_is_managed(Oid relid)
+{
+	KalamTable *table = kalam_table_get(relid);
+	StringInfoData sql;
+	PGresult   *rows;
+	char	   *owner;
+	bool		managed;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SHOW TABLE IF EXISTS ");
+	kalam_deparse_table(&sql, table);
+	rows = kalam_mirror_request(kalam_connection_for_server(table->serverid, GetUserId()), sql.data);
+	owner = kalam_mirror_fact(rows, "owner");
+	managed = owner && strcmp(owner, kalam_mirror_owner(relid)) == 0;
+	kalam_result_free(rows);
+	return managed;
+}
+
+/* ---------- types ---------- */
+
+char *
+kalam_mirror_type(KalamConn *conn, Oid typid, int32 typmod)
+{
+	Oid			base = getBaseTypeAndTypmod(typid, &typmod);
+	const KalamCap *cap = kalam_capability(conn, 't', base);
+	char	   *local;
+	char	   *open;
+	char	   *close;
+
+	if (cap == NULL)
+		return "text";
+	if (typmod < 0)
+		return pstrdup(cap->remote);
+	local = format_type_with_typemod(base, typmod);
+	open = strchr(local, '(');
+	close = open ? strchr(open, ')') : NULL;
+	if (close == NULL)
+		return pstrdup(cap->remote);
+	return psprintf("%s%.*s", cap->remote, (int) (close - open + 1), open);
+}
+
+/* "file" and the like: what the column is on the server, whatever it is here */
+static char *
+remote_type_option(Oid relid, AttrNumber attnum)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetForeignColumnOptions(relid, attnum))
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, "remote_type") == 0)
+			return defGetString(def);
+	}
+	return NULL;
+}
+
+static void
+check_key_type(Mirror *m, Form_pg_attribute att)
+{
+	const KalamCap *cap = kalam_capability(m->conn, 't', getBaseType(att->atttypid));
+
+	if (cap && cap->is_key)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+			 errmsg("column \"%s\" of type %s cannot be part of the key", NameStr(att->attname),
+					format_type_be(att->atttypid)),
+			 errhint("Keys compare as PostgreSQL compares only for the server's own types, as bigint, text, uuid or timestamptz.")));
+}
+
+/* ---------- defaults ---------- */
+
+static bool
+is_snowflake(Mirror *m, Oid funcid)
+{
+	char	   *name = get_func_name(funcid);
+
+	return name && strcmp(name, "snowflake_id") == 0 && get_func_nargs(funcid) == 0 &&
+		get_func_namespace(funcid) == kalam_extension_namespace(m->table->serverid);
+}
+
+static const char *
+server_function(Mirror *m, Node *node)
+{
+	if (IsA(node, SQLValueFunction))
+		return ((SQLValueFunction *) node)->op == SVFOP_CURRENT_TIMESTAMP ? "now()" : NULL;
+	if (!IsA(node, FuncExpr) || ((FuncExpr *) node)->args != NIL)
+		return NULL;
+	switch (((FuncExpr *) node)->funcid)
+	{
+		case F_NOW:
+		case F_TRANSACTION_TIMESTAMP:
+			return "now()";
+		case F_GEN_RANDOM_UUID:
+			return "gen_random_uuid()";
+		default:
+			return is_snowflake(m, ((FuncExpr *) node)->funcid) ? "snowflake_id()" : NULL;
+	}
+}
+
+static void
+append_constant(StringInfo buf, Const *constant)
+{
+	Oid			output;
+	bool		varlena;
+	char	   *text;
+
+	getTypeOutputInfo(constant->consttype, &output, &varlena);
+	text = OidOutputFunctionCall(output, constant->constvalue);
+	switch (constant->consttype)
+	{
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			appendStringInfo(buf, " DEFAULT %s", text);
+			break;
+		case BOOLOID:
+			appendStringInfo(buf, " DEFAULT %s", DatumGetBool(constant->constvalue) ? "TRUE" : "FALSE");
+			break;
+		default:
+			appendStringInfoString(buf, " DEFAULT ");
+			kalam_append_literal(buf, text);
+	}
+}
+
+static Node *
+default_expression(Relation rel, AttrNumber attnum)
+{
+	TupleConstr *constr = rel->rd_att->constr;
+
+	for (int i = 0; constr && i < constr->num_defval; i++)
+	{
+		if (constr->defval[i].adnum == attnum)
+			return stringToNode(constr->defval[i].adbin);
+	}
+	return NULL;
+}
+
+static void
+append_default(Mirror *m, Form_pg_attribute att)
+{
+	Node	   *node;
+	const char *function;
+
+	if (!att->atthasdef || att->attgenerated)
+		return;
+	node = default_expression(m->rel, att->attnum);
+	if (node == NULL)
+		return;
+	node = (Node *) expression_planner((Expr *) node);
+	while (IsA(node, RelabelType))
+		node = (Node *) ((RelabelType *) node)->arg;
+	if (IsA(node, Const))
+	{
+		if (!((Const *) node)->constisnull)
+			append_constant(&m->sql, (Const *) node);
+		return;
+	}
+	function = server_function(m, node);
+	if (function && exprType(node) == getBaseType(att->atttypid))
+		appendStringInfo(&m->sql, " DEFAULT %s", function);
+}
+
+/* ---------- CREATE TABLE ---------- */
+
+static void
+append_column(Mirror *m, Form_pg_attribute att)
+{
+	Oid			relid = RelationGetRelid(m->rel);
+	char	   *type = remote_type_option(relid, att->attnum);
+	bool		is_key = list_member_int(m->key, att->attnum);
+
+	if (is_key)
+		check_key_type(m, att);
+	if (type == NULL)
+		type = kalam_mirror_type(m->conn, att->atttypid, att->atttypmod);
+	appendStringInfo(&m->sql, "%s %s%s", kalam_quote(kalam_remote_column(relid, att->attnum)), type,
+					 att->attnotnull || is_key ? " NOT NULL" : "");
+	append_default(m, att);
+}
+
+static void
+append_columns(Mirror *m)
+{
+	TupleDesc	desc = RelationGetDescr(m->rel);
+	const char *separator = "";
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped || kalam_is_system_column(RelationGetRelid(m->rel), att->attnum))
+			continue;
+		appendStringInfoString(&m->sql, separator);
+		append_column(m, att);
+		separator = ", ";
+	}
+}
+
+static char *
+table_option(Oid relid, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetForeignTable(relid)->options)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, name) == 0)
+			return defGetString(def);
+	}
+	return NULL;
+}
+
+static void
+append_key(Mirror *m)
+{
+	Oid			relid = RelationGetRelid(m->rel);
+	char	   *name = table_option(relid, "key_constraint");
+	const char *separator = "";
+	ListCell   *lc;
+
+	if (m->key == NIL)
+		return;
+	if (name == NULL)
+		name = makeObjectName(RelationGetRelationName(m->rel), NULL, "pkey");
+	appendStringInfo(&m->sql, ", CONSTRAINT %s PRIMARY KEY (", kalam_quote(name));
+	foreach(lc, m->key)
+	{
+		appendStringInfo(&m->sql, "%s%s", separator, kalam_quote(kalam_remote_column(relid, lfirst_int(lc))));
+		separator = ", ";
+	}
+	appendStringInfoChar(&m->sql, ')');
+}
+
+/* Is every column of the expression called the same on both sides? */
+static bool
+same_names(Relation rel, Node *expr)
+{
+	Bitmapset  *used = NULL;
+	int			i = -1;
+
+	pull_varattnos(expr, 1, &used);
+	while ((i = bms_next_member(used, i)) >= 0)
+	{
+		AttrNumber	attnum = i + FirstLowInvalidHeapAttributeNumber;
+
+		if (attnum <= 0 || kalam_is_system_column(RelationGetRelid(rel), attnum) ||
+			strcmp(kalam_remote_column(RelationGetRelid(rel), attnum),
+				   NameStr(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attname)) != 0)
+			return false;
+	}
+	return true;
+}
+
+static void
+append_checks(Mirror *m)
+{
+	TupleConstr *constr = m->rel->rd_att->constr;
+	List	   *context = deparse_context_for(RelationGetRelationName(m->rel), RelationGetRelid(m->rel));
+
+	for (int i = 0; constr && i < constr->num_check; i++)
+	{
+		Node	   *expr = stringToNode(constr->check[i].ccbin);
+
+		if (same_names(m->rel, expr))
+			appendStringInfo(&m->sql, ", CONSTRAINT %s CHECK (%s)", kalam_quote(constr->check[i].ccname),
+							 deparse_expression(expr, context, false, false));
+	}
+}
+
+static void
+append_options(Mirror *m)
+{
+	Oid			relid = RelationGetRelid(m->rel);
+
+	appendStringInfoString(&m->sql, ") WITH (");
+	for (int i = 0; i < lengthof(server_options); i++)
+	{
+		char	   *value = table_option(relid, server_options[i]);
+
+		if (value == NULL)
+			continue;
+		appendStringInfo(&m->sql, "%s = ", server_options[i]);
+		kalam_append_literal(&m->sql, value);
+		appendStringInfoString(&m->sql, ", ");
+	}
+	appendStringInfoString(&m->sql, "owner = ");
+	kalam_append_literal(&m->sql, kalam_mirror_owner(relid));
+	appendStringInfoChar(&m->sql, ')');
+}
+
+static const char *
+type_word(KalamTableType type)
+{
+	switch (type)
+	{
+		case KALAM_USER:
+			return "USER";
+		case KALAM_STREAM:
+			return "STREAM";
+		case KALAM_SHARED:
+			break;
+	}
+	return "SHARED";
+}
+
+/*
+ * Values are printed in their portable forms, and names that are not
+ * PostgreSQL's own with their schema: the server must not take a user's
+ * lower() for the one it knows.
+ */
+static void
+build_create(Mirror *m)
+{
+	int			nestlevel = kalam_set_transmission_modes();
+
+	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	appendStringInfo(&m->sql, "CREATE %s TABLE ", type_word(m->table->type));
+	kalam_deparse_table(&m->sql, m->table);
+	appendStringInfoString(&m->sql, " (");
+	append_columns(m);
+	append_key(m);
+	append_checks(m);
+	append_options(m);
+	kalam_reset_transmission_modes(nestlevel);
+}
+
+void
+kalam_mirror_check_columns(Oid relid)
+{
+	Relation	rel = table_open(relid, NoLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		const char *name = NameStr(att->attname);
+		Oid			wanted = strcmp(name, KALAM_SEQ_COLUMN) == 0 ? INT8OID :
+			strcmp(name, KALAM_USERID_COLUMN) == 0 ? TEXTOID : InvalidOid;
+
+		if (att->attisdropped)
+			continue;
+		if (strcmp(name, KALAM_DELETED_COLUMN) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_RESERVED_NAME),
+					 errmsg("column name \"%s\" is reserved for KalamDB", name)));
+		if (OidIsValid(wanted) && att->atttypid != wanted)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+					 errmsg("system column \"%s\" must be of type %s", name, format_type_be(wanted))));
+	}
+	table_close(rel, NoLock);
+}
+
+void
+kalam_mirror_create(Oid relid)
+{
+	Mirror		m = {.table = kalam_table_get(relid)};
+
+	m.conn = kalam_connection_for_server(m.table->serverid, GetUserId());
+	m.key = kalam_key_columns(relid);
+	m.rel = table_open(relid, NoLock);
+	initStringInfo(&m.sql);
+	build_create(&m);
+	table_close(m.rel, NoLock);
+	kalam_result_free(kalam_mirror_request(m.conn, psprintf("CREATE NAMESPACE IF NOT EXISTS %s",
+															kalam_quote(m.table->namespace))));
+	kalam_result_free(kalam_mirror_request(m.conn, m.sql.data));
+}
