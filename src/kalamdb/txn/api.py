@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from kalamdb.api import ClientSession, Row
+from kalamdb.api import ClientSession, Role, Row
 from kalamdb.types import PgType
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]
@@ -163,9 +163,32 @@ class Transaction(Protocol):
     def rollback(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class AccountDef:
+    """A stored account. ``password_hash`` is argon2's (``kalamdb.auth.passwords``); None: no log-in by password."""
+
+    name: str
+    role: Role
+    password_hash: str | None = None
+
+
+class Accounts(Protocol):
+    """Stored accounts, as last committed (kept in memory; reading costs microseconds)."""
+
+    def get(self, name: str) -> AccountDef | None: ...
+    def all(self) -> list[AccountDef]: ...
+
+    async def put(self, account: AccountDef, *, replace: bool = False) -> None:
+        """Store durably. 42710 if it exists and ``replace`` is false."""
+
+    async def drop(self, name: str) -> bool:
+        """Remove durably; False if there was none."""
+
+
 class Engine(Protocol):
     server_id: str  # UUID made with the data directory
     node_id: int
+    accounts: Accounts
 
     def begin(
         self, session: ClientSession | None, *, isolation: Isolation = "read committed", read_only: bool = False,
