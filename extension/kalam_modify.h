@@ -1,0 +1,45 @@
+/*
+ * kalam_modify.h: state of one target table, shared by kalam_modify.c (rows)
+ * and kalam_target.c (what a command may do there, and with which columns).
+ */
+#ifndef KALAM_MODIFY_H
+#define KALAM_MODIFY_H
+
+#include "kalam_batch.h"
+#include "utils/hsearch.h"
+
+/* One target table of one running statement: ResultRelInfo.ri_FdwState */
+typedef struct KalamModify
+{
+	dlist_node	node;			/* in running; unlinked by on_reset at the latest */
+	bool		linked;
+	MemoryContext cxt;
+	MemoryContextCallback on_reset;
+	EState	   *estate;
+	ResultRelInfo *rinfo;
+	KalamBatchSpec spec;
+	KalamBatch *batch;
+	AttrNumber	seq_attno;		/* 0: the local table has no such column */
+	AttrNumber	userid_attno;
+	bool		with_userid;	/* INSERT: _userid is among the columns sent */
+	bool		shows_row;		/* somebody looks at the row after us: RETURNING, triggers, checks */
+	bool		routed;			/* COPY or partition routing */
+	bool		lone;			/* its last rows may wait for COMMIT */
+	List	   *junk;			/* positions of the old key in the plan's rows */
+	HTAB	   *changed;		/* keys already changed, where a row may come twice */
+	Datum	   *values;			/* one row for the batch */
+	bool	   *nulls;
+} KalamModify;
+
+/* ---------- kalam_target.c ---------- */
+extern void kalam_target_routine(FdwRoutine *routine);	/* planning callbacks */
+extern AttrNumber kalam_system_attno(Relation rel, const char *name);	/* 0: not a column here */
+extern List *kalam_row_identity(Relation rel);	/* key columns, then _userid where it is one */
+extern List *kalam_insert_columns(KalamModify *state);
+extern List *kalam_update_columns(KalamModify *state);
+extern void kalam_find_junk(KalamModify *state, Plan *plan);
+extern bool kalam_plan_only_scans(Plan *plan);	/* cannot give one row of the table twice */
+extern bool kalam_has_after_triggers(ResultRelInfo *rinfo, CmdType operation, bool row_only);
+extern bool kalam_may_wait_for_commit(KalamModify *state);
+
+#endif							/* KALAM_MODIFY_H */
