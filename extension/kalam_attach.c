@@ -184,12 +184,12 @@ compare_column(KalamConn *conn, Oid relid, Form_pg_attribute att, KalamTable *ta
 	kalam_deparse_table(&remote, table);
 	if (row < 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
+				(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
 				 errmsg("column \"%s\" does not exist in remote table %s", name, remote.data),
 				 errhint("Leave the column out, or name the remote one by OPTIONS (column_name '…').")));
 	if (!comparable(conn, att->atttypid, PQgetvalue(rows, row, 1)))
 		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
+				(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
 				 errmsg("column \"%s\" is of type %s, but of type %s in remote table %s", NameStr(att->attname),
 						format_type_be(att->atttypid), PQgetvalue(rows, row, 1), remote.data),
 				 errhint("Declare the column as %s.", PQgetvalue(rows, row, 1))));
@@ -201,7 +201,7 @@ compare_system_column(const char *name, KalamTable *table, const char *remote_ty
 {
 	if (strcmp(name, KALAM_USERID_COLUMN) == 0 && strcmp(remote_type, "shared") == 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
+				(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
 				 errmsg("column \"%s\" does not exist in shared table %s.%s", name, kalam_quote(table->namespace),
 						kalam_quote(table->name))));
 }
@@ -285,7 +285,7 @@ compare_key(Oid relid, KalamTable *table, PGresult *rows)
 		place++;
 		if (row < 0 || PQgetisnull(rows, row, 4) || atoi(PQgetvalue(rows, row, 4)) != place)
 			ereport(ERROR,
-					(errcode(ERRCODE_FDW_INVALID_COLUMN_NAME),
+					(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
 					 errmsg("column \"%s\" is not number %d of the key of remote table %s.%s", name, place,
 							kalam_quote(table->namespace), kalam_quote(table->name)),
 					 errhint("Leave the key options out: they are taken from the remote table.")));
@@ -308,7 +308,7 @@ attach(KalamConn *conn, Oid relid, KalamTable *table, const char *remote_type)
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "DESCRIBE ");
 	kalam_deparse_table(&sql, table);
-	rows = kalam_mirror_request(conn, sql.data);
+	rows = kalam_mirror_ask(conn, sql.data);
 	compare_columns(conn, relid, table, remote_type, rows);
 	if (kalam_key_columns(relid) == NIL)
 		cmds = remote_key(relid, rows);
@@ -332,7 +332,7 @@ kalam_attach(Oid relid)
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SHOW TABLE IF EXISTS ");
 	kalam_deparse_table(&sql, table);
-	facts = kalam_mirror_request(conn, sql.data);
+	facts = kalam_mirror_ask(conn, sql.data);
 	if (PQntuples(facts) > 0)
 		attach(conn, relid, table, kalam_mirror_fact(facts, "type"));
 	else if (table->has_type)

@@ -50,6 +50,7 @@ extern Oid	kalam_extension_namespace(Oid serverid);
 /* ---------- kalam_mirror.c ---------- */
 extern void kalam_mirror_create(Oid relid);
 extern char *kalam_mirror_owner(Oid relid);	/* 'sysid/dboid/relid' */
+extern PGresult *kalam_mirror_ask(KalamConn *conn, const char *sql);
 extern PGresult *kalam_mirror_request(KalamConn *conn, const char *sql);
 extern void kalam_mirror_check_columns(Oid relid);
 extern void kalam_append_literal(StringInfo buf, const char *value);	/* quoted for the server */

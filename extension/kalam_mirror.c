@@ -61,6 +61,15 @@ kalam_append_literal(StringInfo buf, const char *value)
 	appendStringInfoChar(buf, '\'');
 }
 
+/* a question: sees what the transaction did, and does not count as a write */
+PGresult *
+kalam_mirror_ask(KalamConn *conn, const char *sql)
+{
+	KalamRequest req = {.sql = sql, .flags = KALAM_REQ_TXN};
+
+	return kalam_request(conn, &req);
+}
+
 PGresult *
 kalam_mirror_request(KalamConn *conn, const char *sql)
 {
@@ -98,7 +107,7 @@ kalam_mirror_is_managed(Oid relid)
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SHOW TABLE IF EXISTS ");
 	kalam_deparse_table(&sql, table);
-	rows = kalam_mirror_request(kalam_connection_for_server(table->serverid, GetUserId()), sql.data);
+	rows = kalam_mirror_ask(kalam_connection_for_server(table->serverid, GetUserId()), sql.data);
 	owner = kalam_mirror_fact(rows, "owner");
 	managed = owner && strcmp(owner, kalam_mirror_owner(relid)) == 0;
 	kalam_result_free(rows);
