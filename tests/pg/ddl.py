@@ -1,6 +1,7 @@
 """What the DDL tests share: a session that keeps its notices, and questions to both sides about one table.
 
-`Session.fails` asserts SQLSTATE (None: any but XX000) and words of the message or hint, and leaves the session usable; nothing here waits.
+`Session.fails` asserts SQLSTATE (None: any but XX000) and words of the message or hint, and leaves the session usable.
+Nothing here waits.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 from typing import Any
 
 import psycopg
+import pytest
 
 
 class Session:
@@ -27,17 +29,14 @@ class Session:
         return self(sql, *params)[0][0]
 
     def fails(self, sql: str, sqlstate: str | None, *words: str) -> psycopg.Error:
-        try:
+        with pytest.raises(psycopg.Error) as caught:
             self(sql)
-        except psycopg.Error as error:
-            told = f"{error.diag.message_primary}\n{error.diag.message_hint}\n{error.diag.message_detail}"
-            assert error.sqlstate == sqlstate or (sqlstate is None and error.sqlstate != "XX000"), (
-                f"{error.sqlstate}: {told}"
-            )
-            for word in words:
-                assert word in told, told
-            return error
-        raise AssertionError(f"no error {sqlstate} from: {sql}")
+        error = caught.value
+        told = f"{error.sqlstate}: {error.diag.message_primary}\n{error.diag.message_hint}\n{error.diag.message_detail}"
+        assert error.sqlstate == sqlstate or (sqlstate is None and error.sqlstate != "XX000"), told
+        for word in words:
+            assert word in told
+        return error
 
     def close(self) -> None:
         self.conn.close()

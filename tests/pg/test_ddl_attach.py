@@ -92,7 +92,7 @@ def test_create_where_none_exists(db: Session, ns: str) -> None:
     facts = db.facts(f'"{ns}"."t"')
     assert (facts["type"], facts["access_level"]) == ("shared", "public")
     assert list(db.remote_columns(f'"{ns}"."t"'))[:3] == ["a", "id", "d"]
-    db.remote(f"INSERT INTO \"{ns}\".\"t\" (a, id) VALUES ('x', 1)")
+    db.remote(f'INSERT INTO "{ns}"."t" (a, id) VALUES (\'x\', 1)')
     assert db(f"SELECT a, id, d FROM {ns}.t") == [("x", 1, 4)]
     db(f"DROP FOREIGN TABLE {ns}.t")
     assert db.facts(f'"{ns}"."t"') == {}
@@ -101,9 +101,7 @@ def test_create_where_none_exists(db: Session, ns: str) -> None:
 def test_create_takes_id_as_the_key(db: Session, ns: str) -> None:
     db(f"CREATE FOREIGN TABLE {ns}.t (id int, a text) SERVER kalam_server OPTIONS (table_type 'shared')")
     assert db.key(f"{ns}.t") == ["id"]
-    db.fails(
-        f"CREATE FOREIGN TABLE {ns}.u (a text) SERVER kalam_server OPTIONS (table_type 'shared')", "42P16", "key"
-    )
+    db.fails(f"CREATE FOREIGN TABLE {ns}.u (a text) SERVER kalam_server OPTIONS (table_type 'shared')", "42P16", "key")
 
 
 def test_attach_as_partition(db: Session, ns: str) -> None:

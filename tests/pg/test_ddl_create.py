@@ -58,7 +58,7 @@ GOOD_OPTIONS = [
 
 
 @pytest.mark.parametrize(("options", "sqlstate", "words"), BAD_OPTIONS)
-def test_bad_option_is_named_and_leaves_nothing(db: Session, ns: str, options: str, sqlstate: str | None, words: list[str]) -> None:
+def test_bad_option(db: Session, ns: str, options: str, sqlstate: str | None, words: list[str]) -> None:
     statement = f"CREATE TABLE {ns}.t (id bigint PRIMARY KEY) USING kalamdb WITH ({options})"
     db.fails(statement, sqlstate, *words)
     assert not db.exists(f"{ns}.t")
@@ -97,7 +97,7 @@ def test_default_access_method(db: Session, ns: str) -> None:
     db(f"CREATE TABLE {ns}.t (id bigint)")
     db(f"CREATE TABLE {ns}.parent (id bigint) PARTITION BY LIST (id)")
     db(f"CREATE TABLE {ns}.h (a int) USING heap")
-    db.fails(f"CREATE TEMP TABLE x (id bigint)", "0A000", "TEMPORARY", "USING heap")
+    db.fails("CREATE TEMP TABLE x (id bigint)", "0A000", "TEMPORARY", "USING heap")
     kinds = dict(db("SELECT relname, relkind::text FROM pg_class WHERE relnamespace = %s::regnamespace", ns))
     assert kinds == {"t": "f", "parent": "p", "h": "r"}
 
@@ -218,10 +218,13 @@ def test_identity_of_a_wrong_type(db: Session, ns: str) -> None:
 
 def test_file_is_jsonb_here(db: Session, ns: str) -> None:
     db(f"CREATE TABLE {ns}.t (id bigint, doc FILE) USING kalamdb")
-    assert db.value(
-        "SELECT format_type(atttypid, -1) FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'doc'",
-        f"{ns}.t",
-    ) == "jsonb"
+    assert (
+        db.value(
+            "SELECT format_type(atttypid, -1) FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'doc'",
+            f"{ns}.t",
+        )
+        == "jsonb"
+    )
     assert db.remote_columns(f'"{ns}"."t"')["doc"]["type"].lower() == "file"
 
 
@@ -300,7 +303,9 @@ def test_any_check_can_be_declared(db: Session, ns: str, check: str) -> None:
         f'CONSTRAINT "my ""check""" CHECK ({check})) USING kalamdb'
     )
     assert db.facts(f'"{ns}"."t"')
-    assert db.value("SELECT count(*) FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'c'", f"{ns}.t") == 1
+    assert db("SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'c'", f"{ns}.t") == [
+        ('my "check"',)
+    ]
 
 
 def test_generated_column_is_a_plain_one_there(db: Session, ns: str) -> None:
@@ -331,7 +336,10 @@ def test_virtual_generated_column_is_refused(db: Session, ns: str) -> None:
 def test_system_columns_are_the_last(db: Session, ns: str, options: str, columns: list[str]) -> None:
     db(f"CREATE TABLE {ns}.t (id bigint, a text) USING kalamdb {options}")
     assert db.local_columns(f"{ns}.t") == columns
-    assert not db("SELECT 1 FROM pg_attribute WHERE attrelid = %s::regclass AND attname ~ '^_' AND attnotnull", f"{ns}.t")
+    not_null = db(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND attnotnull", f"{ns}.t"
+    )
+    assert db(query, f"{ns}.t") == [("id",)]
 
 
 @pytest.mark.parametrize("name", ["_seq bigint", "_userid text", "_deleted boolean"])
@@ -341,7 +349,8 @@ def test_declaring_a_system_column_is_refused(db: Session, ns: str, name: str) -
 
 def test_insert_and_copy_without_a_list_mean_the_users_columns(db: Session, ns: str) -> None:
     db("SET kalam.user_id = 'alice'")
-    db(f"CREATE TABLE {ns}.t (id bigint, a text, g int GENERATED ALWAYS AS (3) STORED) USING kalamdb WITH (type = 'user')")
+    columns = "id bigint, a text, g int GENERATED ALWAYS AS (3) STORED"
+    db(f"CREATE TABLE {ns}.t ({columns}) USING kalamdb WITH (type = 'user')")
     db(f"INSERT INTO {ns}.t VALUES (1, 'one')")
     with db.conn.cursor().copy(f"COPY {ns}.t FROM STDIN") as copy:
         copy.write_row((2, "two"))
@@ -359,7 +368,8 @@ def test_insert_and_copy_without_a_list_mean_the_users_columns(db: Session, ns: 
 
 # ---------- names ----------
 
-NAMES = ['we"ird', "sp ace", "grün", "select", "x" * 63, "semi;colon--", "a'b", "tab\tnew\nline", "$1", "UPPER", "日本" * 10]
+NAMES = ['we"ird', "sp ace", "grün", "select", "semi;colon--", "a'b", "tab\tnew\nline", "$1", "UPPER", "日本" * 10]
+NAMES.append("x" * 63)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -368,11 +378,11 @@ def test_hostile_names(db: Session, ns: str, name: str) -> None:
     db(f"CREATE SCHEMA IF NOT EXISTS {ident}")
     try:
         db(
-            f"CREATE TABLE {ident}.{ident} ({ident} bigint, {ident[:-1][:50]}2\" text, CONSTRAINT {ident} PRIMARY KEY "
-            f"({ident}), CONSTRAINT {ident[:-1][:50]}3\" CHECK ({ident} > 0)) USING kalamdb"
+            f'CREATE TABLE {ident}.{ident} ({ident} bigint, {ident[:-1][:50]}2" text, CONSTRAINT {ident} PRIMARY KEY '
+            f'({ident}), CONSTRAINT {ident[:-1][:50]}3" CHECK ({ident} > 0)) USING kalamdb'
         )
         db(f"INSERT INTO {ident}.{ident} VALUES (1, %s)", name)
-        assert db(f"SELECT {ident}, {ident[:-1][:50]}2\" FROM {ident}.{ident} WHERE {ident} = 1") == [(1, name)]
+        assert db(f'SELECT {ident}, {ident[:-1][:50]}2" FROM {ident}.{ident} WHERE {ident} = 1') == [(1, name)]
         db.fails(f"INSERT INTO {ident}.{ident} VALUES (1, 'again')", "23505", name)
         db(f"DROP TABLE {ident}.{ident}")
         assert db.facts(f"{ident}.{ident}") == {}
@@ -392,8 +402,10 @@ def test_in_functions_and_cached_plans(db: Session, ns: str) -> None:
     for _ in range(3):
         db(f"SELECT {ns}.make()")
     assert db.facts(f'"{ns}"."t"') == {}
-    db(f"DO $$ BEGIN CREATE TABLE {ns}.t (id bigint) USING kalamdb; RAISE division_by_zero; "
-       f"EXCEPTION WHEN division_by_zero THEN NULL; END $$")
+    db(
+        f"DO $$ BEGIN CREATE TABLE {ns}.t (id bigint) USING kalamdb; RAISE division_by_zero; "
+        f"EXCEPTION WHEN division_by_zero THEN NULL; END $$"
+    )
     assert not db.exists(f"{ns}.t")
     assert db.facts(f'"{ns}"."t"') == {}
 
@@ -425,7 +437,9 @@ def test_usage_on_the_server_is_needed(db: Session, ns: str) -> None:
     db(f"CREATE ROLE {ns}_role; GRANT CREATE, USAGE ON SCHEMA {ns} TO {ns}_role; SET ROLE {ns}_role")
     try:
         db.fails(
-            f"CREATE TABLE {ns}.t (id bigint) USING kalamdb", "42501", "kalam_server",
+            f"CREATE TABLE {ns}.t (id bigint) USING kalamdb",
+            "42501",
+            "kalam_server",
             f"GRANT USAGE ON FOREIGN SERVER kalam_server TO {ns}_role",
         )
     finally:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from .ddl import Session
@@ -111,15 +109,19 @@ def test_dropping_the_server_detaches(db: Session, second: Session, ns: str, wha
 
 
 def port(db: Session) -> str:
-    options = dict(db("SELECT (pg_options_to_table(srvoptions)).* FROM pg_foreign_server WHERE srvname = 'kalam_server'"))
-    return options["port"]
+    return server_options(db)["port"]
+
+
+def server_options(db: Session) -> dict[str, str]:
+    rows = db("SELECT (pg_options_to_table(srvoptions)).* FROM pg_foreign_server WHERE srvname = 'kalam_server'")
+    return dict(rows)
 
 
 def copy_secrets(db: Session, second: Session, server: str) -> None:
     """The first database's way in, for another server object."""
     rows = db("SELECT (pg_options_to_table(umoptions)).* FROM pg_user_mappings WHERE srvname = 'kalam_server'")
     given = ", ".join(f"{name} '{value}'" for name, value in rows)
-    auth = dict(db("SELECT (pg_options_to_table(srvoptions)).* FROM pg_foreign_server WHERE srvname = 'kalam_server'"))
+    auth = server_options(db)
     if "auth_mode" in auth:
         second(f"ALTER SERVER {server} OPTIONS (ADD auth_mode '{auth['auth_mode']}')")
     if given:
@@ -127,12 +129,12 @@ def copy_secrets(db: Session, second: Session, server: str) -> None:
 
 
 @pytest.fixture
-def attached(db: Session, second: Session, ns: str) -> Iterator[Session]:
+def attached(db: Session, second: Session, ns: str) -> Session:
     """A second database of the same PostgreSQL, attached to t of the first."""
     make(db, ns, "t")
     second(f"CREATE SCHEMA {ns}; CREATE FOREIGN TABLE {ns}.t (id bigint, a text) SERVER kalam_server")
     second.notices.clear()
-    yield second
+    return second
 
 
 def test_drop_of_an_attached_table_detaches(db: Session, attached: Session, ns: str) -> None:
