@@ -1,0 +1,358 @@
+"""The server's settings: one place that says each one's name, default, limits and meaning.
+
+A setting comes from the TOML file (``--config``, else ``kalamdb.toml`` in the data directory), over that from the
+environment (``rpc.port`` is ``KALAM_RPC_PORT``), over that from the command line. An unknown name or a bad value raises
+``SettingError``, which names the setting, where it came from and what is allowed; a secret's value is never shown.
+``docs/settings.md`` is ``python -m kalamdb.settings``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ENV_PREFIX = "KALAM_"
+#: What container platforms put into the environment of every program for a service called "kalam".
+_FOREIGN_ENV = re.compile(r"KALAM_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
+#: Names that are not settings: for the program's callers and for tests.
+_OTHER_ENV = re.compile(r"KALAM_(CONFIG|TEST_\w+|BENCH_\w+|DEMO_\w+)")
+
+_DEFAULT_DATA = Path("kalamdb-data")
+
+Parser = Callable[[object], Any]
+
+
+class SettingError(ValueError):
+    """A setting is unknown or its value is not allowed; ``hint`` may say what was meant."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message if hint is None else f"{message}\nhint: {hint}")
+        self.message = message
+        self.hint = hint
+
+
+# ---------- kinds of values: callables that raise ValueError(what is allowed) ----------
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("a text that is not empty")
+    return value
+
+
+def _path(value: object) -> Path:
+    return Path(_text(value)).expanduser()
+
+
+def _secret(shortest: int) -> Parser:
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or len(value) < shortest or not value.isprintable():
+            raise ValueError(f"a text of printable characters, at least {shortest}")
+        return value
+
+    return parse
+
+
+def _integer(low: int, high: int) -> Parser:
+    def parse(value: object) -> int:
+        number = int(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value.strip()) else value
+        if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
+            raise ValueError(f"an integer from {low} to {high}")
+        return number
+
+    return parse
+
+
+def _number(low: float, high: float) -> Parser:
+    def parse(value: object) -> float:
+        allowed = f"a number from {low:g} to {high:g}"
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError(allowed)
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(allowed) from None
+        if not low <= number <= high:  # NaN too
+            raise ValueError(allowed)
+        return number
+
+    return parse
+
+
+def _http_port(value: object) -> int:
+    if isinstance(value, str) and value.strip().lower() == "off":
+        return -1
+    try:
+        return int(_integer(-1, 65535)(value))
+    except ValueError:
+        raise ValueError('an integer from 0 to 65535 (0: a free one), or "off"') from None
+
+
+def _choice(*names: str) -> Parser:
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value.lower() not in names:
+            raise ValueError("one of " + ", ".join(f'"{name}"' for name in names))
+        return value.lower()
+
+    return parse
+
+
+def _size(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[1-9]\d{0,8}(\.\d+)? ?([KMGT]i?B)", value):
+        raise ValueError('a size such as "512MB" or "4GB"')
+    return value.replace(" ", "")
+
+
+# ---------- the settings ----------
+
+
+def _setting(default: object, parse: Parser, doc: str, *, shown: str | None = None, secret: bool = False) -> Any:
+    """``shown``: the default as the documentation writes it."""
+    return field(default=default, metadata={"parse": parse, "doc": doc, "shown": shown, "secret": secret})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcSettings:
+    host: str = _setting("127.0.0.1", _text, "Address the RPC listener (PostgreSQL wire protocol) binds to.")
+    port: int = _setting(9188, _integer(0, 65535), "Its port; 0: a free one, written to `server.json`.")
+    max_message: int = _setting(
+        256, _integer(1, 1023), "Largest message of an authenticated client, in MiB; a larger one ends the connection."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    host: str = _setting("127.0.0.1", _text, "Address the HTTP listener binds to.")
+    port: int = _setting(8080, _http_port, "Its port; 0: a free one; `-1` or `off`: no HTTP listener.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthSettings:
+    mode: str | None = _setting(
+        None, _choice("trust", "password"),
+        "`trust`: everybody is let in as dba, an account's name with its role; `password`: a shared secret, a signed "
+        "token or an account's password is asked for. On an address that is not loopback it must be set.",
+        shown="`password` if a secret or key is set, else `trust`",
+    )
+    shared_secret: str | None = _setting(
+        None, _secret(1), "Secret that `auth_header 'Bearer …'` may carry; its holder acts as dba.", secret=True
+    )
+    jwt_key: str | None = _setting(
+        None, _secret(32), "Key of signed tokens (JWT, HS256; claims `sub`, `role`, `exp`).", secret=True
+    )
+    max_failures: int = _setting(5, _integer(1, 1_000_000), "Failed log-ins in a row that lock an account.")
+    lockout: float = _setting(60.0, _number(0, 86_400), "Seconds an account stays locked.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuckDbSettings:
+    memory_limit: str = _setting("1GB", _size, "Memory that analytical queries may use in total.")
+    threads: int = _setting(0, _integer(0, 1024), "Threads of analytical queries; 0: one for each processor.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of one server. ``Settings()`` has every default."""
+
+    data: Path = _setting(_DEFAULT_DATA, _path, "Data directory; made if it does not exist.")
+    node_id: int | None = _setting(
+        None, _integer(0, 1023), "Number of this node in `snowflake_id()`; distinct among servers that share data.",
+        shown="drawn at random once, kept in the data directory",
+    )
+    log_level: str = _setting("info", _choice("debug", "info", "warning", "error"), "Least severe log lines written.")
+    max_connections: int = _setting(500, _integer(1, 100_000), "Clients at one time; further ones get 53300.")
+    authentication_timeout: float = _setting(10.0, _number(0.1, 600), "Seconds a client has to log in.")
+    lock_timeout: int = _setting(
+        60_000, _integer(1, 86_400_000), "Milliseconds a statement waits for a row lock before 55P03."
+    )
+    idle_in_transaction_timeout: int = _setting(
+        0, _integer(0, 86_400_000),
+        "Milliseconds a transaction may sit without a statement before 25P03 ends its session; 0: for ever.",
+    )
+    shutdown_timeout: float = _setting(
+        30.0, _number(0, 3600), "Seconds running statements are given to end after SIGTERM."
+    )
+    drop_grace: float = _setting(24.0, _number(0, 87_600), "Hours that dropped tables' data is kept.")
+    rpc: RpcSettings = field(default_factory=RpcSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    duckdb: DuckDbSettings = field(default_factory=DuckDbSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One setting as documentation and parsers see it."""
+
+    name: str  # dotted
+    default: Any
+    shown: str | None
+    doc: str
+    parse: Parser
+    secret: bool
+
+    @property
+    def env(self) -> str:
+        return ENV_PREFIX + self.name.replace(".", "_").upper()
+
+
+def _walk(cls: type, prefix: str) -> Iterator[Definition]:
+    for item in dataclasses.fields(cls):
+        if "parse" in item.metadata:
+            yield Definition(name=prefix + item.name, default=item.default, **item.metadata)
+        else:
+            yield from _walk(item.default_factory, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+
+
+DEFINITIONS: dict[str, Definition] = {d.name: d for d in _walk(Settings, "")}
+_BY_ENV = {d.env: d for d in DEFINITIONS.values()}
+
+
+# ---------- reading them ----------
+
+
+def load(
+    cli: Mapping[str, object] | None = None, *, env: Mapping[str, str] | None = None, config: Path | None = None
+) -> Settings:
+    """Settings from file, environment and command line (dotted names; the last wins). Raises SettingError."""
+    env = os.environ if env is None else env
+    if config is None and "KALAM_CONFIG" in env:
+        config = Path(env["KALAM_CONFIG"])
+    values = _from_env(env)
+    for name, value in (cli or {}).items():
+        values[_known(name, "command line")] = _parse(name, value, "command line")
+    if config is not None:
+        values = _from_file(config) | values
+    else:
+        data = values.get("data", DEFINITIONS["data"].default)
+        if (data / "kalamdb.toml").is_file():
+            values = _inside_data(data) | values
+    return _check(_build(Settings, "", values), "auth.mode" in values)
+
+
+def _known(name: str, source: str, *, shown: str | None = None, names: Mapping[str, Any] = DEFINITIONS) -> str:
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, 1, 0.6)
+    hint = f'did you mean "{near[0]}"?' if near else "the settings are " + ", ".join(sorted(names))
+    raise SettingError(f'unknown setting "{shown or name}" ({source})', hint)
+
+
+def _parse(name: str, value: object, source: str) -> Any:
+    setting = DEFINITIONS[name]
+    try:
+        return setting.parse(value)
+    except ValueError as error:
+        given = "" if setting.secret else f" {value!r}"
+        raise SettingError(f'bad value{given} of setting "{name}" ({source}): it must be {error}') from None
+
+
+def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for key in sorted(env):
+        if not key.startswith(ENV_PREFIX) or _OTHER_ENV.fullmatch(key):
+            continue
+        if key not in _BY_ENV and _FOREIGN_ENV.fullmatch(key):
+            continue
+        _known(key, "environment", names=_BY_ENV)
+        name = _BY_ENV[key].name
+        found[name] = _parse(name, env[key], f"environment variable {key}")
+    return found
+
+
+def _inside_data(data: Path) -> dict[str, Any]:
+    found = _from_file(data / "kalamdb.toml")
+    if "data" in found:
+        raise SettingError(f'setting "data" cannot be set in the data directory\'s own file ({data / "kalamdb.toml"})')
+    return found
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    source = f"file {path}"
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"cannot read the settings ({source}): {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"the settings are not valid TOML ({source}): {error}") from None
+    return {_known(name, source): _parse(name, value, source) for name, value in _flatten(tree, "", source)}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str, source: str) -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        name = prefix + key
+        if isinstance(value, dict) and name not in DEFINITIONS:
+            if not any(known.startswith(name + ".") for known in DEFINITIONS):
+                _known(name, source)
+            yield from _flatten(value, name + ".", source)
+        else:
+            yield name, value
+
+
+def _build(cls: Any, prefix: str, values: Mapping[str, Any]) -> Any:
+    arguments = {}
+    for item in dataclasses.fields(cls):
+        name = prefix + item.name
+        if name in DEFINITIONS:
+            if name in values:
+                arguments[item.name] = values[name]
+        else:
+            arguments[item.name] = _build(item.default_factory, name + ".", values)
+    return cls(**arguments)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on ``host``."""
+    return host == "localhost" or host == "::1" or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+
+
+def _check(settings: Settings, explicit: bool) -> Settings:
+    """Rules between settings."""
+    auth = settings.auth
+    mode = auth.mode or ("password" if auth.shared_secret or auth.jwt_key else "trust")
+    if mode == "trust" and not explicit and not is_loopback(settings.rpc.host):
+        raise SettingError(
+            f'setting "auth.mode" is needed because "rpc.host" is {settings.rpc.host!r}, not a loopback address',
+            'set it to "password" (with "auth.shared_secret", "auth.jwt_key" or accounts), or to "trust" on purpose',
+        )
+    return dataclasses.replace(settings, auth=dataclasses.replace(auth, mode=mode))
+
+
+# ---------- documentation ----------
+
+
+def _default_text(setting: Definition) -> str:
+    if setting.shown is not None:
+        return setting.shown
+    if setting.default is None:
+        return "–"
+    value = setting.default
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def markdown() -> str:
+    """The page docs/settings.md."""
+    lines = [
+        "# Settings of the server",
+        "",
+        "They come from a TOML file (`--config FILE`, or `kalamdb.toml` in the data directory), over that from the",
+        "environment, over that from the command line of `kalam serve`. A name with a dot is a key in a TOML table:",
+        "`rpc.port` is `port` under `[rpc]`. An unknown name or a bad value stops the start and is named.",
+        "Options of the extension are in [reference.md](reference.md).",
+        "",
+        "| setting | environment | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for setting in DEFINITIONS.values():
+        lines.append(f"| `{setting.name}` | `{setting.env}` | {_default_text(setting)} | {setting.doc} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
