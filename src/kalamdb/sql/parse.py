@@ -1,0 +1,628 @@
+"""Statement text to ``Statement``: a hand-written parser for everything but SELECT, INSERT, UPDATE and DELETE.
+
+Those four go to sqlglot whole (PostgreSQL dialect), except for the wire dialect's ``FROM ARROW`` forms. Errors are
+42601 with a position; statements that PostgreSQL knows and this server does not are 0A000.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import sqlglot
+from sqlglot import errors as sqlglot_errors
+from sqlglot import exp
+
+from kalamdb.errors import KalamError
+from kalamdb.sql.lexer import Token, tokenize
+from kalamdb.sql.statements import (
+    ArrowWrite, Begin, CheckSpec, CloseCursor, ColumnSpec, Commit, CreateNamespace, CreateTable, CreateUser, Describe,
+    DropTable, DropUser, Empty, ExecuteAs, Fetch, Modes, Name, Query, Release, ResetSettings, Rollback, RollbackTo,
+    RollbackToLevel, Savepoint, SetSetting, SetTransaction, Show, ShowTable, Statement,
+)
+
+if TYPE_CHECKING:
+    from kalamdb.txn.api import Isolation
+
+logging.getLogger("sqlglot").setLevel(logging.CRITICAL)  # its warnings name neither session nor statement
+
+_QUERY_WORDS = frozenset({"select", "with", "values", "table", "insert", "update", "delete"})
+#: words that end a column's type or default
+_COLUMN_WORDS = frozenset({"not", "null", "constraint", "primary", "check", "unique", "references", "collate",
+                           "generated", "default", "deferrable", "initially"})
+_UNSUPPORTED = frozenset({
+    "alter", "analyze", "call", "checkpoint", "cluster", "comment", "copy", "declare", "do", "explain", "grant",
+    "import", "listen", "load", "lock", "merge", "move", "notify", "prepare", "reassign", "refresh", "reindex",
+    "revoke", "security", "storage", "truncate", "unlisten", "vacuum", "use", "backup", "subscribe", "kill",
+})
+_ISOLATION: dict[str, Isolation] = {
+    "read uncommitted": "read committed", "read committed": "read committed", "repeatable read": "repeatable read",
+    "serializable": "serializable",
+}
+
+
+class Parser:
+    """One statement. Methods named after what they parse consume it or raise."""
+
+    def __init__(self, sql: str, tokens: list[Token]) -> None:
+        self.sql = sql
+        self.tokens = tokens
+        self.at = 0
+
+    # ---------- tokens ----------
+    @property
+    def token(self) -> Token:
+        return self.tokens[self.at]
+
+    def peek(self, ahead: int = 1) -> Token:
+        return self.tokens[min(self.at + ahead, len(self.tokens) - 1)]
+
+    def advance(self) -> Token:
+        token = self.tokens[self.at]
+        if token.kind != "end":
+            self.at += 1
+        return token
+
+    def error(self, token: Token | None = None, hint: str | None = None) -> KalamError:
+        token = token or self.token
+        if token.kind == "end":
+            return KalamError("42601", "syntax error at end of input", position=token.start + 1, hint=hint)
+        near = self.sql[token.start : token.end]
+        return KalamError("42601", f'syntax error at or near "{near}"', position=token.start + 1, hint=hint)
+
+    def accept(self, *words: str) -> bool:
+        """The words in this order, or nothing."""
+        for ahead, word in enumerate(words):
+            if not self.peek(ahead).is_word(word):
+                return False
+        self.at += len(words)
+        return True
+
+    def expect(self, *words: str) -> None:
+        for word in words:
+            if not self.accept(word):
+                raise self.error(hint=f"expected {' '.join(words).upper()}")
+
+    def accept_op(self, op: str) -> bool:
+        if self.token.is_op(op):
+            self.at += 1
+            return True
+        return False
+
+    def expect_op(self, op: str) -> None:
+        if not self.accept_op(op):
+            raise self.error(hint=f'expected "{op}"')
+
+    def end(self) -> None:
+        if self.token.is_op(";"):
+            self.advance()
+        if self.token.kind != "end":
+            raise self.error()
+
+    def name(self) -> str:
+        token = self.token
+        if token.kind not in ("word", "name"):
+            raise self.error()
+        self.advance()
+        return token.value
+
+    def string(self) -> str:
+        if self.token.kind != "string":
+            raise self.error(hint="expected a quoted string")
+        return self.advance().value
+
+    def integer(self) -> int:
+        if self.token.kind != "number" or not self.token.value.isdecimal():
+            raise self.error(hint="expected a whole number")
+        return int(self.advance().value)
+
+    def table(self) -> Name:
+        first = self.name()
+        if self.accept_op("."):
+            return Name(first, self.name())
+        return Name(None, first)
+
+    def names(self) -> tuple[str, ...]:
+        self.expect_op("(")
+        names = [self.name()]
+        while self.accept_op(","):
+            names.append(self.name())
+        self.expect_op(")")
+        return tuple(names)
+
+    def if_exists(self) -> bool:
+        return self.accept("if", "exists")
+
+    def if_not_exists(self) -> bool:
+        return self.accept("if", "not", "exists")
+
+    # ---------- statement ----------
+    def statement(self) -> Statement:
+        first = self.token
+        if first.kind == "end" or (first.is_op(";") and self.peek().kind == "end"):
+            return Empty()
+        if first.is_op("(") or (first.kind == "word" and first.value in _QUERY_WORDS):
+            return self.arrow_write() or self.query()
+        handler = _STATEMENTS.get(first.value) if first.kind == "word" else None
+        if handler is None:
+            if first.kind == "word" and first.value in _UNSUPPORTED:
+                raise KalamError("0A000", f"{first.value.upper()} is not supported", position=first.start + 1)
+            raise self.error(hint="statements begin with SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, SHOW, DESCRIBE, "
+                                  "SET, BEGIN, COMMIT, ROLLBACK or EXECUTE AS USER")
+        self.advance()
+        statement = handler(self)
+        self.end()
+        return statement
+
+    def query(self) -> Query:
+        return Query(parse_tree(self.sql), self.sql)
+
+    # ---------- FROM ARROW ----------
+    def arrow_write(self) -> ArrowWrite | None:
+        start = self.at
+        verb = self.token.value
+        if verb in ("insert", "update", "delete") and any(
+            token.is_word("arrow") and self.tokens[place - 1].is_word("from")
+            and self.tokens[place + 1].kind == "param"
+            for place, token in enumerate(self.tokens) if place
+        ):
+            self.advance()
+            write = {"insert": self._arrow_insert, "update": self._arrow_update, "delete": self._arrow_delete}[verb]()
+            self.end()
+            return write
+        self.at = start
+        return None
+
+    def _arrow_param(self) -> int:
+        self.expect("from", "arrow")
+        token = self.token
+        if token.kind != "param" or int(token.value) < 1:
+            raise self.error(hint="expected a parameter")
+        self.advance()
+        return int(token.value) - 1
+
+    def _arrow_insert(self) -> ArrowWrite:
+        self.expect("into")
+        table, columns, param = self.table(), self.names(), self._arrow_param()
+        skip = self.accept("on", "conflict", "do", "nothing")
+        return ArrowWrite("insert", table, columns, param, skip_conflicts=skip)
+
+    def _arrow_update(self) -> ArrowWrite:
+        table = self.table()
+        self.expect("set")
+        columns, param = self.names(), self._arrow_param()
+        self.expect("key")
+        return ArrowWrite("update", table, columns, param, self.names())
+
+    def _arrow_delete(self) -> ArrowWrite:
+        self.expect("from")
+        table, param = self.table(), self._arrow_param()
+        self.expect("key")
+        key = self.names()
+        return ArrowWrite("delete", table, (), param, key)
+
+    # ---------- transactions ----------
+    def modes(self) -> Modes:
+        isolation: Isolation | None = None
+        read_only: bool | None = None
+        while self.token.kind == "word":
+            if self.accept("isolation", "level"):
+                words = self.name()
+                if words in ("read", "repeatable"):
+                    words += " " + self.name()
+                if words not in _ISOLATION:
+                    raise self.error(self.tokens[self.at - 1])
+                isolation = _ISOLATION[words]
+            elif self.accept("read", "only"):
+                read_only = True
+            elif self.accept("read", "write"):
+                read_only = False
+            elif self.accept("not", "deferrable") or self.accept("deferrable"):
+                pass
+            else:
+                raise self.error()
+            self.accept_op(",")
+        return Modes(isolation, read_only)
+
+    def begin(self) -> Statement:
+        self.accept("transaction") or self.accept("work")
+        return Begin(self.modes())
+
+    def start(self) -> Statement:
+        self.expect("transaction")
+        return Begin(self.modes(), start=True)
+
+    def commit(self) -> Statement:
+        if self.token.is_word("prepared"):
+            raise KalamError("0A000", "COMMIT PREPARED is not supported", position=self.token.start + 1)
+        self.accept("transaction") or self.accept("work")
+        self._no_chain()
+        return Commit()
+
+    def rollback(self) -> Statement:
+        if self.token.is_word("prepared"):
+            raise KalamError("0A000", "ROLLBACK PREPARED is not supported", position=self.token.start + 1)
+        self.accept("transaction") or self.accept("work")
+        if not self.accept("to"):
+            self._no_chain()
+            return Rollback()
+        if self.token.is_word("level") and self.peek().kind == "number":
+            self.advance()
+            return RollbackToLevel(self.integer())
+        self.accept("savepoint")
+        return RollbackTo(self.name())
+
+    def _no_chain(self) -> None:
+        if self.accept("and", "no", "chain"):
+            return
+        if self.token.is_word("and"):
+            raise KalamError("0A000", "AND CHAIN is not supported", position=self.token.start + 1)
+
+    def savepoint(self) -> Statement:
+        return Savepoint(self.name())
+
+    def release(self) -> Statement:
+        self.accept("savepoint")
+        return Release(self.name())
+
+    # ---------- cursors ----------
+    def fetch(self) -> Statement:
+        self.accept("forward")
+        count = self.integer() if self.token.kind == "number" else 1
+        self.accept("from") or self.accept("in")
+        return Fetch(count, self.name())
+
+    def close(self) -> Statement:
+        if self.accept("all"):
+            return CloseCursor(None)
+        return CloseCursor(self.name())
+
+    # ---------- settings ----------
+    def set(self) -> Statement:
+        if self.accept("session", "characteristics", "as", "transaction"):
+            return SetTransaction(self.modes(), session=True)
+        if self.accept("transaction"):
+            return SetTransaction(self.modes())
+        local = self.accept("local")
+        if not local:
+            self.accept("session")
+        if self.accept("time", "zone"):
+            return SetSetting("timezone", self._set_value(), local)
+        if self.accept("names"):
+            return SetSetting("client_encoding", self._set_value(), local)
+        name = self._setting_name()
+        if not self.accept_op("="):
+            self.expect("to")
+        return SetSetting(name, self._set_value(), local)
+
+    def _setting_name(self) -> str:
+        name = self.name().lower()
+        while self.accept_op("."):
+            name += "." + self.name().lower()
+        return name
+
+    def _set_value(self) -> tuple[str, ...] | None:
+        if self.accept("default"):
+            return None
+        values = [self._one_value()]
+        while self.accept_op(","):
+            values.append(self._one_value())
+        return tuple(values)
+
+    def _one_value(self) -> str:
+        sign = "-" if self.accept_op("-") else ""
+        if self.token.kind not in ("word", "name", "string", "number"):
+            raise self.error()
+        return sign + self.advance().value
+
+    def reset(self) -> Statement:
+        if self.accept("all"):
+            return ResetSettings(None)
+        if self.accept("time", "zone"):
+            return ResetSettings("timezone")
+        return ResetSettings(self._setting_name())
+
+    def discard(self) -> Statement:
+        self.expect("all")
+        return ResetSettings(None)
+
+    # ---------- information ----------
+    def show(self) -> Statement:
+        if self.accept("table"):
+            exists = self.if_exists()
+            return ShowTable(self.table(), exists)
+        if self.accept("tables"):
+            namespace = self.name() if self.accept("in") or self.accept("from") else None
+            return Show("tables", namespace)
+        if self.accept("transaction", "isolation", "level"):
+            return Show("transaction_isolation")
+        if self.accept("time", "zone"):
+            return Show("timezone")
+        return Show(self._setting_name())
+
+    def describe(self) -> Statement:
+        self.accept("table")
+        return Describe(self.table())
+
+    # ---------- EXECUTE AS USER ----------
+    def execute(self) -> Statement:
+        if not self.accept("as", "user"):
+            raise KalamError("0A000", "EXECUTE of a prepared statement is not supported here", position=1,
+                             hint="EXECUTE AS USER 'name' (statement) runs a statement for a tenant")
+        user = self.string()
+        self.expect_op("(")
+        start, depth, place = self.at, 1, self.at
+        while depth:
+            token = self.tokens[place]
+            if token.kind == "end":
+                raise self.error(token)
+            depth += token.is_op("(") - token.is_op(")")
+            place += 1
+        close = self.tokens[place - 1]
+        self.at = place
+        # blanks keep the inner statement's positions
+        body = " " * self.tokens[start].start + self.sql[self.tokens[start].start : close.start]
+        inner = parse(body)
+        if not isinstance(inner, Query | Show | ShowTable | Describe | Empty):
+            raise KalamError("0A000", "EXECUTE AS USER takes SELECT, INSERT, UPDATE or DELETE",
+                             position=self.tokens[start].start + 1)
+        return ExecuteAs(user, body, inner)
+
+    # ---------- CREATE ----------
+    def create(self) -> Statement:
+        if self.accept("namespace") or self.accept("schema"):
+            exists = self.if_not_exists()
+            return CreateNamespace(self.name(), exists)
+        if self.token.is_word("user") and not self.peek().is_word("table"):
+            self.advance()
+            return self.account(alter=False)
+        if self.accept("or") or self.token.is_word("view", "index", "unique", "materialized", "temp", "temporary",
+                                                   "unlogged", "function", "type", "sequence", "trigger", "database",
+                                                   "role", "extension", "server", "foreign"):
+            raise KalamError("0A000", f"CREATE {self.token.value.upper()} is not supported",
+                             position=self.token.start + 1)
+        kind = self.advance().value if self.token.is_word("user", "shared", "stream") else None
+        if not self.accept("table"):
+            raise self.error(hint="expected NAMESPACE, USER, or [USER|SHARED|STREAM] TABLE")
+        return self.create_table(kind)
+
+    def create_table(self, kind: str | None) -> CreateTable:
+        exists = self.if_not_exists()
+        name = self.table()
+        body = _TableBody(self)
+        self.expect_op("(")
+        while True:
+            body.element()
+            if not self.accept_op(","):
+                break
+        self.expect_op(")")
+        if self.accept("using"):
+            self.expect("kalamdb")
+        options = self.options() if self.accept("with") else {}
+        return CreateTable(name, kind, exists, tuple(body.columns), body.key, body.key_constraint, tuple(body.checks),
+                           options)
+
+    def options(self) -> dict[str, str]:
+        self.expect_op("(")
+        options: dict[str, str] = {}
+        while True:
+            token = self.token
+            name = self._setting_name()
+            if name in options:
+                raise KalamError("42601", f'option "{name}" was given twice', position=token.start + 1)
+            self.expect_op("=")
+            options[name] = self._one_value()
+            if not self.accept_op(","):
+                break
+        self.expect_op(")")
+        return options
+
+    def until(self, *stops: str, words: frozenset[str] = frozenset()) -> str:
+        """Source text up to one of the operators or words outside parentheses; not empty."""
+        first = self.token
+        if first.kind == "end" or first.is_op(",", ")", *stops):
+            raise self.error()
+        depth = 0
+        while True:
+            token = self.token
+            if token.kind == "end":
+                break
+            if depth == 0 and token is not first and token.kind == "word" and token.value in words:
+                break
+            if depth == 0 and token.is_op(",", ")", *stops):
+                break
+            depth += token.is_op("(", "[") - token.is_op(")", "]")
+            self.advance()
+        return self.sql[first.start : self.tokens[self.at - 1].end]
+
+    # ---------- DROP ----------
+    def drop(self) -> Statement:
+        if self.accept("user"):
+            exists = self.if_exists()
+            return DropUser(self._user_name(), exists)
+        self.accept("user") or self.accept("shared") or self.accept("stream")
+        if not self.accept("table"):
+            raise KalamError("0A000", f"DROP {self.token.value.upper()} is not supported",
+                             position=self.token.start + 1) if self.token.kind == "word" else self.error()
+        exists = self.if_exists()
+        names = [self.table()]
+        while self.accept_op(","):
+            names.append(self.table())
+        self.accept("cascade") or self.accept("restrict")
+        owner = self.string() if self.accept("owned", "by") else None
+        return DropTable(tuple(names), exists, owner)
+
+    # ---------- accounts ----------
+    def _user_name(self) -> str:
+        return self.string() if self.token.kind == "string" else self.name()
+
+    def account(self, *, alter: bool) -> CreateUser:
+        name = self._user_name()
+        password: str | None = None
+        role: str | None = None
+        while self.token.kind == "word":
+            if self.accept("with") or self.accept("set"):
+                continue
+            if self.accept("password"):
+                password = self.string()
+            elif self.accept("role"):
+                role = self._user_name()
+            else:
+                raise self.error(hint="expected PASSWORD '…' or ROLE user, service, dba or system")
+        return CreateUser(name, password, role, alter)
+
+    def alter(self) -> Statement:
+        if self.accept("user"):
+            return self.account(alter=True)
+        what = self.token.value.upper() if self.token.kind == "word" else ""
+        raise KalamError("0A000", f"ALTER {what} is not supported".replace("  ", " "), position=self.token.start + 1)
+
+
+class _TableBody:
+    """The parenthesised part of CREATE TABLE."""
+
+    def __init__(self, parser: Parser) -> None:
+        self.parser = parser
+        self.columns: list[ColumnSpec] = []
+        self.checks: list[CheckSpec] = []
+        self.key: tuple[str, ...] = ()
+        self.key_constraint: str | None = None
+
+    def element(self) -> None:
+        parser = self.parser
+        if not self._table_constraint():
+            self._column(parser.token)
+
+    def _table_constraint(self) -> bool:
+        parser = self.parser
+        constraint: str | None = None
+        if parser.token.is_word("constraint"):
+            parser.advance()
+            constraint = parser.name()
+        if parser.accept("primary", "key"):
+            self._set_key(parser.names(), constraint)
+            return True
+        if parser.token.is_word("check") and parser.peek().is_op("("):
+            parser.advance()
+            self._check(constraint)
+            return True
+        if parser.token.is_word("unique", "foreign", "exclude", "like") and (
+            constraint is not None or parser.peek().is_op("(") or parser.peek().is_word("key", "using")
+        ):
+            raise KalamError("0A000", f"{parser.token.value.upper()} is not supported on tables of this server",
+                             position=parser.token.start + 1)
+        if constraint is not None:
+            raise parser.error()
+        return False
+
+    def _set_key(self, columns: tuple[str, ...], constraint: str | None) -> None:
+        if self.key:
+            raise KalamError("42P16", "multiple primary keys for the table are not allowed",
+                             position=self.parser.token.start + 1)
+        self.key, self.key_constraint = columns, constraint
+
+    def _check(self, constraint: str | None) -> None:
+        parser = self.parser
+        parser.expect_op("(")
+        expression = parser.until()
+        parser.expect_op(")")
+        self.checks.append(CheckSpec(constraint, expression))
+
+    def _column(self, first: Token) -> None:
+        parser = self.parser
+        name = parser.name()
+        place = parser.token.start + 1
+        declared = parser.until(words=_COLUMN_WORDS)
+        not_null, default = False, None
+        while parser.token.kind == "word":
+            constraint = None
+            if parser.accept("constraint"):
+                constraint = parser.name()
+            if parser.accept("not", "null"):
+                not_null = True
+            elif parser.accept("null"):
+                pass
+            elif parser.accept("default"):
+                default = parser.until(words=_COLUMN_WORDS)
+            elif parser.accept("primary", "key"):
+                self._set_key((name,), constraint)
+            elif parser.accept("check"):
+                self._check(constraint)
+            elif parser.accept("collate"):
+                parser.table()
+            elif parser.token.is_word("unique", "references", "generated"):
+                raise KalamError("0A000", f"{parser.token.value.upper()} is not supported on tables of this server",
+                                 position=parser.token.start + 1)
+            else:
+                raise parser.error()
+        self.columns.append(ColumnSpec(name, declared, not_null, default, place))
+
+
+def _describe(parser: Parser) -> Statement:
+    return parser.describe()
+
+
+_STATEMENTS: dict[str, Callable[[Parser], Statement]] = {
+    "begin": Parser.begin, "start": Parser.start, "commit": Parser.commit, "end": Parser.commit,
+    "rollback": Parser.rollback, "abort": Parser.rollback, "savepoint": Parser.savepoint, "release": Parser.release,
+    "fetch": Parser.fetch, "close": Parser.close, "set": Parser.set, "reset": Parser.reset, "discard": Parser.discard,
+    "show": Parser.show, "describe": _describe, "desc": _describe, "execute": Parser.execute, "create": Parser.create,
+    "drop": Parser.drop, "alter": Parser.alter,
+}
+
+
+def _line_to_position(sql: str, line: int, column: int) -> int:
+    start = 0
+    for _ in range(line - 1):
+        start = sql.find("\n", start) + 1
+    return start + column
+
+
+def _tree_error(sql: str, error: sqlglot_errors.SqlglotError) -> KalamError:
+    details = getattr(error, "errors", None)
+    if not details:
+        return KalamError("42601", "syntax error", hint=str(error).splitlines()[0])
+    first = details[0]
+    near = first.get("highlight") or ""
+    end = _line_to_position(sql, int(first.get("line") or 1), int(first.get("col") or 1))
+    message = f'syntax error at or near "{near}"' if near else "syntax error at end of input"
+    return KalamError("42601", message, position=max(1, end - len(near) + 1))
+
+
+def parse_tree(sql: str) -> exp.Expression:
+    """One statement through sqlglot."""
+    try:
+        trees = [tree for tree in sqlglot.parse(sql, read="postgres") if tree is not None]
+    except sqlglot_errors.SqlglotError as error:
+        raise _tree_error(sql, error) from None
+    except RecursionError:
+        raise KalamError("54001", "statement is too deeply nested") from None
+    if len(trees) != 1:
+        raise KalamError("42601", "cannot insert multiple commands into a prepared statement")
+    tree = trees[0]
+    if not isinstance(tree, exp.Query | exp.Insert | exp.Update | exp.Delete | exp.Values):
+        first = sql.split(None, 1)[0].upper()
+        raise KalamError("0A000", f"this form of {first} is not supported", position=1)
+    return tree
+
+
+def parse_expression(sql: str) -> exp.Expression:
+    """One expression (a DEFAULT or CHECK) through sqlglot."""
+    try:
+        tree = sqlglot.parse_one(sql, read="postgres")
+    except sqlglot_errors.SqlglotError as error:
+        raise _tree_error(sql, error) from None
+    except RecursionError:
+        raise KalamError("54001", "expression is too deeply nested") from None
+    if not isinstance(tree, exp.Expression):
+        raise KalamError("42601", "syntax error", hint="expected an expression")
+    return tree
+
+
+def parse(sql: str) -> Statement:
+    """One statement. Raises KalamError."""
+    try:
+        return Parser(sql, tokenize(sql)).statement()
+    except RecursionError:
+        raise KalamError("54001", "statement is too deeply nested") from None

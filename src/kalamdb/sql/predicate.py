@@ -1,0 +1,331 @@
+"""Conditions on one table's rows that need no query engine: bind, compile to SQLite, evaluate, find key ranges.
+
+A condition is a small immutable tree over storage values with SQL's three-valued logic. The same tree is compiled to
+a SQLite expression (for scans), evaluated in Python (to re-check a row after a lock wait) and searched for bounds of
+the key. Comparison follows PostgreSQL: text by bytes, NaN equal to itself and greatest, numeric by value. All operands
+of a ``Compare`` have been brought to one family of types when it is made; what cannot be is the query engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from math import isnan
+from typing import Any
+
+Params = Sequence[Any]
+
+#: types that compare with each other as stored, by the name of the family
+FAMILIES: dict[str, str] = {
+    "bool": "bool", "int2": "int", "int4": "int", "int8": "int", "float4": "float", "float8": "float",
+    "numeric": "numeric", "text": "text", "varchar": "text", "bytea": "bytea", "uuid": "uuid", "date": "date",
+    "timestamp": "timestamp", "timestamptz": "timestamptz",
+}
+SEQ, USERID = -1, -2
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A column, by its position in the table (SEQ and USERID for the system columns)."""
+
+    position: int
+    sql: str  # SQLite's name of it
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A constant (``index`` None) or a parameter, brought to the family by ``convert``."""
+
+    index: int | None
+    constant: Any = None
+    convert: Callable[[Any], Any] | None = None
+
+    def get(self, params: Params) -> Any:
+        value = self.constant if self.index is None else params[self.index]
+        return value if self.convert is None or value is None else self.convert(value)
+
+
+Operand = Field | Value
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    op: str  # = <> < <= > >= IS, IS NOT (not distinct from, distinct from)
+    left: Operand
+    right: Operand
+    family: str
+
+
+@dataclass(frozen=True, slots=True)
+class InList:
+    item: Operand
+    values: tuple[Value, ...]
+    family: str
+
+
+@dataclass(frozen=True, slots=True)
+class IsNull:
+    item: Operand | Condition
+
+
+@dataclass(frozen=True, slots=True)
+class IsBool:
+    """IS TRUE, IS FALSE."""
+
+    item: Condition
+    truth: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Boolean:
+    """A boolean column, parameter or constant as a condition."""
+
+    item: Operand
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    item: Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Junction:
+    """AND (``every``) or OR of two or more."""
+
+    every: bool
+    items: tuple[Condition, ...]
+
+
+Condition = Compare | InList | IsNull | IsBool | Boolean | Not | Junction
+
+
+# ---------- order of values ----------
+def numeric_key(text: str) -> tuple[int, Decimal]:
+    """Orders numeric's text form: -Infinity, finite values, Infinity, NaN."""
+    value = Decimal(text)
+    if value.is_nan():
+        return 2, Decimal(0)
+    if value.is_infinite():
+        return (1, Decimal(0)) if value > 0 else (-1, Decimal(0))
+    return 0, value
+
+
+def float_key(value: float) -> tuple[int, float]:
+    return (1, 0.0) if isnan(value) else (0, value)
+
+
+_KEYS: dict[str, Callable[[Any], Any]] = {"numeric": numeric_key, "float": float_key}
+
+
+# ---------- evaluation in Python ----------
+def _operand(item: Operand, row: Sequence[Any], params: Params) -> Any:
+    return item.get(params) if isinstance(item, Value) else row[item.position]
+
+
+def _compare(op: str, left: Any, right: Any, family: str) -> bool | None:
+    if left is None or right is None:
+        if op == "IS":
+            return left is right
+        return left is not right if op == "IS NOT" else None
+    key = _KEYS.get(family)
+    if key is not None:
+        left, right = key(left), key(right)
+    match op:
+        case "=" | "IS":
+            return bool(left == right)
+        case "<>" | "IS NOT":
+            return bool(left != right)
+        case "<":
+            return bool(left < right)
+        case "<=":
+            return bool(left <= right)
+        case ">":
+            return bool(left > right)
+        case _:
+            return bool(left >= right)
+
+
+def _in_list(node: InList, row: Sequence[Any], params: Params) -> bool | None:
+    item = _operand(node.item, row, params)
+    answers = [_compare("=", item, value.get(params), node.family) for value in node.values]
+    if True in answers:
+        return True
+    return None if None in answers else False
+
+
+def _junction(node: Junction, row: Sequence[Any], params: Params) -> bool | None:
+    unknown = False
+    for item in node.items:
+        answer = evaluate(item, row, params)
+        if answer is None:
+            unknown = True
+        elif answer is not node.every:
+            return answer
+    return None if unknown else node.every
+
+
+def evaluate(node: Condition, row: Sequence[Any], params: Params) -> bool | None:
+    """Truth of a condition for one row, ``(*columns, _userid, _seq)`` indexed by position (system ones from the end)."""
+    match node:
+        case Compare():
+            return _compare(node.op, _operand(node.left, row, params), _operand(node.right, row, params), node.family)
+        case Junction():
+            return _junction(node, row, params)
+        case InList():
+            return _in_list(node, row, params)
+        case Not():
+            answer = evaluate(node.item, row, params)
+            return None if answer is None else not answer
+        case IsNull():
+            item = node.item
+            if isinstance(item, Field | Value):
+                return _operand(item, row, params) is None
+            return evaluate(item, row, params) is None
+        case IsBool():
+            return evaluate(node.item, row, params) is node.truth
+        case Boolean():
+            value = _operand(node.item, row, params)
+            return None if value is None else bool(value)
+
+
+# ---------- SQLite ----------
+class _Compiler:
+    """Collects the values in the order of their question marks."""
+
+    def __init__(self) -> None:
+        self.values: list[tuple[Value, str]] = []
+
+    def operand(self, item: Operand, family: str) -> str:
+        if isinstance(item, Value):
+            self.values.append((item, family))
+            return "?"
+        return SQLITE_OPERANDS[family].format(item.sql) if family in SQLITE_OPERANDS else item.sql
+
+    def sql(self, node: Condition) -> str:
+        match node:
+            case Compare():
+                left = self.operand(node.left, node.family)
+                return f"({left} {node.op} {self.operand(node.right, node.family)})"
+            case InList():
+                item = self.operand(node.item, node.family)
+                return f"({item} IN ({', '.join(self.operand(value, node.family) for value in node.values)}))"
+            case Junction():
+                return "(" + (" AND " if node.every else " OR ").join(self.sql(item) for item in node.items) + ")"
+            case Not():
+                return f"(NOT {self.sql(node.item)})"
+            case IsNull():
+                item = node.item
+                inner = self.operand(item, "") if isinstance(item, Field | Value) else self.sql(item)
+                return f"({inner} IS NULL)"
+            case IsBool():
+                return f"({self.sql(node.item)} IS {'TRUE' if node.truth else 'FALSE'})"
+            case Boolean():
+                return f"({self.operand(node.item, 'bool')})"
+
+
+#: how a stored column of a family is written in SQLite where its storage does not order by itself
+SQLITE_OPERANDS: dict[str, str] = {}
+#: how a value of such a family is bound
+SQLITE_VALUES: dict[str, Callable[[Any], Any]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """SQLite text and the values of its question marks."""
+
+    sql: str
+    values: tuple[tuple[Value, str], ...]
+
+    def bind(self, params: Params) -> tuple[Any, ...]:
+        bound = []
+        for value, family in self.values:
+            found = value.get(params)
+            encode = SQLITE_VALUES.get(family)
+            bound.append(found if encode is None or found is None else encode(found))
+        return tuple(bound)
+
+
+def compile_condition(node: Condition) -> Compiled:
+    compiler = _Compiler()
+    text = compiler.sql(node)
+    return Compiled(text, tuple(compiler.values))
+
+
+# ---------- keys ----------
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """What a condition says about a table's key: equal leading columns, bounds of the next one, and what is left.
+
+    ``rest`` is None where prefix and bounds say all.
+    """
+
+    prefix: tuple[Value, ...] = ()
+    low: tuple[Value, bool] | None = None
+    high: tuple[Value, bool] | None = None
+    points: tuple[Value, ...] = ()  # the last key column IN (…), the others in prefix
+    rest: Condition | None = None
+
+
+def conjuncts(node: Condition | None) -> list[Condition]:
+    if node is None:
+        return []
+    if isinstance(node, Junction) and node.every:
+        return [part for item in node.items for part in conjuncts(item)]
+    return [node]
+
+
+def conjunction(items: Sequence[Condition]) -> Condition | None:
+    if not items:
+        return None
+    return items[0] if len(items) == 1 else Junction(True, tuple(items))
+
+
+def _bound(node: Condition, position: int) -> tuple[str, Value] | None:
+    """``column op value`` with the column on the left."""
+    if not isinstance(node, Compare):
+        return None
+    left, right, op = node.left, node.right, node.op
+    if isinstance(left, Value) and isinstance(right, Field):
+        left, right, op = right, left, {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(op, op)
+    if isinstance(left, Field) and left.position == position and isinstance(right, Value):
+        return op, right
+    return None
+
+
+def key_range(node: Condition | None, key: Sequence[int], exact: Callable[[int], bool]) -> KeyRange:
+    """The key's bounds in the conjuncts of a condition; ``exact`` tells which positions' values bound the key."""
+    rest = conjuncts(node)
+    prefix: list[Value] = []
+    for position in key:
+        found = next((item for item in rest if exact(position) and (_bound(item, position) or ("",))[0] == "="), None)
+        if found is None:
+            break
+        bound = _bound(found, position)
+        assert bound is not None
+        prefix.append(bound[1])
+        rest.remove(found)
+    if len(prefix) == len(key) or not exact(key[len(prefix)]):
+        return KeyRange(tuple(prefix), rest=conjunction(rest))
+    return _range_after(tuple(prefix), key, rest)
+
+
+def _range_after(prefix: tuple[Value, ...], key: Sequence[int], rest: list[Condition]) -> KeyRange:
+    position = key[len(prefix)]
+    if len(prefix) + 1 == len(key):
+        for item in rest:
+            if isinstance(item, InList) and isinstance(item.item, Field) and item.item.position == position:
+                rest.remove(item)
+                return KeyRange(prefix, points=item.values, rest=conjunction(rest))
+    low: tuple[Value, bool] | None = None
+    high: tuple[Value, bool] | None = None
+    left: list[Condition] = []
+    for item in rest:
+        op, value = _bound(item, position) or ("", None)
+        if value is not None and op in (">", ">=") and low is None:
+            low = value, op == ">="
+        elif value is not None and op in ("<", "<=") and high is None:
+            high = value, op == "<="
+        else:
+            left.append(item)
+    return KeyRange(prefix, low, high, rest=conjunction(left))

@@ -1,0 +1,219 @@
+"""What can be executed: one immutable value per form of statement.
+
+The parser makes them, the executor dispatches on their class. ``Query`` carries sqlglot's tree; everything else is
+complete in itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+if TYPE_CHECKING:
+    from kalamdb.txn.api import Isolation
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A table's name as written; without a namespace the search path decides."""
+
+    namespace: str | None
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}.{self.table}" if self.namespace else self.table
+
+
+class Statement:
+    """Base of all statements."""
+
+    __slots__ = ()
+
+
+# ---------- data ----------
+@dataclass(frozen=True, slots=True)
+class Query(Statement):
+    """SELECT, INSERT, UPDATE or DELETE as sqlglot parsed it."""
+
+    tree: exp.Expression
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowWrite(Statement):
+    """INSERT, UPDATE or DELETE … FROM ARROW $n."""
+
+    verb: str  # insert, update, delete
+    table: Name
+    columns: tuple[str, ...]
+    param: int  # from 0
+    key: tuple[str, ...] = ()
+    skip_conflicts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExecuteAs(Statement):
+    user: str
+    sql: str
+    inner: Statement
+
+
+# ---------- cursors ----------
+@dataclass(frozen=True, slots=True)
+class Fetch(Statement):
+    count: int
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseCursor(Statement):
+    cursor: str | None  # None: ALL
+
+
+# ---------- transactions ----------
+@dataclass(frozen=True, slots=True)
+class Modes:
+    isolation: Isolation | None = None
+    read_only: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Begin(Statement):
+    modes: Modes = field(default_factory=Modes)
+    start: bool = False  # START TRANSACTION: only the tag differs
+
+
+@dataclass(frozen=True, slots=True)
+class SetTransaction(Statement):
+    modes: Modes
+    session: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Statement):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback(Statement):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Savepoint(Statement):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Statement):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackTo(Statement):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackToLevel(Statement):
+    level: int
+
+
+# ---------- settings ----------
+@dataclass(frozen=True, slots=True)
+class SetSetting(Statement):
+    name: str
+    value: tuple[str, ...] | None  # None: DEFAULT
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResetSettings(Statement):
+    name: str | None  # None: ALL
+
+
+# ---------- definitions ----------
+@dataclass(frozen=True, slots=True)
+class ColumnSpec:
+    name: str
+    type: str
+    not_null: bool
+    default: str | None
+    position: int  # in the statement's text, from 1, for errors about the type
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSpec:
+    name: str | None
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateNamespace(Statement):
+    name: str
+    if_not_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTable(Statement):
+    name: Name
+    kind: str | None
+    if_not_exists: bool
+    columns: tuple[ColumnSpec, ...]
+    key: tuple[str, ...]
+    key_constraint: str | None
+    checks: tuple[CheckSpec, ...]
+    options: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DropTable(Statement):
+    names: tuple[Name, ...]
+    if_exists: bool
+    owned_by: str | None
+
+
+# ---------- accounts ----------
+@dataclass(frozen=True, slots=True)
+class CreateUser(Statement):
+    name: str
+    password: str | None
+    role: str | None
+    alter: bool = False
+
+    def __repr__(self) -> str:  # the password must not reach a log
+        return f"CreateUser({self.name!r}, role={self.role!r}, alter={self.alter})"
+
+
+@dataclass(frozen=True, slots=True)
+class DropUser(Statement):
+    name: str
+    if_exists: bool
+
+
+# ---------- information ----------
+@dataclass(frozen=True, slots=True)
+class Describe(Statement):
+    table: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Show(Statement):
+    """SHOW CAPABILITIES, NAMESPACES, TABLES, ALL or a setting's name."""
+
+    what: str
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShowTable(Statement):
+    table: Name
+    if_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Empty(Statement):
+    pass
