@@ -125,7 +125,11 @@ class Executor(Protocol):
     """The SQL layer as protocol sessions see it."""
 
     def prepare(self, session: ClientSession, sql: str, param_types: Sequence[int]) -> Prepared:
-        """Parse and bind. Raises KalamError (42601, 42P01, …). Cached by text; microseconds when cached."""
+        """Parse and bind. Raises KalamError (42601, 42P01, …). Cached by text; microseconds when cached.
+
+        ``param_types`` as announced by Parse, CONTEXT_OID included: with it, names are resolved at execution (the
+        context has the search path) and ``columns`` is None. A failure makes an open transaction a failed one.
+        """
 
     def execute(
         self, session: ClientSession, prepared: Prepared, params: Sequence[bytes | None], formats: Sequence[int],

@@ -120,7 +120,10 @@ _KEYS: dict[str, Callable[[Any], Any]] = {"numeric": numeric_key, "float": float
 
 # ---------- evaluation in Python ----------
 def _operand(item: Operand, row: Sequence[Any], params: Params) -> Any:
-    return item.get(params) if isinstance(item, Value) else row[item.position]
+    if isinstance(item, Value):
+        return item.get(params)
+    position = item.position
+    return row[position if position >= 0 else -3 - position]  # the row ends with _seq, _userid
 
 
 def _compare(op: str, left: Any, right: Any, family: str) -> bool | None:
@@ -166,7 +169,7 @@ def _junction(node: Junction, row: Sequence[Any], params: Params) -> bool | None
 
 
 def evaluate(node: Condition, row: Sequence[Any], params: Params) -> bool | None:
-    """Truth of a condition for one row, ``(*columns, _userid, _seq)`` indexed by position (system ones from the end)."""
+    """Truth of a condition for one row, ``(*columns, _seq, _userid)``."""
     match node:
         case Compare():
             return _compare(node.op, _operand(node.left, row, params), _operand(node.right, row, params), node.family)
