@@ -1,0 +1,220 @@
+"""Transaction control: BEGIN … ROLLBACK TO LEVEL, and the transaction block that a context names.
+
+A session's transaction lives in ``ClientSession.transaction``; what SQL keeps beside it (savepoint names, settings to
+restore) lives in ``SessionState``. Ending a transaction ends its cursors first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kalamdb.api import ClientSession, Context, Result
+from kalamdb.errors import KalamError
+from kalamdb.sql.cursors import close_cursors
+from kalamdb.sql.statements import (
+    Begin, Commit, Modes, Release, Rollback, RollbackTo, RollbackToLevel, Savepoint, SetTransaction, Statement,
+)
+from kalamdb.txn.api import Engine, Isolation, Transaction
+
+#: statements that a failed transaction accepts
+ENDING = (Commit, Rollback, RollbackTo, RollbackToLevel)
+CONTROL = (Begin, Commit, Rollback, Savepoint, Release, RollbackTo, RollbackToLevel, SetTransaction)
+
+
+@dataclass(slots=True)
+class SessionState:
+    """What the SQL layer remembers of a session."""
+
+    savepoints: list[str] = field(default_factory=list)  # the n-th has level n + 2
+    settings_before: dict[str, str] | None = None  # as BEGIN found them; ROLLBACK brings them back
+    settings_local: dict[str, str | None] = field(default_factory=dict)  # what SET LOCAL replaced
+    modes: Modes = field(default_factory=Modes)  # of SET SESSION CHARACTERISTICS
+    scans: int = 0  # cursors named so far
+
+
+def check_usable(transaction: Transaction) -> None:
+    if transaction.status == "E":
+        raise KalamError(
+            "25P02", "current transaction is aborted, commands ignored until end of transaction block"
+        )
+
+
+def enter(engine: Engine, session: ClientSession, context: Context) -> Transaction | None:
+    """The block that a context asks for (opened if need be), at its level; None: autocommit."""
+    wanted, current = context.txn, session.transaction
+    if current is None:
+        if wanted is None:
+            return None
+        if wanted.iso not in ("read committed", "repeatable read", "serializable"):
+            raise KalamError("22023", f'invalid isolation level "{wanted.iso}"')
+        current = engine.begin(
+            session, isolation=wanted.iso, read_only=wanted.ro, txn_id=wanted.id,
+            lock_timeout_ms=context.lock_timeout,
+        )
+        session.transaction = current
+    elif wanted is not None and wanted.id != current.id:
+        raise KalamError("25001", f'transaction "{current.id}" is still open in this session')
+    check_usable(current)
+    if context.level != current.level or context.floor < current.level:
+        current.set_level(context.floor, context.level)
+    for number in context.drop:
+        current.release(number)
+    transaction: Transaction = current
+    return transaction
+
+
+async def commit(session: ClientSession, state: SessionState) -> None:
+    """Make the session's transaction durable; it is over even if that fails."""
+    transaction = session.transaction
+    close_cursors(session, transaction)
+    try:
+        await transaction.commit()
+    except BaseException:
+        transaction.rollback()
+        _leave(session, state, committed=False)
+        raise
+    _leave(session, state, committed=True)
+
+
+def rollback(session: ClientSession, state: SessionState) -> None:
+    transaction = session.transaction
+    if transaction is None:
+        return
+    close_cursors(session, transaction)
+    transaction.rollback()
+    _leave(session, state, committed=False)
+
+
+def _leave(session: ClientSession, state: SessionState, *, committed: bool) -> None:
+    session.transaction = None
+    state.savepoints.clear()
+    if committed:
+        for name, value in state.settings_local.items():
+            if value is None:
+                session.settings.pop(name, None)
+            else:
+                session.settings[name] = value
+    elif state.settings_before is not None:
+        session.settings.clear()
+        session.settings.update(state.settings_before)
+    state.settings_local.clear()
+    state.settings_before = None
+
+
+def begin(engine: Engine, session: ClientSession, state: SessionState, statement: Begin, lock_timeout: int) -> Result:
+    tag = "START TRANSACTION" if statement.start else "BEGIN"
+    if session.transaction is not None:
+        check_usable(session.transaction)
+        return Result(tag, notices=("there is already a transaction in progress",))
+    isolation: Isolation = statement.modes.isolation or state.modes.isolation or "read committed"
+    read_only = statement.modes.read_only
+    if read_only is None:
+        read_only = bool(state.modes.read_only)
+    session.transaction = engine.begin(
+        session, isolation=isolation, read_only=read_only, lock_timeout_ms=lock_timeout
+    )
+    state.settings_before = dict(session.settings)
+    return Result(tag)
+
+
+def _level(state: SessionState, name: str) -> int:
+    for place in range(len(state.savepoints) - 1, -1, -1):
+        if state.savepoints[place] == name:
+            return place + 2
+    raise KalamError("3B001", f'savepoint "{name}" does not exist')
+
+
+def _need(session: ClientSession, what: str) -> Transaction:
+    if session.transaction is None:
+        raise KalamError("25P01", f"{what} can only be used in transaction blocks")
+    transaction: Transaction = session.transaction
+    return transaction
+
+
+def _savepoint(session: ClientSession, state: SessionState, name: str) -> Result:
+    transaction = _need(session, "SAVEPOINT")
+    transaction.set_level(transaction.level, transaction.level + 1)
+    state.savepoints.append(name)
+    return Result("SAVEPOINT")
+
+
+def _release(session: ClientSession, state: SessionState, name: str) -> Result:
+    transaction = _need(session, "RELEASE SAVEPOINT")
+    level = _level(state, name)
+    transaction.set_level(level - 1, level - 1)
+    del state.savepoints[level - 2 :]
+    return Result("RELEASE")
+
+
+def _rollback_to(session: ClientSession, state: SessionState, name: str) -> Result:
+    transaction = _need(session, "ROLLBACK TO SAVEPOINT")
+    level = _level(state, name)
+    close_cursors(session, transaction)
+    transaction.rollback_to_level(level)
+    transaction.set_level(level - 1, level)
+    del state.savepoints[level - 1 :]
+    return Result("ROLLBACK")
+
+
+def _rollback_to_level(session: ClientSession, level: int) -> Result:
+    transaction = _need(session, "ROLLBACK TO LEVEL")
+    if level < 2:
+        raise KalamError("3B001", f"there is no savepoint level {level}")
+    if level <= transaction.level or transaction.status == "E":
+        transaction.rollback_to_level(level)
+    return Result("ROLLBACK")
+
+
+def _set_transaction(engine: Engine, session: ClientSession, state: SessionState, statement: SetTransaction,
+                     lock_timeout: int) -> Result:
+    if statement.session:
+        state.modes = statement.modes
+        return Result("SET")
+    if session.transaction is None:
+        return Result("SET", notices=("SET TRANSACTION can only be used in transaction blocks",))
+    current: Transaction = session.transaction
+    if state.savepoints or session.cursors:
+        raise KalamError("25001", "SET TRANSACTION must be called before any query")
+    isolation = statement.modes.isolation or current.isolation
+    read_only = current.read_only if statement.modes.read_only is None else statement.modes.read_only
+    if (isolation, read_only) != (current.isolation, current.read_only):
+        if getattr(current, "used", False):
+            raise KalamError("25001", "SET TRANSACTION ISOLATION LEVEL must be called before any query")
+        current.rollback()
+        session.transaction = engine.begin(
+            session, isolation=isolation, read_only=read_only, lock_timeout_ms=lock_timeout
+        )
+    return Result("SET")
+
+
+def control(engine: Engine, session: ClientSession, state: SessionState, statement: Statement,
+            lock_timeout: int) -> Result | None:
+    """Everything but COMMIT, which has to be awaited (None)."""
+    match statement:
+        case Begin():
+            return begin(engine, session, state, statement, lock_timeout)
+        case Rollback():
+            notices = () if session.transaction is not None else ("there is no transaction in progress",)
+            rollback(session, state)
+            return Result("ROLLBACK", notices=notices)
+        case RollbackTo():
+            return _rollback_to(session, state, statement.name)
+        case RollbackToLevel():
+            return _rollback_to_level(session, statement.level)
+        case Commit():
+            if session.transaction is None:
+                return Result("COMMIT", notices=("there is no transaction in progress",))
+            if session.transaction.status == "E":
+                rollback(session, state)
+                return Result("ROLLBACK")
+            return None
+    if session.transaction is not None:
+        check_usable(session.transaction)
+    match statement:
+        case Savepoint():
+            return _savepoint(session, state, statement.name)
+        case Release():
+            return _release(session, state, statement.name)
+        case SetTransaction():
+            return _set_transaction(engine, session, state, statement, lock_timeout)
+    raise AssertionError(statement)
