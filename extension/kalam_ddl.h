@@ -70,6 +70,8 @@ extern void kalam_drop_run(KalamUtility *u);	/* runs a DROP of any kind, then te
 /* runs stmt and returns the foreign table it created, InvalidOid if none */
 extern Oid	kalam_create_run(KalamUtility *u, CreateForeignTableStmt *stmt);
 
+extern bool kalam_is_being_created(Oid relid);
+
 /* ---------- kalam_refuse.c ---------- */
 KALAM_NORETURN extern void kalam_refuse(const char *what, const char *hint);
 extern void kalam_refuse_constraint(ConstrType type);	/* returns if the type is one that foreign tables have */

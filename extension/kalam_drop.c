@@ -190,6 +190,16 @@ kalam_create_run(KalamUtility *u, CreateForeignTableStmt *stmt)
 	return list_member_oid(inner.created, relid) ? relid : InvalidOid;
 }
 
+/*
+ * CREATE FOREIGN TABLE gives column options in an ALTER of its own, which must
+ * not be taken for a user's.
+ */
+bool
+kalam_is_being_created(Oid relid)
+{
+	return scope && scope->creating && list_member_oid(scope->created, relid);
+}
+
 /* ---------- the hook ---------- */
 
 static void

@@ -116,6 +116,16 @@ kalam_mirror_is_managed(Oid relid)
 
 /* ---------- types ---------- */
 
+/* "timestamp(3) with time zone", but "character varying(3)" */
+static char *
+with_modifier(const char *type, const char *modifier, int len)
+{
+	const char *space = strncmp(type, "time", 4) == 0 ? strchr(type, ' ') : NULL;
+	int			head = space ? space - type : strlen(type);
+
+	return psprintf("%.*s%.*s%s", head, type, len, modifier, type + head);
+}
+
 char *
 kalam_mirror_type(KalamConn *conn, Oid typid, int32 typmod)
 {
@@ -134,7 +144,7 @@ kalam_mirror_type(KalamConn *conn, Oid typid, int32 typmod)
 	close = open ? strchr(open, ')') : NULL;
 	if (close == NULL)
 		return pstrdup(cap->remote);
-	return psprintf("%s%.*s", cap->remote, (int) (close - open + 1), open);
+	return with_modifier(cap->remote, open, close - open + 1);
 }
 
 /* "file" and the like: what the column is on the server, whatever it is here */

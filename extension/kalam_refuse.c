@@ -220,7 +220,8 @@ kalam_refuse_alter(const AlterTableStmt *stmt)
 	relid = kalam_utility_relation(stmt->relation);
 	if (OidIsValid(relid))
 	{
-		refuse_alter_own(relid, stmt);
+		if (!kalam_is_being_created(relid))
+			refuse_alter_own(relid, stmt);
 		return;
 	}
 	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
