@@ -29,6 +29,7 @@ class SessionState:
     settings_before: dict[str, str] | None = None  # as BEGIN found them; ROLLBACK brings them back
     settings_local: dict[str, str | None] = field(default_factory=dict)  # what SET LOCAL replaced
     modes: Modes = field(default_factory=Modes)  # of SET SESSION CHARACTERISTICS
+    used: bool = False  # has a statement run in the transaction?
     scans: int = 0  # cursors named so far
 
 
@@ -87,6 +88,7 @@ def rollback(session: ClientSession, state: SessionState) -> None:
 
 def _leave(session: ClientSession, state: SessionState, *, committed: bool) -> None:
     session.transaction = None
+    state.used = False
     state.savepoints.clear()
     if committed:
         for name, value in state.settings_local.items():
@@ -173,13 +175,11 @@ def _set_transaction(engine: Engine, session: ClientSession, state: SessionState
     if session.transaction is None:
         return Result("SET", notices=("SET TRANSACTION can only be used in transaction blocks",))
     current: Transaction = session.transaction
-    if state.savepoints or session.cursors:
-        raise KalamError("25001", "SET TRANSACTION must be called before any query")
     isolation = statement.modes.isolation or current.isolation
     read_only = current.read_only if statement.modes.read_only is None else statement.modes.read_only
     if (isolation, read_only) != (current.isolation, current.read_only):
-        if getattr(current, "used", False):
-            raise KalamError("25001", "SET TRANSACTION ISOLATION LEVEL must be called before any query")
+        if state.used:
+            raise KalamError("25001", "SET TRANSACTION must be called before any query")
         current.rollback()
         session.transaction = engine.begin(
             session, isolation=isolation, read_only=read_only, lock_timeout_ms=lock_timeout

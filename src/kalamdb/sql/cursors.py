@@ -1,0 +1,241 @@
+"""Results that come in chunks: sources of rows, the chunker above them, and the cursors a session has open.
+
+A source yields storage rows; it may work in a thread, one read at a time. ``Chunks`` cuts them so that it is always
+known whether more follows, and prepares one chunk ahead. Closing a source interrupts a read under way and waits for
+its thread, so that afterwards the transaction may end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from kalamdb.api import ClientSession, Column, Result, Row
+from kalamdb.errors import KalamError
+from kalamdb.sql.workers import Workers
+from kalamdb.txn.api import ScanCursor, Transaction
+
+#: results up to this many rows travel as rows (docs/protocol.md)
+SMALL = 256
+
+
+class Source(Protocol):
+    """Rows of one execution."""
+
+    async def read(self, count: int) -> list[Row]:
+        """Up to ``count`` more rows; fewer only at the end."""
+
+    def ahead(self, count: int) -> None:
+        """Begin the next read, which will ask for ``count`` rows. A hint."""
+
+    def close(self) -> None: ...
+
+
+class ThreadSource:
+    """A blocking ``fetch(n)`` (an engine's scan, a query's result) read in a worker thread."""
+
+    def __init__(self, workers: Workers, session: ClientSession, fetch: Callable[[int], list[Row]],
+                 interrupt: Callable[[], None], close: Callable[[], None]) -> None:
+        self._workers = workers
+        self._session = session
+        self._fetch = fetch
+        self._interrupt = interrupt
+        self._close = close
+        self._running: Future[list[Row]] | None = None
+        self._closed = False
+
+    @classmethod
+    def of_scan(cls, workers: Workers, session: ClientSession, scan: ScanCursor) -> ThreadSource:
+        return cls(workers, session, scan.fetch, scan.interrupt, scan.close)
+
+    def ahead(self, count: int) -> None:
+        if self._running is None and not self._closed:
+            self._running = self._workers.submit(lambda: self._fill(count))
+
+    def _fill(self, count: int) -> list[Row]:
+        rows = self._fetch(count)
+        while len(rows) < count:
+            more = self._fetch(count - len(rows))
+            if not more:
+                break
+            rows.extend(more)
+        return rows
+
+    async def read(self, count: int) -> list[Row]:
+        self.ahead(count)
+        running = self._running
+        assert running is not None
+        try:
+            return await self._workers.wait(self._session, running, self._interrupt)
+        finally:
+            self._running = None
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._running is not None:
+            self._interrupt()
+            with contextlib.suppress(Exception):  # an interrupted read has nobody to tell
+                self._running.result()
+            self._running = None
+        self._close()
+
+
+class ListSource:
+    """Rows that are there already."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._rows = rows
+        self._at = 0
+
+    def ahead(self, count: int) -> None:
+        pass
+
+    async def read(self, count: int) -> list[Row]:
+        rows = self._rows[self._at : self._at + count]
+        self._at += count
+        return rows
+
+    def close(self) -> None:
+        self._rows = []
+
+
+class Chunks:
+    """A source cut into chunks, always one row ahead, so that ``more`` is known."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._held: list[Row] = []
+        self._ended = False
+        self._asked = 0  # size of the read begun ahead
+
+    @property
+    def more(self) -> bool:
+        return bool(self._held)
+
+    async def peek(self, count: int) -> int:
+        """Hold at least ``count`` rows if there are so many; how many are held."""
+        if len(self._held) < count and not self._ended:
+            asked = self._asked or count - len(self._held)
+            self._asked = 0
+            rows = await self.source.read(asked)
+            self._ended = len(rows) < asked
+            self._held += rows
+            if len(self._held) < count and not self._ended:
+                return await self.peek(count)
+        return len(self._held)
+
+    async def take(self, count: int) -> list[Row]:
+        await self.peek(count + 1)
+        rows, self._held = self._held[:count], self._held[count:]
+        return rows
+
+    def ahead(self, count: int) -> None:
+        if self._held and not self._ended and not self._asked and len(self._held) <= count:
+            self._asked = count
+            self.source.ahead(count)
+
+
+class Cursor:
+    """What FETCH reads from: a scan that its statement's first chunk did not finish."""
+
+    def __init__(self, name: str, chunks: Chunks, columns: tuple[Column, ...], schema: pa.Schema | None,
+                 to_batch: Callable[[Sequence[Row]], pa.RecordBatch], fetch: int, transaction: Transaction,
+                 owner: bool) -> None:
+        self.name = name
+        self.columns = columns
+        self.schema = schema  # None: plain rows
+        self.fetch_size = fetch
+        self.transaction = transaction
+        self._chunks = chunks
+        self._to_batch = to_batch
+        self._owner = owner  # the transaction exists for this cursor only
+
+    async def fetch(self, count: int) -> Result:
+        rows = await self._chunks.take(count)
+        more = self._chunks.more
+        if more:
+            self._chunks.ahead(count)
+        tag = f"FETCH {len(rows)}" + (f" {self.name}" if more else "")
+        cursor = self.name if more else None
+        if self.schema is None:
+            return Result(tag, columns=self.columns, rows=rows, cursor=cursor)
+        batches = [self._to_batch(rows)] if rows else []
+        return Result(tag, columns=self.columns, batches=batches, schema=self.schema, cursor=cursor)
+
+    def ahead(self) -> None:
+        self._chunks.ahead(self.fetch_size)
+
+    def close(self) -> None:
+        self._chunks.source.close()
+        if self._owner:
+            self.transaction.rollback()
+
+
+def close_cursors(session: ClientSession, transaction: Any = None) -> None:
+    """Those of a transaction; None: all."""
+    for name, cursor in list(session.cursors.items()):
+        if transaction is None or cursor.transaction is transaction:
+            del session.cursors[name]
+            cursor.close()
+
+
+def close_cursor(session: ClientSession, name: str, *, missing_ok: bool = False) -> None:
+    cursor = session.cursors.pop(name, None)
+    if cursor is not None:
+        cursor.close()
+    elif not missing_ok:
+        raise KalamError("34000", f'cursor "{name}" does not exist')
+
+
+async def fetch(session: ClientSession, name: str, count: int) -> Result:
+    cursor: Cursor | None = session.cursors.get(name)
+    if cursor is None:
+        raise KalamError("34000", f'cursor "{name}" does not exist')
+    try:
+        result = await cursor.fetch(count)
+    except BaseException:
+        session.cursors.pop(name, None)
+        cursor.close()
+        raise
+    if result.cursor is None:
+        session.cursors.pop(name, None)
+        cursor.close()
+    return result
+
+
+class RowStream:
+    """The chunks after the first, for a client that takes plain rows. ``aclose`` ends it, begun or not."""
+
+    def __init__(self, chunks: Chunks, size: int, finish: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self._size = size
+        self._finish: Callable[[], None] | None = finish
+
+    def __aiter__(self) -> AsyncIterator[Sequence[Row]]:
+        return self
+
+    async def __anext__(self) -> Sequence[Row]:
+        if self._finish is None or not self._chunks.more:
+            self.close()
+            raise StopAsyncIteration
+        self._chunks.ahead(self._size)
+        try:
+            return await self._chunks.take(self._size)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._finish is not None:
+            finish, self._finish = self._finish, None
+            self._chunks.source.close()
+            finish()
+
+    async def aclose(self) -> None:
+        self.close()

@@ -1,0 +1,50 @@
+"""Threads for what takes longer than microseconds, each interruptible while it works for a session.
+
+``Workers.run`` is the only place where the event loop hands work away: it wires ``ClientSession.interrupt``, and when
+the awaiting task is cancelled it interrupts the work, waits until the thread has let go, and raises 57014.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from kalamdb.api import ClientSession
+from kalamdb.errors import KalamError
+
+T = TypeVar("T")
+
+
+def cancelled() -> KalamError:
+    return KalamError("57014", "canceling statement due to user request")
+
+
+class Workers:
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="kalam-sql")
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        return self._pool.submit(work)
+
+    async def wait(self, session: ClientSession, future: Future[T], interrupt: Callable[[], None]) -> T:
+        """The result of submitted work, for this session's current statement."""
+        previous, session.interrupt = session.interrupt, interrupt
+        waiter = asyncio.wrap_future(future)
+        try:
+            return await asyncio.shield(waiter)
+        except asyncio.CancelledError:
+            interrupt()
+            await asyncio.wait([waiter])
+            if not waiter.cancelled():
+                waiter.exception()  # looked at: what it was does not matter any more
+            raise cancelled() from None
+        finally:
+            session.interrupt = previous
+
+    async def run(self, session: ClientSession, interrupt: Callable[[], None], work: Callable[[], T]) -> T:
+        return await self.wait(session, self.submit(work), interrupt)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
