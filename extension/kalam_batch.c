@@ -46,6 +46,8 @@ struct KalamBatch
 	ErrorData  *error;			/* of the flush that failed */
 };
 
+static int	ndetached = 0;		/* batches that wait for the transaction's end */
+
 static void batch_flush_pending(KalamPending *pending, bool commit);
 static void batch_discard(KalamPending *pending);
 
@@ -122,7 +124,11 @@ batch_unlist(KalamBatch *batch)
 static void
 batch_on_reset(void *arg)
 {
-	batch_unlist((KalamBatch *) arg);
+	KalamBatch *batch = (KalamBatch *) arg;
+
+	batch_unlist(batch);
+	if (batch->detached)
+		ndetached--;
 }
 
 static void
@@ -383,8 +389,9 @@ batch_send(KalamBatch *batch, bool commit)
 
 	req.flags = KALAM_REQ_WRITE | (commit ? KALAM_REQ_COMMIT : KALAM_REQ_TXN);
 	req.tenant = batch->spec.tenant;
-	/* the statement's own writes must not show in a snapshot it takes later */
-	if (!batch->detached && batch->spec.estate->es_snapshot != NULL)
+	/* the statement's own writes must not show in a snapshot that its scans take later */
+	if (!batch->detached && batch->spec.estate->es_snapshot != NULL &&
+		list_length(batch->spec.estate->es_range_table) > 1)
 		req.snapshot = kalam_snapshot_number(batch->spec.conn, batch->spec.estate);
 	if (batch->held != NULL)
 		request_values(batch, &req);
@@ -439,7 +446,14 @@ kalam_batch_detach(KalamBatch *batch)
 {
 	batch_check(batch);
 	batch->detached = true;
+	ndetached++;
 	MemoryContextSetParent(batch->cxt, TopTransactionContext);
+}
+
+bool
+kalam_batch_any_detached(void)
+{
+	return ndetached > 0;
 }
 
 static void

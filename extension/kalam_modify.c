@@ -264,9 +264,9 @@ set_system_columns(KalamModify *state, TupleTableSlot *slot)
 	}
 	if (memchr(replace, true, natts) == NULL)
 		return;
+	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
 	old = MemoryContextSwitchTo(slot->tts_mcxt);
-	tuple = heap_modify_tuple(ExecFetchSlotHeapTuple(slot, false, NULL), RelationGetDescr(state->spec.rel),
-							  values, nulls, replace);
+	tuple = heap_modify_tuple(tuple, RelationGetDescr(state->spec.rel), values, nulls, replace);
 	ExecForceStoreHeapTuple(tuple, slot, true);
 	slot->tts_tableOid = RelationGetRelid(state->spec.rel);
 	MemoryContextSwitchTo(old);

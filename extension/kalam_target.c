@@ -234,6 +234,9 @@ statement_is_lone(KalamModify *state)
 {
 	EState	   *estate = state->estate;
 
+	/* a pipeline of statements without Sync is one transaction, though no block: only its first may wait */
+	if (kalam_batch_any_detached())
+		return false;
 	return ActivePortal != NULL && ActivePortal->name[0] == '\0' &&
 		list_length(ActivePortal->stmts) == 1 &&
 		estate->es_plannedstmt == linitial(ActivePortal->stmts) &&
