@@ -168,6 +168,12 @@ check_key_type(Mirror *m, Form_pg_attribute att)
 {
 	const KalamCap *cap = kalam_capability(m->conn, 't', getBaseType(att->atttypid));
 
+	if (OidIsValid(att->attcollation) && !get_collation_isdeterministic(att->attcollation))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("column \"%s\" with a nondeterministic collation cannot be part of the key",
+						NameStr(att->attname)),
+				 errhint("The server compares keys byte by byte.")));
 	if (cap && cap->is_key)
 		return;
 	ereport(ERROR,
