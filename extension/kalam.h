@@ -86,6 +86,8 @@ extern List *kalam_key_columns(Oid relid);		/* list of int: attnums in key order
 extern bool kalam_is_system_column(Oid relid, AttrNumber attnum); /* _seq or _userid, by name and type */
 /* tenant for this user mapping: the mapping's user_id, else the GUC; NULL if none */
 extern const char *kalam_tenant(UserMapping *user);
+/* HV00D unless a table that the server is to make has all the options it needs */
+extern void kalam_check_creation(Oid relid);
 /* HV00D error that names the option, lists the valid ones, hints at the nearest */
 KALAM_NORETURN extern void kalam_bad_option(const char *name, const char *const *valid, int nvalid);
 
