@@ -15,6 +15,7 @@
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/defrem.h"
 #include "commands/event_trigger.h"
 #include "commands/tablecmds.h"
 #include "miscadmin.h"
@@ -78,6 +79,33 @@ alter(Oid relid, List *cmds)
 
 /* ---------- creating ---------- */
 
+/* Places are numbers that somebody wrote: they must be 1, 2, 3 … */
+static void
+check_places(Oid relid, List *key)
+{
+	int			place = 0;
+	ListCell   *lc;
+
+	foreach(lc, key)
+	{
+		AttrNumber	attnum = lfirst_int(lc);
+		ListCell   *option;
+
+		place++;
+		foreach(option, GetForeignColumnOptions(relid, attnum))
+		{
+			DefElem    *def = lfirst_node(DefElem, option);
+
+			if (strcmp(def->defname, "key") == 0 && atoi(defGetString(def)) != place)
+				ereport(ERROR,
+						(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+						 errmsg("option \"key\" of column \"%s\" is %s, but %d is the next place of the key",
+								get_attname(relid, attnum, false), defGetString(def), place),
+						 errhint("Number the key's columns 1, 2, 3 …")));
+		}
+	}
+}
+
 /* The key's columns are NOT NULL, and "id" is the key where none is named. */
 static void
 settle_key(Oid relid, KalamTable *table)
@@ -101,6 +129,8 @@ settle_key(Oid relid, KalamTable *table)
 					 errmsg("foreign table \"%s\" has no key", get_rel_name(relid)),
 					 errhint("Give the key's columns OPTIONS (key '1'), (key '2') …, or a column named \"id\".")));
 	}
+	else
+		check_places(relid, key);
 	foreach(lc, key)
 		cmds = lappend(cmds, set_not_null(get_attname(relid, lfirst_int(lc), false)));
 	alter(relid, cmds);

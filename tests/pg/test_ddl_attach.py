@@ -104,6 +104,15 @@ def test_create_takes_id_as_the_key(db: Session, ns: str) -> None:
     db.fails(f"CREATE FOREIGN TABLE {ns}.u (a text) SERVER kalam_server OPTIONS (table_type 'shared')", "42P16", "key")
 
 
+@pytest.mark.parametrize("places", [("1", "1"), ("2", "3"), ("1", "3")])
+def test_places_of_the_key(db: Session, ns: str, places: tuple[str, str]) -> None:
+    columns = ", ".join(f"c{n} int OPTIONS (key '{place}')" for n, place in enumerate(places))
+    db.fails(
+        f"CREATE FOREIGN TABLE {ns}.t ({columns}) SERVER kalam_server OPTIONS (table_type 'shared')", "HV00D", "key"
+    )
+    assert db.facts(f'"{ns}"."t"') == {}
+
+
 def test_attach_as_partition(db: Session, ns: str) -> None:
     db(f"CREATE TABLE {ns}.p (id bigint, a text) PARTITION BY LIST (id)")
     db(
