@@ -473,6 +473,7 @@ kalam_mirror_create(Oid relid)
 {
 	Mirror		m = {.table = kalam_table_get(relid)};
 
+	kalam_check_creation(relid);
 	m.conn = kalam_connection_for_server(m.table->serverid, GetUserId());
 	m.key = kalam_key_columns(relid);
 	m.rel = table_open(relid, NoLock);
