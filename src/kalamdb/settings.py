@@ -161,7 +161,9 @@ class DuckDbSettings:
 class Settings:
     """All settings of one server. ``Settings()`` has every default."""
 
-    data: Path = _setting(_DEFAULT_DATA, _path, "Data directory; made if it does not exist.")
+    data: Path = _setting(  # noqa: RUF009 - a Path cannot change
+        _DEFAULT_DATA, _path, "Data directory; made if it does not exist."
+    )
     node_id: int | None = _setting(
         None, _integer(0, 1023), "Number of this node in `snowflake_id()`; distinct among servers that share data.",
         shown="drawn at random once, kept in the data directory",

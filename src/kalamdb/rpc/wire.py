@@ -36,7 +36,9 @@ _FIELD_TAIL = struct.Struct("!IHIhih")
 
 
 class WireError(KalamError):
-    """The client's bytes break the protocol."""
+    """The client's bytes break the protocol. ``kind``: the type byte of the message, if that much was readable."""
+
+    kind: str = ""
 
 
 def _fatal(message: str, *, detail: str | None = None, hint: str | None = None) -> WireError:
@@ -274,7 +276,7 @@ def _execute(body: bytes) -> Execute:
 def _bare(make: Callable[[], Message], what: str) -> Callable[[bytes], Message]:
     def parse(body: bytes) -> Message:
         if body:
-            raise _malformed(what)
+            raise _fatal(f"invalid format of a {what} message")
         return make()
 
     return parse
@@ -369,7 +371,11 @@ class Decoder:
         try:
             return entry[0](body)
         except struct.error:
-            raise _malformed(chr(kind)) from None
+            error = _malformed(chr(kind))
+        except WireError as raised:
+            error = raised
+        error.kind = chr(kind)
+        raise error
 
     def _join(self, need: int) -> bool:
         """Bring ``need`` bytes together at the front of ``_data``; False if they have not all come."""

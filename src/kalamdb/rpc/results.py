@@ -1,0 +1,120 @@
+"""Results of the SQL layer as bytes of the wire protocol.
+
+Rows are encoded by their columns' types; a result that comes as Arrow becomes one column of IPC messages
+(docs/protocol.md, "Results").
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from kalamdb.api import ARROW_OID, Column, Result, Row
+from kalamdb.errors import KalamError
+from kalamdb.rpc import wire
+
+_LENGTH = struct.Struct("!i")
+_ROW_HEAD = struct.Struct("!cIH")
+_NULL: Final = b"\xff\xff\xff\xff"
+
+ARROW_DESCRIPTION: Final = wire.row_description([wire.Field("arrow", ARROW_OID, -1, -1, 1)])
+
+Formats = tuple[int, ...]
+Encoder = Callable[[Any], bytes]
+
+
+def spread_formats(formats: Formats, count: int) -> Formats:
+    """Result format codes of Bind, one for each column."""
+    if len(formats) == count:
+        return formats
+    if len(formats) > 1:
+        raise KalamError("08P01", f"bind message has {len(formats)} result formats but query has {count} columns")
+    return (formats or (0,)) * count
+
+
+class _Shape:
+    """What encoding needs of one tuple of columns in one choice of formats."""
+
+    __slots__ = ("columns", "description", "encoders")
+
+    def __init__(self, columns: tuple[Column, ...], formats: Formats) -> None:
+        spread = spread_formats(formats, len(columns))
+        self.columns = columns  # held, so that its id() stays its own
+        self.description = wire.row_description(
+            [wire.Field(c.name, c.type.oid, c.type.size, c.typmod, f) for c, f in zip(columns, spread, strict=True)]
+        )
+        self.encoders = tuple(_encoder(c, f) for c, f in zip(columns, spread, strict=True))
+
+
+def _encoder(column: Column, format_code: int) -> Encoder:
+    encode = column.type.encode
+    return lambda value: encode(value, format_code)
+
+
+#: The SQL layer keeps one tuple of columns for each cached plan, so identity finds it again.
+_shapes: dict[tuple[int, Formats], _Shape] = {}
+_SHAPES_LIMIT = 4_096
+
+
+def _shape(columns: tuple[Column, ...], formats: Formats) -> _Shape:
+    shape = _shapes.get((id(columns), formats))
+    if shape is not None and shape.columns is columns:
+        return shape
+    shape = _Shape(columns, formats)
+    if len(_shapes) >= _SHAPES_LIMIT:
+        _shapes.clear()
+    _shapes[id(columns), formats] = shape
+    return shape
+
+
+def description(columns: tuple[Column, ...] | None, formats: Formats) -> bytes:
+    """RowDescription, or NoData."""
+    return wire.NO_DATA if columns is None else _shape(columns, formats).description
+
+
+def result_description(result: Result, formats: Formats) -> bytes:
+    return ARROW_DESCRIPTION if result.batches is not None else description(result.columns, formats)
+
+
+def data_rows(columns: tuple[Column, ...], formats: Formats, rows: Sequence[Row]) -> bytes:
+    """DataRow messages."""
+    encoders = _shape(columns, formats).encoders
+    width = len(encoders)
+    out: list[bytes] = []
+    for row in rows:
+        size = 6 + 4 * width
+        head = len(out)
+        out.append(b"")
+        for encode, value in zip(encoders, row, strict=True):
+            if value is None:
+                out.append(_NULL)
+            else:
+                data = encode(value)
+                length = len(data)
+                size += length
+                out.append(_LENGTH.pack(length))
+                out.append(data)
+        out[head] = _ROW_HEAD.pack(b"D", size, width)
+    return b"".join(out)
+
+
+def arrow_rows(result: Result) -> list[Any]:
+    """DataRow messages in pieces (bytes, Arrow buffers): the schema if this is a scan's first chunk, and batches."""
+    pieces: list[Any] = []
+    messages = [] if result.schema is None else [result.schema.serialize()]
+    messages += [batch.serialize() for batch in result.batches or ()]
+    for message in messages:
+        pieces.append(_ROW_HEAD.pack(b"D", message.size + 10, 1) + _LENGTH.pack(message.size))
+        pieces.append(message)
+    return pieces
+
+
+def tag(result: Result, sent: int | None = None) -> bytes:
+    """CommandComplete. ``sent``: the number of rows, where only sending them told."""
+    text = result.tag
+    if sent is not None:
+        text = f"{text.split(' ', 1)[0]} {sent}"
+    if result.cursor is not None and not text.endswith(" " + result.cursor):
+        text = f"{text} {result.cursor}"
+    return wire.command_complete(text)
