@@ -49,8 +49,8 @@ class Link(Protocol):
     async def drain(self) -> None:
         """Return when the client can take more."""
 
-    def close(self) -> None:
-        """Close when everything written has gone out."""
+    def close(self, *, linger: bool = False) -> None:
+        """Close when everything written has gone out. ``linger``: the client may be sending; let it read first."""
 
     def settled(self) -> None:
         """The session has done what it could for now."""
@@ -225,7 +225,7 @@ class Session:
         self._ended = True
         self._out.append(wire.error_response(error))
         self._flush()
-        self._link.close()
+        self._link.close(linger=isinstance(error, wire.WireError))
 
     def _release(self) -> None:
         if self.released.done():
@@ -339,9 +339,7 @@ class Session:
     def _statement(self, sql: str, types: tuple[int, ...]) -> Statement:
         if sql[:1] in ("D", "d", " ", "\n") and _DEALLOCATE.fullmatch(sql):
             return Statement(Prepared(sql, (), None), local=True)
-        context = takes_context(types)
-        prepared = self._executor.prepare(self.client, sql, types[:-1] if context else types)
-        return Statement(prepared, context)
+        return Statement(self._executor.prepare(self.client, sql, types), takes_context(types))
 
     def _run_local(self, prepared: Prepared) -> Result:
         found = _DEALLOCATE.fullmatch(prepared.sql)

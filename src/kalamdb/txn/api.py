@@ -186,6 +186,9 @@ class Accounts(Protocol):
 
 
 class Engine(Protocol):
+    """Made by ``await kalamdb.txn.engine.open_engine(data_dir: Path, *, node_id: int | None, lock_timeout_ms: int,
+    drop_grace_hours: float)``; node_id None: drawn once, kept in the data directory."""
+
     server_id: str  # UUID made with the data directory
     node_id: int
     accounts: Accounts
