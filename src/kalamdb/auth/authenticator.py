@@ -11,6 +11,7 @@ import hmac
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import jwt
 
@@ -19,7 +20,9 @@ from kalamdb.auth.lockout import Lockout
 from kalamdb.auth.passwords import verify_password
 from kalamdb.errors import KalamError
 from kalamdb.settings import AuthSettings
-from kalamdb.txn.api import Accounts
+
+if TYPE_CHECKING:
+    from kalamdb.txn.api import Accounts
 
 #: The start-up user whose password is a token (docs/protocol.md), and the one of clients without credentials.
 BEARER = "bearer"
