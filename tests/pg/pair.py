@@ -32,7 +32,7 @@ class Side:
         self.conn = psycopg.connect(dsn, autocommit=True)
         self.schema = schema
         self.using = using
-        self.conn.execute(f"SET search_path = {schema}")
+        self.conn.execute(f"SET search_path = {schema}, public")
         self.conn.execute("SET kalam.user_id = 'alice'")
 
     def text(self, sql: str) -> str:

