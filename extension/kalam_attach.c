@@ -8,7 +8,10 @@
  *
  * Everything here talks to the server, so restoring a dump while the server is
  * down raises 08001; that a dump restores then, too, is a later step, and this
- * is the place for it.
+ * is the place for it.  The same step has to wait for a dump's column options,
+ * which pg_dump writes after the CREATE: a table with column_name, or, where
+ * the server has it no longer, with a key other than "id", cannot be settled
+ * before them.
  */
 #include "postgres.h"
 

@@ -6,11 +6,16 @@
  * the user's columns; COMMENT ON TABLE and DROP TABLE become the statements
  * for foreign tables; LOCK TABLE takes PostgreSQL's lock, which holds among
  * the sessions of this PostgreSQL, not against other clients of the server.
+ *
+ * pg_dump writes a column's options as an ALTER of their own, after the CREATE
+ * that has taken them from the server already: saying again what is so is
+ * nothing.
  */
 #include "postgres.h"
 
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "commands/defrem.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
@@ -19,6 +24,76 @@
 #include "utils/lsyscache.h"
 
 #include "kalam_ddl.h"
+
+/* ---------- ALTER COLUMN OPTIONS ---------- */
+
+static bool
+has_column_option(Oid relid, AttrNumber attnum, DefElem *wanted)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetForeignColumnOptions(relid, attnum))
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, wanted->defname) == 0 && strcmp(defGetString(def), defGetString(wanted)) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Does the subcommand only add options that the column has? */
+static bool
+says_what_is(Oid relid, AlterTableCmd *cmd)
+{
+	AttrNumber	attnum;
+	ListCell   *lc;
+
+	if (cmd->subtype != AT_AlterColumnGenericOptions)
+		return false;
+	attnum = get_attnum(relid, cmd->name);
+	if (attnum <= 0)
+		return false;
+	foreach(lc, (List *) cmd->def)
+	{
+		DefElem    *def = lfirst_node(DefElem, lc);
+
+		if ((def->defaction != DEFELEM_ADD && def->defaction != DEFELEM_UNSPEC) ||
+			!has_column_option(relid, attnum, def))
+			return false;
+	}
+	return true;
+}
+
+void
+kalam_bridge_alter(KalamUtility *u)
+{
+	AlterTableStmt *stmt = (AlterTableStmt *) u->pstmt->utilityStmt;
+	Oid			relid = kalam_utility_relation(stmt->relation);
+	List	   *cmds = NIL;
+	ListCell   *lc;
+
+	if (OidIsValid(relid) && !kalam_is_being_created(relid))
+	{
+		foreach(lc, stmt->cmds)
+		{
+			if (!says_what_is(relid, lfirst_node(AlterTableCmd, lc)))
+				cmds = lappend(cmds, lfirst(lc));
+		}
+		if (list_length(cmds) < list_length(stmt->cmds))
+		{
+			stmt = copyObject(stmt);
+			stmt->cmds = copyObject(cmds);
+		}
+		if (cmds == NIL)
+			return;
+	}
+	kalam_refuse_alter(stmt);
+	if (stmt == (AlterTableStmt *) u->pstmt->utilityStmt)
+		kalam_utility_run(u);
+	else
+		kalam_utility_run_as(u, (Node *) stmt);
+}
 
 /* ---------- COPY ---------- */
 

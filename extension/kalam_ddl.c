@@ -134,8 +134,7 @@ dispatch(KalamUtility *u)
 			explain(u, (ExplainStmt *) stmt);
 			break;
 		case T_AlterTableStmt:
-			kalam_refuse_alter((AlterTableStmt *) stmt);
-			kalam_utility_run(u);
+			kalam_bridge_alter(u);
 			break;
 		case T_RenameStmt:
 			kalam_refuse_rename((RenameStmt *) stmt);

@@ -81,6 +81,7 @@ extern void kalam_refuse_create_as(const CreateTableAsStmt *stmt);
 extern void kalam_refuse_index(const IndexStmt *stmt);
 
 /* ---------- kalam_bridge.c ---------- */
+extern void kalam_bridge_alter(KalamUtility *u);
 extern void kalam_bridge_copy(KalamUtility *u);
 extern void kalam_bridge_comment(KalamUtility *u);
 extern void kalam_bridge_lock(KalamUtility *u);

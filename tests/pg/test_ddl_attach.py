@@ -129,9 +129,12 @@ def test_definition_round_trips_into_another_database(db: Session, second: Sessi
     db(f"CREATE TABLE {ns}.t (a text, b int, PRIMARY KEY (b, a)) USING kalamdb WITH (type = 'shared')")
     options = ", ".join(f"\"{name}\" '{value}'" for name, value in db.options(f"{ns}.t").items())
     second(
-        f"CREATE SCHEMA {ns}; CREATE FOREIGN TABLE {ns}.t (a text OPTIONS (key '2') NOT NULL, "
-        f"b int OPTIONS (key '1') NOT NULL, _seq bigint) SERVER kalam_server OPTIONS ({options})"
+        f"CREATE SCHEMA {ns}; CREATE FOREIGN TABLE {ns}.t (a text NOT NULL, b int NOT NULL, _seq bigint) "
+        f"SERVER kalam_server OPTIONS ({options}); "
+        f"ALTER FOREIGN TABLE ONLY {ns}.t ALTER COLUMN a OPTIONS (key '2'); "
+        f"ALTER FOREIGN TABLE ONLY {ns}.t ALTER COLUMN b OPTIONS (key '1')"
     )
+    assert second.key(f"{ns}.t") == ["b", "a"]
     second(f"INSERT INTO {ns}.t VALUES ('x', 1)")
     assert db(f"SELECT a, b FROM {ns}.t") == [("x", 1)]
     second(f"DROP TABLE {ns}.t")
