@@ -108,6 +108,9 @@ def test_trigger_that_fails_undoes_the_statement(pair: Pair) -> None:
     assert pair.both("INSERT INTO items VALUES (5, 5, 'b')").sqlstate == "P0001"
     assert pair.both("INSERT INTO items SELECT g, g, 'c' FROM generate_series(2, 9) g").sqlstate == "P0001"
     assert pair.both("UPDATE items SET n = 5").sqlstate == "P0001"
+    # a row is refused before triggers hear of it
+    assert pair.both("INSERT INTO items VALUES (1, 5, 'd')").sqlstate == "23505"
+    assert pair.both("INSERT INTO items VALUES (6, 6, 'e'), (1, 5, 'd')").sqlstate == "23505"
     assert pair.copy("COPY items (id, n) FROM STDIN", [(7, 7), (8, 5)]).sqlstate == "P0001"
 
 
