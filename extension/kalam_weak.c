@@ -43,22 +43,6 @@ kalam_deparse_table(StringInfo buf, KalamTable *table)
 {
 	appendStringInfo(buf, "%s.%s", kalam_quote(table->namespace), kalam_quote(table->name));
 }
-WEAK KalamLayout kalam_layout(const char *name) { MISSING(); return KALAM_UTF8; }
-WEAK int kalam_arrow_read_schema(const char *msg, int len, KalamLayout *layouts, int max) { MISSING(); return 0; }
-WEAK void kalam_arrow_read_batch(const char *msg, int len, const KalamLayout *layouts, int ncols, KalamArrowBatch *batch) { MISSING(); }
-WEAK KalamArrowBuilder *kalam_arrow_builder(MemoryContext cxt, int ncols, const KalamLayout *layouts) { MISSING(); return NULL; }
-WEAK void kalam_arrow_append_null(KalamArrowBuilder *b, int col) { MISSING(); }
-WEAK void kalam_arrow_append(KalamArrowBuilder *b, int col, const void *data, int len) { MISSING(); }
-WEAK int64 kalam_arrow_rows(KalamArrowBuilder *b) { MISSING(); return 0; }
-WEAK int64 kalam_arrow_bytes(KalamArrowBuilder *b) { MISSING(); return 0; }
-WEAK void kalam_arrow_finish(KalamArrowBuilder *b, StringInfo out) { MISSING(); }
-WEAK void kalam_converter(KalamConverter *c, KalamConn *conn, Oid typid, int32 typmod) { MISSING(); }
-WEAK Datum kalam_from_arrow(KalamConverter *c, const KalamArrowColumn *col, int64 row, bool *isnull) { MISSING(); return (Datum) 0; }
-WEAK Datum kalam_from_binary(KalamConverter *c, Oid remote_oid, const char *value, int len) { MISSING(); return (Datum) 0; }
-WEAK void kalam_to_arrow(KalamConverter *c, KalamArrowBuilder *b, int col, Datum value, bool isnull) { MISSING(); }
-WEAK char *kalam_to_param(KalamConverter *c, Datum value, int *len, int *format) { MISSING(); return NULL; }
-WEAK int kalam_set_transmission_modes(void) { MISSING(); return 0; }
-WEAK void kalam_reset_transmission_modes(int nestlevel) { MISSING(); }
 
 /* of the core itself */
 WEAK KalamConn *kalam_connection_get(UserMapping *user) { MISSING(); return NULL; }
