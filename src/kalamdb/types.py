@@ -1,0 +1,685 @@
+"""The registry of types: how PostgreSQL's values are stored here and how they travel, exactly.
+
+A value has one storage form (docs/protocol.md, "Values") and two outside forms: PostgreSQL's text and PostgreSQL's
+binary. Reading a bad outside form raises KalamError with PostgreSQL's SQLSTATE and words (22P02, 22003, 22007, 22008,
+22P03). Formats follow the PostgreSQL documentation, "Data Types" and "Frontend/Backend Protocol"; the shortest texts of
+floats follow its float output (exponents from 1e15 for double precision, 1e6 for real).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+
+from kalamdb.errors import KalamError
+
+Value = Any
+Reader = Callable[[str], Value]
+Writer = Callable[[Value], str]
+BinaryReader = Callable[[bytes], Value]
+BinaryWriter = Callable[[Value], bytes]
+
+DAY_INFINITY = 2**31 - 1
+MICROS_INFINITY = 2**63 - 1
+MICROS_PER_DAY = 86_400_000_000
+_EPOCH_JULIAN = 2_451_545  # 2000-01-01
+_FIRST_DAY = -_EPOCH_JULIAN  # 4714-11-24 BC
+_LAST_DAY = 2_145_031_948  # 5874897-12-31
+_FIRST_MICROS = -211_813_488_000_000_000
+_END_MICROS = 9_223_371_331_200_000_000
+
+_ARROW = {
+    "bool": pa.bool_(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(),
+    "float64": pa.float64(), "utf8": pa.utf8(), "binary": pa.binary(),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PgType:
+    """One PostgreSQL type. ``size`` is RowDescription's (-1: variable); ``layout`` names its Arrow form."""
+
+    name: str
+    oid: int
+    size: int
+    display: str
+    layout: str
+    read: Reader
+    write: Writer
+    read_binary: BinaryReader
+    write_binary: BinaryWriter
+    is_key: bool = True
+    text_only: bool = False  # kept as the text PostgreSQL writes
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return _ARROW[self.layout]
+
+    def decode(self, data: bytes, fmt: int) -> Value:
+        """Storage value of an outside form; ``fmt`` 0 text (UTF-8), 1 binary."""
+        if fmt == 1:
+            try:
+                return self.read_binary(data)
+            except struct.error:
+                raise KalamError("22P03", f"incorrect binary data format for type {self.display}") from None
+        return self.read(_utf8(data))
+
+    def encode(self, value: Value, fmt: int) -> bytes:
+        """Outside form of a storage value."""
+        return self.write_binary(value) if fmt == 1 else self.write(value).encode()
+
+    def __repr__(self) -> str:
+        return f"<PgType {self.name}>"
+
+
+def _utf8(data: bytes) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise KalamError("22021", f'invalid byte sequence for encoding "UTF8": 0x{data[error.start]:02x}') from None
+    if "\0" in text:
+        raise KalamError("22021", 'invalid byte sequence for encoding "UTF8": 0x00')
+    return text
+
+
+def _invalid(display: str, text: str) -> KalamError:
+    return KalamError("22P02", f'invalid input syntax for type {display}: "{text}"')
+
+
+# ---------- boolean ----------
+_TRUE = ("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1")
+_FALSE = ("f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0")
+
+
+def _read_bool(text: str) -> int:
+    word = text.strip().lower()
+    if word in _TRUE:
+        return 1
+    if word in _FALSE:
+        return 0
+    raise _invalid("boolean", text)
+
+
+def _read_bool_binary(data: bytes) -> int:
+    if len(data) != 1:
+        raise KalamError("22P03", "incorrect binary data format for type boolean")
+    return int(data != b"\0")
+
+
+# ---------- integers ----------
+_INTEGER = re.compile(r"[+-]?\d+(_\d+)*")
+
+
+def _integer(display: str, bits: int) -> tuple[Reader, BinaryReader, BinaryWriter]:
+    limit = 1 << (bits - 1)
+    form = struct.Struct({16: ">h", 32: ">i", 64: ">q"}[bits])
+
+    def read(text: str) -> int:
+        if not _INTEGER.fullmatch(text.strip()):
+            raise _invalid(display, text)
+        number = int(text)
+        if not -limit <= number < limit:
+            raise KalamError("22003", f'value "{text}" is out of range for type {display}')
+        return number
+
+    def read_binary(data: bytes) -> int:
+        number: int = form.unpack(data)[0]
+        return number
+
+    return read, read_binary, form.pack
+
+
+# ---------- floats ----------
+_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_SPECIAL = {"nan": float("nan"), "infinity": float("inf"), "inf": float("inf"), "+infinity": float("inf"),
+            "+inf": float("inf"), "-infinity": float("-inf"), "-inf": float("-inf")}
+
+
+def _float4_digits(value: float) -> str:
+    for precision in range(1, 10):
+        text = f"{value:.{precision}g}"
+        if struct.pack(">f", float(text)) == struct.pack(">f", value):
+            return text
+    return f"{value:.9g}"
+
+
+def _write_float(value: float, *, single: bool) -> str:
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    if value == 0:
+        return "-0" if struct.pack(">d", value)[0] else "0"
+    sign, digits, exponent = Decimal(_float4_digits(value) if single else repr(value)).as_tuple()
+    text = "".join(map(str, digits)).rstrip("0") or "0"
+    point = len(digits) + int(exponent)  # digits before the decimal point
+    shown = point - 1
+    minus = "-" if sign else ""
+    if -5 < shown < (6 if single else 15):
+        if point <= 0:
+            return f"{minus}0.{'0' * -point}{text}"
+        if len(text) <= point:
+            return minus + text.ljust(point, "0")
+        return f"{minus}{text[:point]}.{text[point:]}"
+    mantissa = text[0] + ("." + text[1:] if len(text) > 1 else "")
+    return f"{minus}{mantissa}e{'-' if shown < 0 else '+'}{abs(shown):02}"
+
+
+def _float(display: str, *, single: bool) -> tuple[Reader, Writer, BinaryReader, BinaryWriter]:
+    form = struct.Struct(">f" if single else ">d")
+
+    def read(text: str) -> float:
+        word = text.strip().lower()
+        if word in _SPECIAL:
+            return _SPECIAL[word]
+        if not _FLOAT.fullmatch(word):
+            raise _invalid(display, text)
+        value = float(word)
+        too_large = value in (float("inf"), float("-inf"))
+        if single and not too_large:
+            try:
+                value = struct.unpack(">f", struct.pack(">f", value))[0]
+            except OverflowError:
+                too_large = True
+        if too_large or (value == 0 and re.search(r"[1-9]", re.split("e", word)[0])):
+            raise KalamError("22003", f'"{text}" is out of range for type {display}')
+        return value
+
+    def read_binary(data: bytes) -> float:
+        value: float = form.unpack(data)[0]
+        return value
+
+    def write(value: float) -> str:
+        return _write_float(value, single=single)
+
+    return read, write, read_binary, form.pack
+
+
+# ---------- numeric ----------
+_NUMERIC = re.compile(r"([+-]?)(\d+(?:_\d+)*)?(?:\.(\d*(?:_\d+)*))?(?:[eE]([+-]?\d+))?")
+_NUMERIC_SPECIAL = {"nan": "NaN", "infinity": "Infinity", "inf": "Infinity", "+infinity": "Infinity",
+                    "+inf": "Infinity", "-infinity": "-Infinity", "-inf": "-Infinity"}
+_MAX_INTEGRAL, _MAX_SCALE = 131_072, 16_383
+
+
+def read_numeric(text: str) -> str:
+    """PostgreSQL's own text of a number: no exponent, its scale kept."""
+    word = text.strip()
+    special = _NUMERIC_SPECIAL.get(word.lower())
+    if special is not None:
+        return special
+    match = _NUMERIC.fullmatch(word)
+    if not match or not (match[2] or match[3]):
+        raise _invalid("numeric", text)
+    whole, fraction = (match[2] or "").replace("_", ""), (match[3] or "").replace("_", "")
+    exponent = int(match[4] or 0)
+    if abs(exponent) > 2 * _MAX_INTEGRAL:
+        raise KalamError("22003", "value overflows numeric format")
+    digits, scale = whole + fraction, len(fraction) - exponent
+    if scale < 0:
+        digits, scale = digits + "0" * -scale, 0
+    digits = digits.rjust(scale + 1, "0")
+    whole, fraction = digits[: len(digits) - scale].lstrip("0") or "0", digits[len(digits) - scale :]
+    if len(whole) > _MAX_INTEGRAL or scale > _MAX_SCALE:
+        raise KalamError("22003", "value overflows numeric format")
+    minus = "-" if match[1] == "-" and (whole != "0" or fraction.strip("0")) else ""
+    return minus + whole + ("." + fraction if fraction else "")
+
+
+def _read_numeric_binary(data: bytes) -> str:
+    count, weight, sign, scale = struct.unpack_from(">hhHH", data)
+    if sign >= 0xC000:
+        return {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}[sign]
+    groups = struct.unpack(f">{count}H", data[8:])
+    if any(group > 9999 for group in groups) or sign not in (0, 0x4000):
+        raise KalamError("22P03", 'invalid digit in external "numeric" value')
+    before = "".join(f"{groups[i] if i < count else 0:04}" for i in range(weight + 1)) if weight >= 0 else ""
+    after = "".join(f"{groups[i] if 0 <= i < count else 0:04}" for i in range(weight + 1, weight + 2 + scale // 4))
+    if weight < -1:
+        after = ("0000" * (-weight - 1) + "".join(f"{group:04}" for group in groups)).ljust(scale, "0")
+    whole, fraction = before.lstrip("0") or "0", after[:scale].ljust(scale, "0")
+    minus = "-" if sign == 0x4000 and (whole != "0" or fraction.strip("0")) else ""
+    return minus + whole + ("." + fraction if scale else "")
+
+
+def _write_numeric_binary(text: str) -> bytes:
+    special = {"NaN": 0xC000, "Infinity": 0xD000, "-Infinity": 0xF000}.get(text)
+    if special is not None:
+        return struct.pack(">hhHH", 0, 0, special, 0)
+    sign = 0x4000 if text[0] == "-" else 0
+    whole, _, fraction = text.lstrip("-").partition(".")
+    scale = len(fraction)
+    whole = whole.rjust(-(-len(whole) // 4) * 4, "0")
+    digits = whole + fraction.ljust(-(-scale // 4) * 4, "0")
+    groups = [int(digits[i : i + 4]) for i in range(0, len(digits), 4)]
+    weight = len(whole) // 4 - 1
+    while groups and groups[0] == 0:
+        groups.pop(0)
+        weight -= 1
+    while groups and groups[-1] == 0:
+        groups.pop()
+    if not groups:
+        sign, weight = 0, 0
+    return struct.pack(f">hhHH{len(groups)}H", len(groups), weight, sign, scale, *groups)
+
+
+# ---------- text, bytes, uuid ----------
+def _read_plain(text: str) -> str:
+    if "\0" in text:
+        raise KalamError("22021", 'invalid byte sequence for encoding "UTF8": 0x00')
+    return text
+
+
+def _write_plain(value: str) -> str:
+    return value
+
+
+_ESCAPED = re.compile(rb"\\(\\|[0-3][0-7]{2})|\\")
+
+
+def _read_bytea(text: str) -> bytes:
+    if text.startswith("\\x"):
+        try:
+            return bytes.fromhex(text[2:])
+        except ValueError:
+            raise KalamError("22P02", "invalid hexadecimal data for type bytea") from None
+
+    def unescape(match: re.Match[bytes]) -> bytes:
+        if match[1] is None:
+            raise _invalid("bytea", text)
+        return b"\\" if match[1] == b"\\" else bytes([int(match[1], 8)])
+
+    return _ESCAPED.sub(unescape, text.encode())
+
+
+def _write_bytea(value: bytes) -> str:
+    return "\\x" + value.hex()
+
+
+def _read_uuid(text: str) -> bytes:
+    inner = text[1:-1] if text[:1] == "{" and text[-1:] == "}" else text
+    if not re.fullmatch(r"([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}", inner):
+        raise _invalid("uuid", text)
+    return bytes.fromhex(inner.replace("-", ""))
+
+
+def _write_uuid(value: bytes) -> str:
+    return str(UUID(bytes=value))
+
+
+def _read_uuid_binary(data: bytes) -> bytes:
+    if len(data) != 16:
+        raise KalamError("22P03", "incorrect binary data format for type uuid")
+    return bytes(data)
+
+
+# ---------- json ----------
+class _Number(str):
+    """A number of a JSON text, as PostgreSQL's numeric writes it."""
+
+
+def _bad_constant(word: str) -> Value:
+    raise ValueError(f'Token "{word}" is invalid.')
+
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def _json_string(text: str) -> str:
+    return '"' + re.sub(r'["\\\x00-\x1f]', lambda m: _ESCAPES.get(m[0]) or f"\\u{ord(m[0]):04x}", text) + '"'
+
+
+def _jsonb_text(value: Value) -> str:
+    if isinstance(value, _Number):
+        return str(value)
+    if isinstance(value, str):
+        if "\0" in value:
+            raise KalamError("22P05", "unsupported Unicode escape sequence",
+                             detail="\\u0000 cannot be converted to text.")
+        return _json_string(value)
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_jsonb_text, value)) + "]"
+    if isinstance(value, dict):
+        items = sorted(((key.encode(), key, item) for key, item in value.items()), key=lambda i: (len(i[0]), i[0]))
+        return "{" + ", ".join(f"{_jsonb_text(key)}: {_jsonb_text(item)}" for _, key, item in items) + "}"
+    return {True: "true", False: "false", None: "null"}[value]
+
+
+def _parse_json(text: str) -> Value:
+    try:
+        return json.loads(
+            text, parse_float=lambda n: _Number(read_numeric(n)), parse_int=lambda n: _Number(read_numeric(n)),
+            parse_constant=_bad_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        detail = f"{error.msg}." if isinstance(error, json.JSONDecodeError) else str(error)
+        raise KalamError("22P02", "invalid input syntax for type json", detail=detail) from None
+
+
+def _read_json(text: str) -> str:
+    _parse_json(text)
+    return text
+
+
+def canonical_jsonb(text: str) -> str:
+    """The text that ``jsonb_out`` gives: keys by length and bytes, the last of equal keys, numbers as numeric."""
+    return _jsonb_text(_parse_json(text))
+
+
+def _read_jsonb_binary(data: bytes) -> str:
+    if data[:1] != b"\x01":
+        raise KalamError("XX000" if not data else "22P03", f"unsupported jsonb version number {data[0] if data else 0}")
+    return _utf8(data[1:])
+
+
+# ---------- dates and times ----------
+def _days(year: int, month: int, day: int) -> int:
+    """Days since 2000-01-01 in the proleptic Gregorian calendar; year 0 is 1 BC."""
+    year -= month <= 2
+    era = year // 400
+    of_era = year - era * 400
+    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
+    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 730_425
+
+
+def _civil(days: int) -> tuple[int, int, int]:
+    days += 730_425
+    era, of_era = divmod(days, 146_097)
+    year = (of_era - of_era // 1460 + of_era // 36_524 - of_era // 146_096) // 365
+    of_year = of_era - (365 * year + year // 4 - year // 100)
+    shifted = (5 * of_year + 2) // 153
+    month = shifted + 3 if shifted < 10 else shifted - 9
+    return year + era * 400 + (month <= 2), month, of_year - (153 * shifted + 2) // 5 + 1
+
+
+_MOMENT = re.compile(
+    r"(\d{1,7})-(\d{1,2})-(\d{1,2})(?:[ Tt]+(\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d*))?)?)?"
+    r"\s*(Z|z|UTC|utc|GMT|gmt|[+-]\d{1,2}(?::?\d{2}(?::?\d{2})?)?)?(\s*(?:BC|bc|AD|ad))?"
+)
+
+
+def _fields(display: str, text: str) -> tuple[int, int, int]:
+    """(days, microseconds of the day, offset from UTC in microseconds or 0)."""
+    match = _MOMENT.fullmatch(text.strip())
+    if not match:
+        raise KalamError("22007", f'invalid input syntax for type {display}: "{text}"')
+    year, month, day = int(match[1]), int(match[2]), int(match[3])
+    if match[9] and match[9].strip().lower() == "bc":
+        year = 1 - year
+    elif year == 0:
+        year = -(10**9)
+    hour, minute, second = (int(match[i] or 0) for i in (4, 5, 6))
+    length = (29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28) if month == 2 else (
+        30 if month in (4, 6, 9, 11) else 31)
+    in_range = 1 <= month <= 12 and 1 <= day <= length and year > -10_000
+    if not in_range or hour > 24 or minute > 59 or second > 60 or (hour == 24 and (minute or second)):
+        raise KalamError("22008", f'date/time field value out of range: "{text}"')
+    fraction = (match[7] or "").ljust(7, "0")
+    micros = int(fraction[:6]) + (fraction[6] >= "5")
+    time = ((hour * 60 + minute) * 60 + second) * 1_000_000 + micros
+    return _days(year, month, day), time, _offset(match[8])
+
+
+def _offset(zone: str | None) -> int:
+    if zone is None or zone[0] not in "+-":
+        return 0
+    digits = zone[1:].replace(":", "")
+    digits = digits.rjust(2, "0") if len(digits) <= 2 else digits.rjust(4, "0")
+    parts = [int(digits[i : i + 2]) for i in range(0, len(digits), 2)] + [0, 0]
+    seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
+    return (-seconds if zone[0] == "-" else seconds) * 1_000_000
+
+
+_ENDLESS = {"infinity": 1, "+infinity": 1, "-infinity": -1}
+
+
+def _read_date(text: str) -> int:
+    word = text.strip().lower()
+    if word in _ENDLESS:
+        return DAY_INFINITY if _ENDLESS[word] > 0 else -DAY_INFINITY - 1
+    if word == "epoch":
+        return -10_957
+    days = _fields("date", text)[0]
+    if not _FIRST_DAY <= days <= _LAST_DAY:
+        raise KalamError("22008", f'date out of range: "{text}"')
+    return days
+
+
+def _timestamp_reader(display: str, *, zoned: bool) -> Reader:
+    def read(text: str) -> int:
+        word = text.strip().lower()
+        if word in _ENDLESS:
+            return MICROS_INFINITY if _ENDLESS[word] > 0 else -MICROS_INFINITY - 1
+        if word == "epoch":
+            return -946_684_800_000_000
+        days, time, offset = _fields(display, text)
+        micros = days * MICROS_PER_DAY + time - (offset if zoned else 0)
+        if not _FIRST_MICROS <= micros < _END_MICROS:
+            raise KalamError("22008", f'timestamp out of range: "{text}"')
+        return micros
+
+    return read
+
+
+def _date_text(days: int) -> tuple[str, str]:
+    year, month, day = _civil(days)
+    era = ""
+    if year <= 0:
+        year, era = 1 - year, " BC"
+    return f"{year:04}-{month:02}-{day:02}", era
+
+
+def _write_date(days: int) -> str:
+    if days == DAY_INFINITY:
+        return "infinity"
+    return "-infinity" if days == -DAY_INFINITY - 1 else "".join(_date_text(days))
+
+
+def _timestamp_writer(zone: str) -> Writer:
+    def write(micros: int) -> str:
+        if micros == MICROS_INFINITY:
+            return "infinity"
+        if micros == -MICROS_INFINITY - 1:
+            return "-infinity"
+        days, time = divmod(micros, MICROS_PER_DAY)
+        date, era = _date_text(days)
+        seconds, fraction = divmod(time, 1_000_000)
+        clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        if fraction:
+            clock += f".{fraction:06}".rstrip("0")
+        return f"{date} {clock}{zone}{era}"
+
+    return write
+
+
+# ---------- the table ----------
+def _text_kind(name: str, oid: int, display: str, *, is_key: bool = True, text_only: bool = False,
+               read: Reader = _read_plain) -> PgType:
+    return PgType(name, oid, -1, display, "utf8", read, _write_plain, _utf8, str.encode, is_key, text_only)
+
+
+def _make() -> list[PgType]:
+    table = [PgType("bool", 16, 1, "boolean", "bool", _read_bool, lambda v: "t" if v else "f", _read_bool_binary,
+                    lambda v: b"\x01" if v else b"\0")]
+    for name, oid, display, bits in (("int2", 21, "smallint", 16), ("int4", 23, "integer", 32),
+                                     ("int8", 20, "bigint", 64)):
+        read, read_binary, write_binary = _integer(display, bits)
+        table.append(PgType(name, oid, bits // 8, display, f"int{bits}", read, str, read_binary, write_binary))
+    for name, oid, display, single in (("float4", 700, "real", True), ("float8", 701, "double precision", False)):
+        layout = "float32" if single else "float64"
+        table.append(PgType(name, oid, 4 if single else 8, display, layout, *_float(display, single=single)))
+    day, micros = struct.Struct(">i"), struct.Struct(">q")
+    table += [
+        PgType("numeric", 1700, -1, "numeric", "utf8", read_numeric, _write_plain, _read_numeric_binary,
+               _write_numeric_binary),
+        _text_kind("text", 25, "text"),
+        _text_kind("varchar", 1043, "character varying"),
+        PgType("bytea", 17, -1, "bytea", "binary", _read_bytea, _write_bytea, bytes, bytes),
+        PgType("uuid", 2950, 16, "uuid", "binary", _read_uuid, _write_uuid, _read_uuid_binary, bytes),
+        PgType("date", 1082, 4, "date", "int32", _read_date, _write_date, lambda d: day.unpack(d)[0], day.pack),
+        PgType("timestamp", 1114, 8, "timestamp without time zone", "int64",
+               _timestamp_reader("timestamp", zoned=False), _timestamp_writer(""), lambda d: micros.unpack(d)[0],
+               micros.pack),
+        PgType("timestamptz", 1184, 8, "timestamp with time zone", "int64",
+               _timestamp_reader("timestamp with time zone", zoned=True), _timestamp_writer("+00"),
+               lambda d: micros.unpack(d)[0], micros.pack),
+        _text_kind("json", 114, "json", is_key=False, read=_read_json),
+        PgType("jsonb", 3802, -1, "jsonb", "utf8", canonical_jsonb, _write_plain, _read_jsonb_binary,
+               lambda v: b"\x01" + v.encode(), is_key=False),
+    ]
+    return table
+
+
+TYPES: tuple[PgType, ...] = tuple(_make())
+_BY_NAME = {type_.name: type_ for type_ in TYPES}
+_BY_OID = {type_.oid: type_ for type_ in TYPES}
+TEXT = _BY_NAME["text"]
+#: announced by clients for what is text here: name, unknown, bpchar
+_BY_OID.update({19: TEXT, 705: TEXT, 1042: TEXT})
+_ALIASES = {
+    "boolean": "bool", "smallint": "int2", "integer": "int4", "int": "int4", "bigint": "int8", "real": "float4",
+    "double precision": "float8", "double": "float8", "decimal": "numeric", "character varying": "varchar",
+    "string": "text", "timestamp without time zone": "timestamp", "timestamp with time zone": "timestamptz",
+}
+_DECLARED = re.compile(r"\s*([a-z_][a-z0-9_ ]*?)\s*(?:\(\s*([\d\s,+-]+?)\s*\))?\s*((?:with|without) time zone)?\s*")
+
+
+def by_name(name: str) -> PgType:
+    """By catalog name (``int8``); KeyError where there is none."""
+    return _BY_NAME[name]
+
+
+def by_oid(oid: int) -> PgType | None:
+    return _BY_OID.get(oid)
+
+
+def parse_declared(declared: str) -> tuple[PgType, int]:
+    """``numeric(10,2)`` → the type and its typmod (-1: none). 42704 for an unknown type, 22023 for bad modifiers."""
+    match = _DECLARED.fullmatch(declared.lower())
+    name = f"{match[1]} {match[3]}" if match and match[3] else match[1] if match else ""
+    type_ = _BY_NAME.get(_ALIASES.get(name, name))
+    if type_ is None or match is None:
+        raise KalamError("42704", f'type "{declared.strip()}" does not exist',
+                         hint="Types of the server: " + ", ".join(t.display for t in TYPES) + ".")
+    modifiers = [int(part) for part in match[2].split(",")] if match[2] else []
+    return type_, _typmod(type_, modifiers, declared)
+
+
+def _typmod(type_: PgType, modifiers: list[int], declared: str) -> int:
+    if not modifiers:
+        return -1
+    first = modifiers[0]
+    if type_.name == "varchar" and len(modifiers) == 1 and 1 <= first <= 10_485_760:
+        return first + 4
+    if type_.name == "numeric" and len(modifiers) <= 2 and 1 <= first <= 1000:
+        scale = modifiers[1] if len(modifiers) == 2 else 0
+        if -1000 <= scale <= 1000:
+            return ((first << 16) | (scale & 0x7FF)) + 4
+    if type_.name in ("timestamp", "timestamptz") and len(modifiers) == 1 and 0 <= first <= 6:
+        return first
+    raise KalamError("22023", f'invalid type modifier in "{declared.strip()}"')
+
+
+def apply_typmod(type_: PgType, value: Value, typmod: int) -> Value:
+    """The value under an assignment cast to the modifier: rounded (numeric, timestamps) or refused (22001, 22003)."""
+    if typmod == -1 or value is None:
+        return value
+    if type_.name == "varchar":
+        limit = typmod - 4
+        if len(value) > limit and value[limit:].strip(" "):
+            raise KalamError("22001", f"value too long for type character varying({limit})")
+        return value[:limit]
+    if type_.name == "numeric":
+        return _round_numeric(value, ((typmod - 4) >> 16) & 0xFFFF, (((typmod - 4) & 0x7FF) ^ 0x400) - 0x400)
+    if type_.name in ("timestamp", "timestamptz") and abs(value) < MICROS_INFINITY:
+        unit = 10 ** (6 - typmod)
+        rounded = (abs(value) + unit // 2) // unit * unit
+        return rounded if value >= 0 else -rounded
+    return value
+
+
+def _round_numeric(text: str, precision: int, scale: int) -> str:
+    if text == "NaN":
+        return text
+    overflow = KalamError(
+        "22003", "numeric field overflow",
+        detail=f"A field with precision {precision}, scale {scale} "
+        + ("cannot hold an infinite value." if "Inf" in text else
+           f"must round to an absolute value less than {'1' if precision == scale else f'10^{precision - scale}'}."),
+    )
+    if "Inf" in text:
+        raise overflow
+    minus = text[0] == "-"
+    whole, _, fraction = text.lstrip("-").partition(".")
+    digits = int(whole + fraction)
+    shift = len(fraction) - scale
+    if shift > 0:
+        digits, rest = divmod(digits, 10**shift)
+        digits += rest * 2 >= 10**shift
+    else:
+        digits *= 10**-shift
+    if digits >= 10**precision:
+        raise overflow
+    shown = str(digits * 10 ** max(0, -scale)).rjust(max(scale, 0) + 1, "0")
+    result = shown if scale <= 0 else f"{shown[:-scale]}.{shown[-scale:]}"
+    return "-" + result if minus and digits else result
+
+
+def read_text(type_: PgType, text: str, typmod: int = -1) -> Value:
+    """Storage value of PostgreSQL's text form, under a modifier."""
+    return apply_typmod(type_, type_.read(text), typmod)
+
+
+def write_text(type_: PgType, value: Value) -> str:
+    return type_.write(value)
+
+
+# ---------- Arrow ----------
+def arrow_schema(columns: Iterable[tuple[str, PgType]]) -> pa.Schema:
+    return pa.schema([pa.field(name, type_.arrow) for name, type_ in columns])
+
+
+def rows_to_arrow(rows: Sequence[Sequence[Value]], kinds: Sequence[PgType], schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of storage rows; every array in its type's layout."""
+    columns = zip(*rows, strict=True) if rows else ((),) * len(kinds)
+    return pa.RecordBatch.from_arrays(
+        [_array(values, kind) for values, kind in zip(columns, kinds, strict=True)], schema=schema
+    )
+
+
+def _array(values: Sequence[Value], kind: PgType) -> pa.Array:
+    if kind.layout == "bool":
+        values = [None if value is None else bool(value) for value in values]
+    return pa.array(values, kind.arrow, from_pandas=False)
+
+
+def rows_from_arrow(stream: bytes, kinds: Sequence[PgType]) -> list[tuple[Value, ...]]:
+    """Storage rows of an IPC stream. 08P01 where it is damaged or its columns have other layouts."""
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
+            found = [field.type for field in reader.schema]
+            if found != [kind.arrow for kind in kinds]:
+                raise KalamError("08P01", f"record batch has columns {', '.join(map(str, found))}; expected "
+                                 + ", ".join(str(kind.arrow) for kind in kinds))
+            rows: list[tuple[Value, ...]] = []
+            for batch in reader:
+                batch.validate(full=True)
+                rows.extend(zip(*(_values(column, kind) for column, kind in zip(batch.columns, kinds, strict=True)),
+                                strict=True))
+    except pa.ArrowException as error:
+        raise KalamError("08P01", "malformed Arrow stream", detail=str(error)) from None
+    return rows
+
+
+def _values(column: pa.Array, kind: PgType) -> list[Value]:
+    values: list[Value] = column.to_pylist()
+    if kind.layout == "bool":
+        return [None if value is None else int(value) for value in values]
+    return values
