@@ -150,6 +150,8 @@ extern void kalam_result_free(PGresult *res);
 typedef struct KalamAhead KalamAhead;
 extern KalamAhead *kalam_request_ahead(KalamConn *conn, const KalamRequest *req);
 extern PGresult *kalam_ahead_wait(KalamAhead *ahead);
+/* nobody waits for it any more: its answer is thrown away and its cursor closed, later.  Must not fail, nor wait */
+extern void kalam_ahead_discard(KalamAhead *ahead);
 /* name of the open cursor in a result's tag, NULL if the scan is finished; palloc'd */
 extern char *kalam_result_cursor(PGresult *res);
 /* cursor that nobody reads to its end: closed with the next request or at transaction end */

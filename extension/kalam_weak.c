@@ -52,6 +52,7 @@ WEAK PGresult *kalam_request(KalamConn *conn, const KalamRequest *req) { MISSING
 WEAK void kalam_result_free(PGresult *res) { PQclear(res); }
 WEAK KalamAhead *kalam_request_ahead(KalamConn *conn, const KalamRequest *req) { MISSING(); return NULL; }
 WEAK PGresult *kalam_ahead_wait(KalamAhead *ahead) { MISSING(); return NULL; }
+WEAK void kalam_ahead_discard(KalamAhead *ahead) {}
 WEAK char *kalam_result_cursor(PGresult *res) { MISSING(); return NULL; }
 WEAK void kalam_cursor_abandon(KalamConn *conn, const char *cursor) { MISSING(); }
 WEAK const KalamCap *kalam_capability(KalamConn *conn, char kind, Oid oid) { MISSING(); return NULL; }
