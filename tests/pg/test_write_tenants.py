@@ -173,13 +173,12 @@ def test_partitions(dsn: str) -> None:
         for side in (pair.heap, pair.kalam):
             side.conn.execute("CREATE TABLE whole (id int, n int, t text) PARTITION BY RANGE (n)")
             side.conn.execute("CREATE TABLE low PARTITION OF whole FOR VALUES FROM (0) TO (10)")
-            side.conn.execute(
-                "ALTER TABLE whole ATTACH PARTITION base FOR VALUES FROM (10) TO (20)"
-                if side is pair.heap
-                else f"CREATE FOREIGN TABLE high PARTITION OF whole (id OPTIONS (key '1'))"
-                f" FOR VALUES FROM (10) TO (20) SERVER kalam_server"
-                f" OPTIONS (namespace '{side.schema}', \"table\" 'base')"
-            )
+        pair.heap.conn.execute("ALTER TABLE whole ATTACH PARTITION base FOR VALUES FROM (10) TO (20)")
+        pair.kalam.conn.execute(
+            "CREATE FOREIGN TABLE high (id int OPTIONS (key '1') NOT NULL, n int, t text) SERVER kalam_server"
+            f" OPTIONS (namespace '{pair.kalam.schema}', \"table\" 'base');"
+            "ALTER TABLE whole ATTACH PARTITION high FOR VALUES FROM (10) TO (20)"
+        )
 
         def run(sql: str) -> None:
             assert pair.kalam.run(sql) == pair.heap.run(sql), sql
@@ -195,7 +194,9 @@ def test_partitions(dsn: str) -> None:
             assert side.run(f"INSERT INTO {table} VALUES (50, 5, 'misplaced')").sqlstate == "23514"
             assert side.run(f"UPDATE {table} SET n = 5 WHERE n = 11").sqlstate == "23514"
         assert pair.kalam.run("UPDATE whole SET n = 5 WHERE n = 11").sqlstate == "0A000"
-        assert pair.kalam.run("UPDATE whole SET n = 11 WHERE n = 5").sqlstate == "0A000"
+        # into a partition that the same command updates: the row might be found there again
+        assert pair.kalam.run("UPDATE whole SET n = 11 WHERE n IN (6, 14)").sqlstate == "0A000"
+        run("UPDATE whole SET n = 11 WHERE n = 6")
         copied = [(200 + n, n, "copied") for n in range(20)]
         for side in (pair.heap, pair.kalam):
             assert side.copy("COPY whole FROM STDIN", copied).count == 20
