@@ -46,8 +46,6 @@ struct KalamBatch
 	ErrorData  *error;			/* of the flush that failed */
 };
 
-static int	ndetached = 0;		/* batches that wait for the transaction's end */
-
 static void batch_flush_pending(KalamPending *pending, bool commit);
 static void batch_discard(KalamPending *pending);
 
@@ -124,11 +122,7 @@ batch_unlist(KalamBatch *batch)
 static void
 batch_on_reset(void *arg)
 {
-	KalamBatch *batch = (KalamBatch *) arg;
-
-	batch_unlist(batch);
-	if (batch->detached)
-		ndetached--;
+	batch_unlist((KalamBatch *) arg);
 }
 
 static void
@@ -446,14 +440,7 @@ kalam_batch_detach(KalamBatch *batch)
 {
 	batch_check(batch);
 	batch->detached = true;
-	ndetached++;
 	MemoryContextSetParent(batch->cxt, TopTransactionContext);
-}
-
-bool
-kalam_batch_any_detached(void)
-{
-	return ndetached > 0;
 }
 
 static void

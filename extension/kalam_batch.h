@@ -39,7 +39,6 @@ extern int64 kalam_batch_sent(KalamBatch *batch);	/* sent so far */
 extern int64 kalam_batch_flush(KalamBatch *batch);
 /* leaves what waits to the transaction's end; the batch then frees itself */
 extern void kalam_batch_detach(KalamBatch *batch);
-extern bool kalam_batch_any_detached(void);
 extern void kalam_batch_free(KalamBatch *batch);
 /* bytes that stand for a key, the same for the same row; appended to buf */
 extern void kalam_batch_key_image(KalamBatch *batch, const Datum *values, StringInfo buf);

@@ -226,7 +226,8 @@ kalam_has_after_triggers(ResultRelInfo *rinfo, CmdType operation, bool row_only)
 /*
  * Is this the client's own statement, in a transaction of its own?  Not one of
  * a function, a DO block or EXECUTE: there somebody may still look at its
- * outcome.  The portal of a client's statement is the one without a name, and
+ * outcome.  Nor a later one of a pipeline without Sync, which is one transaction
+ * though no block: is_lone knows what waits already.  The portal of a client's statement is the one without a name, and
  * it holds the very statement that runs.
  */
 static bool
@@ -234,9 +235,6 @@ statement_is_lone(KalamModify *state)
 {
 	EState	   *estate = state->estate;
 
-	/* a pipeline of statements without Sync is one transaction, though no block: only its first may wait */
-	if (kalam_batch_any_detached())
-		return false;
 	return ActivePortal != NULL && ActivePortal->name[0] == '\0' &&
 		list_length(ActivePortal->stmts) == 1 &&
 		estate->es_plannedstmt == linitial(ActivePortal->stmts) &&
