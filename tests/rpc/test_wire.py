@@ -170,7 +170,7 @@ def test_arbitrary_bytes_raise_nothing_else(phase: wire.Phase, pieces: list[byte
     drive(decoder(phase, 4096), pieces)
 
 
-FRAME = st.builds(lambda kind, body: frames.message(kind, body), st.sampled_from("QPBDECHSXdcfF"), st.binary(max_size=80))
+FRAME = st.builds(frames.message, st.sampled_from("QPBDECHSXdcfF"), st.binary(max_size=80))
 
 
 @settings(max_examples=400, deadline=None)

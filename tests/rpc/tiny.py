@@ -2,8 +2,8 @@
 
 Its statements: ``NUMBER n`` (one row), ``SERIES n`` (rows 0 … n-1 in one chunk), ``STREAM n`` (the same, chunk by
 chunk), ``ECHO`` (its text parameters), ``PUT x`` (remembered when its transaction commits), ``LATER x`` (PUT through an
-awaitable), ``WAIT`` (until cancelled), ``HOLD`` (until ``release``), ``FAIL``, ``CRASH``, ``NOTE``, ``CONTEXT`` (its context as
-JSON), ``ARROW n``, ``SET name = 'value'``, BEGIN, COMMIT, ROLLBACK.
+awaitable), ``WAIT`` (until cancelled), ``HOLD`` (until ``release``), ``FAIL``, ``CRASH``, ``NOTE``, ``CONTEXT`` (its
+context as JSON), ``ARROW n``, ``SET name = 'value'``, BEGIN, COMMIT, ROLLBACK.
 """
 
 from __future__ import annotations
@@ -194,7 +194,8 @@ class TinyExecutor:
 
 
 WORDS = frozenset(
-    "NUMBER SERIES STREAM ECHO PUT LATER WAIT HOLD FAIL CRASH NOTE CONTEXT ARROW SET BEGIN COMMIT ROLLBACK".split()
+    ["NUMBER", "SERIES", "STREAM", "ECHO", "PUT", "LATER", "WAIT", "HOLD", "FAIL", "CRASH", "NOTE", "CONTEXT", "ARROW",
+     "SET", *_CONTROL]
 )
 
 

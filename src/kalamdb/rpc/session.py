@@ -29,6 +29,8 @@ CHUNK: Final = 512
 _TURN: Final = 256
 
 _DEALLOCATE = re.compile(r'\s*DEALLOCATE\s+(?:PREPARE\s+)?(?:"((?:[^"]|"")*)"|([\w$]+))\s*;?\s*', re.IGNORECASE)
+#: How a statement may begin that is empty or a DEALLOCATE; looking at one character keeps it cheap for the others.
+_UNCOMMON = frozenset(["", " ", "\t", "\r", "\n", ";", "D", "d"])
 _DURATION = re.compile(r"(\d{1,12})\s*(ms|s|min|h)?")
 _UNITS = {None: 0.001, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 #: Tags after which a reported setting may have another value.
@@ -94,14 +96,7 @@ class Session:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        budget = _TURN
-        while self._work is None and not self._ended and not self._link.blocked:
-            if budget == 0:
-                asyncio.get_running_loop().call_soon(self.advance)
-                break
-            budget -= 1
-            if not self._step():
-                break
+        self._turn()
         self._flush()
         if self._work is None and not self._ended:
             self._rest()
@@ -142,22 +137,26 @@ class Session:
 
     # ---------- the loop ----------
 
-    def _step(self) -> bool:
-        try:
-            message = self._decoder.next()
-            if message is None:
-                return False
-            self._ready_sent = False
-            if self._skipping and not isinstance(message, wire.Sync | wire.Terminate):
-                return True
-            _HANDLERS[type(message)](self, message)
-        except wire.WireError as error:
-            self._malformed(error)
-        except KalamError as error:
-            self._fail(error)
-        except Exception as error:
-            self._fail(_unexpected(error))
-        return True
+    def _turn(self) -> None:
+        """Handle messages until there are none, or one has to be waited for, or others should have their turn."""
+        link, following = self._link, self._decoder.next
+        for _ in range(_TURN):
+            if self._work is not None or self._ended or link.blocked:
+                return
+            try:
+                message = following()
+                if message is None:
+                    return
+                self._ready_sent = False
+                if not self._skipping or isinstance(message, wire.Sync | wire.Terminate):
+                    _HANDLERS[type(message)](self, message)
+            except wire.WireError as error:
+                self._malformed(error)
+            except KalamError as error:
+                self._fail(error)
+            except Exception as error:
+                self._fail(_unexpected(error))
+        asyncio.get_running_loop().call_soon(self.advance)
 
     def _malformed(self, error: wire.WireError) -> None:
         if self._skipping and error.severity != "FATAL":
@@ -337,8 +336,11 @@ class Session:
     # ---------- extended protocol ----------
 
     def _statement(self, sql: str, types: tuple[int, ...]) -> Statement:
-        if sql[:1] in ("D", "d", " ", "\n") and _DEALLOCATE.fullmatch(sql):
-            return Statement(Prepared(sql, (), None), local=True)
+        if sql[:1] in _UNCOMMON:
+            if not sql.strip(" \t\r\n;"):
+                return Statement(None)
+            if _DEALLOCATE.fullmatch(sql):
+                return Statement(Prepared(sql, (), None), local=True)
         return Statement(self._executor.prepare(self.client, sql, types), takes_context(types))
 
     def _run_local(self, prepared: Prepared) -> Result:
@@ -359,8 +361,7 @@ class Session:
             self._statements.pop("", None)
         elif name in self._statements:
             raise KalamError("42P05", f'prepared statement "{name}" already exists')
-        empty = not sql or sql.isspace() or not sql.strip(" \t\r\n;")
-        self._statements[name] = Statement(None) if empty else self._statement(sql, message.types)
+        self._statements[name] = self._statement(sql, message.types)
         self._out.append(wire.PARSE_COMPLETE)
 
     def _on_bind(self, message: wire.Bind) -> None:

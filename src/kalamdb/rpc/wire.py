@@ -31,6 +31,7 @@ _CANCEL_REQUEST = 80877102
 _I32 = struct.Struct("!i")
 _U16 = struct.Struct("!H")
 _TWO_U32 = struct.Struct("!II")
+_HEADER = struct.Struct("!Bi")
 _ROW_HEAD = struct.Struct("!cIH")
 _FIELD_TAIL = struct.Struct("!IHIhih")
 
@@ -86,8 +87,6 @@ class Query:
 
 @dataclass(slots=True)
 class Parse:
-    """Treat as immutable: equal messages may be one object."""
-
     name: str
     sql: str
     types: tuple[int, ...]
@@ -145,6 +144,7 @@ class FunctionCall:
     pass
 
 
+#: Parse, Describe, Execute and Close are to be treated as immutable: equal messages may be one object.
 Message = (
     Startup | SSLRequest | GSSENCRequest | CancelRequest | Password | Query | Parse | Bind | Describe | Execute | Close
     | Flush | Sync | Terminate | CopyInput | FunctionCall
@@ -230,8 +230,12 @@ def _params(body: bytes, start: int) -> tuple[list[bytes | None], int]:
 
 
 def _bind(body: bytes) -> Bind:
-    portal, start = _cstring(body, 0, "Bind")
-    statement, start = _cstring(body, start, "Bind")
+    if body.startswith(b"\0\0"):
+        portal = statement = ""
+        start = 2
+    else:
+        portal, start = _cstring(body, 0, "Bind")
+        statement, start = _cstring(body, start, "Bind")
     formats, start = _u16s(body, start)
     params, start = _params(body, start)
     result_formats, start = _u16s(body, start)
@@ -239,8 +243,9 @@ def _bind(body: bytes) -> Bind:
         raise _malformed("Bind")
     if len(formats) != len(params):
         formats = _spread(formats, len(params))
-    if formats.count(0) + formats.count(1) != len(formats) or any(code > 1 for code in result_formats):
-        bad = next(code for code in formats + result_formats if code > 1)
+    codes = formats + result_formats
+    if codes and max(codes) > 1:
+        bad = max(codes)
         raise WireError("22023", f"unsupported format code: {bad}", hint="0 is text, 1 is binary")
     return Bind(portal, statement, formats, params, result_formats)
 
@@ -258,8 +263,12 @@ def _kind_and_name(body: bytes, what: str) -> tuple[str, str]:
     return kind, _only_string(body[1:], what)
 
 
+_UNNAMED_PORTAL = Describe("P", "")
+_ALL_ROWS = Execute("", 0)
+
+
 def _describe(body: bytes) -> Describe:
-    return Describe(*_kind_and_name(body, "Describe"))
+    return _UNNAMED_PORTAL if body == b"P\0" else Describe(*_kind_and_name(body, "Describe"))
 
 
 def _close(body: bytes) -> Close:
@@ -267,6 +276,8 @@ def _close(body: bytes) -> Close:
 
 
 def _execute(body: bytes) -> Execute:
+    if body == b"\0\0\0\0\0":
+        return _ALL_ROWS
     portal, start = _cstring(body, 0, "Execute")
     if len(body) != start + 4:
         raise _malformed("Execute")
@@ -346,7 +357,7 @@ class Decoder:
         """The next message; None if it is not complete. Raises WireError."""
         pos = self._pos
         have = len(self._data) - pos
-        if have + len(self._tail) < self._need:
+        if (have == 0 and not self._tail) or have + len(self._tail) < self._need:
             return None
         if self.phase is not Phase.NORMAL:
             return self._next_before_login()
@@ -354,8 +365,7 @@ class Decoder:
             if not self._join(5):
                 return None
             pos = 0
-        kind = self._data[pos]
-        (length,) = _I32.unpack_from(self._data, pos + 1)
+        kind, length = _HEADER.unpack_from(self._data, pos)
         entry = _MESSAGES.get(kind)
         if entry is None:
             raise _fatal(f"invalid frontend message type {kind}")
