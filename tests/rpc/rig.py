@@ -1,0 +1,166 @@
+"""A listener over the tiny executor in a thread of this process, and raw connections to it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import frames
+from tiny import TinyExecutor
+
+from kalamdb.api import Role
+from kalamdb.auth.authenticator import Authenticator
+from kalamdb.rpc.listener import Listener
+from kalamdb.settings import Settings, load
+
+
+@dataclass
+class StoredAccount:
+    name: str
+    role: Role
+    password_hash: str | None
+
+
+class StoredAccounts:
+    def __init__(self, *accounts: StoredAccount) -> None:
+        self._accounts = {account.name: account for account in accounts}
+
+    def get(self, name: str) -> Any:
+        return self._accounts.get(name)
+
+
+def make_settings(**given: object) -> Settings:
+    """Settings by name, with __ for the dot."""
+    return load({name.replace("__", "."): value for name, value in given.items()}, env={})
+
+
+def wait_for(condition: Callable[[], object], what: str = "a condition") -> None:
+    deadline = time.monotonic() + 10
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come true"
+        pause.wait(0.002)
+
+
+class Rig:
+    """The listener's loop runs in its own thread; ``call`` runs something in it."""
+
+    def __init__(self, settings: Settings, accounts: StoredAccounts) -> None:
+        self.settings = settings
+        self.loop = asyncio.new_event_loop()
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+        self.port: int = self.socket.getsockname()[1]
+        self._thread = threading.Thread(target=self.loop.run_forever, name="rig")
+        self._thread.start()
+        self.executor: TinyExecutor = self.call(self._make_executor())
+        self.authenticator = Authenticator(settings.auth, accounts)
+        self.listener = Listener(settings, self.executor, self.authenticator, self.socket)
+        self.call(self.listener.start())
+
+    async def _make_executor(self) -> TinyExecutor:
+        return TinyExecutor()
+
+    def call(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+
+    def drain(self, *, hurry: bool = False) -> None:
+        async def run() -> None:
+            event = asyncio.Event()
+            if hurry:
+                event.set()
+            await self.listener.drain(event)
+
+        self.call(run())
+
+    def stop(self) -> None:
+        self.drain(hurry=True)
+        self.authenticator.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+        self.socket.close()
+
+    def dsn(self, user: str = "kalam", **more: str) -> str:
+        parts = {"host": "127.0.0.1", "port": self.port, "user": user, "dbname": "kalam", "connect_timeout": 10, **more}
+        return " ".join(f"{name}='{value}'" for name, value in parts.items())
+
+    def raw(self) -> Raw:
+        return Raw(self.port)
+
+
+class Raw:
+    """A socket that speaks frames."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._data = b""
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, *data: bytes) -> None:
+        self.socket.sendall(b"".join(data))
+
+    def byte(self) -> bytes:
+        return self.socket.recv(1)
+
+    def until(self, kind: str) -> bytes:
+        """Everything up to the end of the next message of this type."""
+        out = b""
+        while True:
+            head = self._exactly(5)
+            (length,) = struct.unpack_from("!i", head, 1)
+            out += head + self._exactly(length - 4)
+            if head[:1] == kind.encode():
+                return out
+
+    def _exactly(self, size: int) -> bytes:
+        while len(self._data) < size:
+            more = self.socket.recv(65536)
+            assert more, "the server closed the connection"
+            self._data += more
+        out, self._data = self._data[:size], self._data[size:]
+        return out
+
+    def until_ready(self) -> bytes:
+        """Everything up to ReadyForQuery, for answers too long to be taken apart here."""
+        parts = [self._data]
+        while not parts[-1].endswith(b"Z\0\0\0\5I"):
+            parts.append(self.socket.recv(1 << 20))
+            assert parts[-1], "the server closed the connection"
+        self._data = b""
+        return b"".join(parts)
+
+    def rest(self) -> bytes:
+        """Everything until the server closes."""
+        out = self._data
+        while more := self.socket.recv(65536):
+            out += more
+        return out
+
+    def log_in(self, user: str = "kalam", **parameters: str) -> tuple[int, bytes]:
+        """Log in where no password is asked for; pid and key for cancel requests."""
+        self.send(frames.startup(user=user, **parameters))
+        data = self.until("Z")
+        body = next(body for kind, body in frames.split(data) if kind == "K")
+        return struct.unpack_from("!i", body)[0], body[4:]
+
+
+@contextmanager
+def rig(*accounts: StoredAccount, **given: object) -> Iterator[Rig]:
+    running = Rig(make_settings(**given), StoredAccounts(*accounts))
+    try:
+        yield running
+    finally:
+        running.stop()
