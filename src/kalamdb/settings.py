@@ -213,6 +213,7 @@ def _walk(cls: type, prefix: str) -> Iterator[Definition]:
 
 
 DEFINITIONS: dict[str, Definition] = {d.name: d for d in _walk(Settings, "")}
+_GROUPS = {name.split(".")[0] for name in DEFINITIONS if "." in name}
 _BY_ENV = {d.env: d for d in DEFINITIONS.values()}
 
 
@@ -228,7 +229,7 @@ def load(
         config = Path(env["KALAM_CONFIG"])
     values = _from_env(env)
     for name, value in (cli or {}).items():
-        values[_known(name, "command line")] = _parse(name, value, "command line")
+        values[name] = _parse(_known(name, "command line"), value, "command line")
     if config is not None:
         values = _from_file(config) | values
     else:
@@ -283,17 +284,15 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise SettingError(f"cannot read the settings ({source}): {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"the settings are not valid TOML ({source}): {error}") from None
-    return {_known(name, source): _parse(name, value, source) for name, value in _flatten(tree, "", source)}
+    return {_known(name, source): _parse(name, value, source) for name, value in _flatten(tree, "")}
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str, source: str) -> Iterator[tuple[str, object]]:
+def _flatten(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, object]]:
     for key, value in tree.items():
         name = prefix + key
-        if isinstance(value, dict) and name not in DEFINITIONS:
-            if not any(known.startswith(name + ".") for known in DEFINITIONS):
-                _known(name, source)
-            yield from _flatten(value, name + ".", source)
-        else:
+        if isinstance(value, dict) and name not in DEFINITIONS and value:
+            yield from _flatten(value, name + ".")
+        elif value != {} or name not in _GROUPS:
             yield name, value
 
 

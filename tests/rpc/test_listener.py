@@ -124,10 +124,11 @@ def test_a_slow_sender_is_served(server: Rig) -> None:
 
 
 def test_a_sender_too_slow_to_log_in_is_dropped() -> None:
-    with rig(authentication_timeout=0.1) as server, server.raw() as silent, server.raw() as half:
-        half.send(frames.startup(user="kalam")[:6])
-        for client in (silent, half):
-            assert "timeout" in frames.errors(client.rest())[0]["M"]
+    with rig(authentication_timeout=0.1) as server:
+        with server.raw() as silent, server.raw() as half:
+            half.send(frames.startup(user="kalam")[:6])
+            for client in (silent, half):
+                assert "timeout" in frames.errors(client.rest())[0]["M"]
         wait_for(lambda: not server.listener._connections)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import struct
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,23 +19,10 @@ import pyarrow as pa
 
 from kalamdb.api import CONTEXT_OID, Account, ClientSession, Column, Context, Prepared, Result, Role
 from kalamdb.errors import KalamError
+from kalamdb.types import by_name
 
-
-@dataclass(frozen=True)
-class TinyType:
-    """As much of a type as the protocol needs."""
-
-    oid: int
-    size: int
-
-    def encode(self, value: Any, format_code: int) -> bytes:
-        if format_code == 1 and self.size == 8:
-            return struct.pack("!q", value)
-        return str(value).encode()
-
-
-NUMBER = (Column("n", TinyType(20, 8)),)  # type: ignore[arg-type]
-WORD = (Column("word", TinyType(25, -1)),)  # type: ignore[arg-type]
+NUMBER = (Column("n", by_name("int8")),)
+WORD = (Column("word", by_name("text")),)
 _CONTROL = ("BEGIN", "COMMIT", "ROLLBACK")
 
 

@@ -48,8 +48,10 @@ class _Shape:
 
 
 def _encoder(column: Column, format_code: int) -> Encoder:
-    encode = column.type.encode
-    return lambda value: encode(value, format_code)
+    if format_code == 1:
+        return column.type.write_binary
+    write = column.type.write
+    return lambda value: write(value).encode()
 
 
 #: The SQL layer keeps one tuple of columns for each cached plan, so identity finds it again.
