@@ -8,14 +8,75 @@
  * kalam_request.c     one statement there and its answer back
  * kalam_cancel.c      the end of a statement nobody waits for any more
  * kalam_transaction.c what PostgreSQL's transactions mean over there
+ * kalam_functions.c   the SQL functions; kalam_snowflake.c: snowflake_id()
  */
 #ifndef KALAM_CORE_H
 #define KALAM_CORE_H
 
 #include "kalam.h"
 
+#include "utils/timestamp.h"
+
 #define KALAM_DEFAULT_FETCH 10000
 #define KALAM_DEFAULT_BATCH 10000
+
+#define KALAM_TXN_ID_LEN 32
+
+/* Two roles share a connection if they share a mapping; without one they do not. */
+typedef struct KalamConnKey
+{
+	Oid			umid;
+	Oid			serverid;		/* these two only where umid is invalid */
+	Oid			userid;
+} KalamConnKey;
+
+typedef struct KalamCapTable KalamCapTable;
+typedef struct KalamNotice KalamNotice;
+
+/*
+ * One connection.  The entry stays for the backend's life, so that a scan's
+ * pointer to it never dangles; the libpq connection in it comes and goes.
+ */
+struct KalamConn
+{
+	KalamConnKey key;			/* hash key: first */
+	Oid			serverid;
+	Oid			userid;			/* for whom it was made; shown by kalam_connections() */
+	PGconn	   *pg;				/* NULL: not connected */
+	KalamCapTable *caps;		/* stays when the connection goes, for plans made with it */
+	bool		asked;			/* caps are this connection's */
+	MemoryContext cxt;			/* the strings below */
+	char	   *where;			/* host:port, for messages */
+	char	   *made_from;		/* every parameter it was made from */
+	int			timeout;		/* of a request, in ms; 0: none */
+	bool		keep;			/* keep_connections */
+	bool		stale;			/* options changed since: compare them before the next use */
+
+	/* what is under way */
+	bool		busy;			/* sent, and not answered to the end */
+	bool		changing;		/* a COMMIT, ROLLBACK or the like is being made; found set later: drop */
+	KalamAhead *ahead;			/* who gets the answer; NULL while busy: nobody */
+	PGresult   *partial;		/* answer so far */
+	KalamNotice *notices;
+	int			nnotices;
+
+	/* the remote transaction, and the local one it belongs to */
+	bool		used;			/* by this local transaction */
+	bool		open;			/* the server is in a transaction of ours */
+	bool		lost;			/* it was, and the connection broke */
+	bool		wrote;
+	bool		read_only;		/* as it was opened */
+	char		txn_id[KALAM_TXN_ID_LEN + 1];
+	int			level;			/* savepoint levels on the server */
+	int			floor;			/* lowest local level since the last statement */
+	int			flush_level;	/* level of the pending writes being flushed; 0: none */
+	uint64		serial;			/* of the local transaction */
+	int			last_snapshot;
+	List	   *snapshots;		/* of KalamHeldSnapshot, in txn_cxt */
+	List	   *dropped;		/* snapshot numbers to tell the server, in txn_cxt */
+	MemoryContext txn_cxt;		/* reset when the local transaction ends */
+	List	   *abandoned;		/* cursor names, in cxt */
+};
 
 /* ---------- kalam_options.c ---------- */
 extern int	kalam_node_id;		/* GUC kalam.node_id, -1: the server's */
@@ -23,8 +84,75 @@ extern bool kalam_option_is_secret(const char *name);
 extern void kalam_check_option(Oid catalog, const char *name, const char *value);
 extern void kalam_check_credentials(List *options);
 extern void kalam_check_path(const char *name, const char *value);
+extern const char *kalam_find_option(List *options, const char *name);
 
 /* ---------- kalam_secret.c ---------- */
-extern bool kalam_secret_hook_active(void);	/* is the validator called below our utility hook? */
+extern bool kalam_secret_hook_active(void); /* is the validator called below our utility hook? */
+extern bool kalam_text_has_secret(const char *text);	/* may this text carry a secret? */
+
+/* ---------- kalam_connection.c ---------- */
+extern HTAB *kalam_connections;		/* of KalamConn; NULL before the first */
+/*
+ * Makes the connection usable for a request: settles what is under way, and
+ * where no remote transaction depends on it, replaces one that is broken.
+ */
+extern void kalam_connection_ready(KalamConn *conn);
+extern void kalam_connection_open(KalamConn *conn); /* connects, without asking for capabilities */
+extern void kalam_connection_drop(KalamConn *conn); /* never fails; a remote transaction in it is lost */
+KALAM_NORETURN extern void kalam_connection_lost(KalamConn *conn, const char *detail);	/* 08006 */
+
+/* ---------- kalam_capability.c ---------- */
+extern KalamCapTable *kalam_capability_table(PGresult *rows);
+extern long kalam_capability_count(KalamCapTable *table);
+extern void kalam_capability_facts(KalamCapTable *table, void (*each) (const char *, const char *, void *), void *arg);
+
+/* ---------- kalam_request.c ---------- */
+/* a statement of our own without a context, as COMMIT; raises what fails */
+extern PGresult *kalam_request_plain(KalamConn *conn, const char *sql);
+/* sends it without waiting; false if the connection is broken */
+extern bool kalam_send_plain(KalamConn *conn, const char *sql);
+/* takes in what is under way: into the KalamAhead it is for, or nowhere */
+extern void kalam_settle(KalamConn *conn);
+/* takes in the answer of one asked ahead within bounds, raising nothing */
+extern bool kalam_ahead_take(KalamAhead *ahead, TimestampTz deadline);
+/* closes, later, the cursor that a result names, if it names one */
+extern void kalam_abandon_result(KalamConn *conn, PGresult *res);
+/* frees with the context; the result itself is returned */
+extern PGresult *kalam_result_guard(PGresult *res);
+KALAM_NORETURN extern void kalam_raise(KalamConn *conn, PGresult *res, const char *sql, uint32 flags);
+extern long kalam_ms_until(TimestampTz deadline);	/* 0 when it has passed */
+extern uint32 kalam_wait_event(void);
+extern void kalam_emit_notices(KalamConn *conn);
+extern int64 kalam_count_round_trips(void);
+/* the server's text in this database's encoding, palloc'd */
+extern char *kalam_from_utf8(const char *text, int len);
+
+/* outcome of a request that was to commit */
+typedef enum KalamCommit
+{
+	KALAM_COMMIT_DONE,			/* answered, with success or an error */
+	KALAM_COMMIT_BROKEN,		/* no answer */
+	KALAM_COMMIT_INTERRUPTED,	/* cancelled, and no answer in time */
+} KalamCommit;
+
+/* takes in a COMMIT's answer, without letting an interrupt hide it */
+extern KalamCommit kalam_receive_commit(KalamConn *conn, PGresult **res);
+
+/* ---------- kalam_cancel.c ---------- */
+/* within a second: the running statement is over, or the connection dropped (false) */
+extern bool kalam_cancel(KalamConn *conn);
+/* asks the server to stop it; false if that could not be said in time */
+extern bool kalam_cancel_send(KalamConn *conn, TimestampTz deadline);
+/* reads the answer until it ends or time is up, heeding no interrupt */
+extern bool kalam_drain(KalamConn *conn, TimestampTz deadline);
+
+/* ---------- kalam_transaction.c ---------- */
+extern void kalam_transaction_use(KalamConn *conn);	/* this local transaction uses the connection */
+extern void kalam_transaction_context(KalamConn *conn, StringInfo json, uint32 flags);
+/* the server's state after an answer */
+extern void kalam_transaction_after(KalamConn *conn, uint32 flags);
+/* a COMMIT's answer was lost: returns if it was committed after all, else raises */
+extern void kalam_transaction_resolve(KalamConn *conn, KalamCommit how);
+extern bool kalam_transaction_has_pending(KalamConn *conn);
 
 #endif							/* KALAM_CORE_H */

@@ -147,6 +147,12 @@ dispatch(KalamUtility *u)
 		case T_DropStmt:
 			kalam_bridge_drop(u);
 			break;
+		case T_CreateForeignServerStmt:
+		case T_AlterForeignServerStmt:
+		case T_CreateUserMappingStmt:
+		case T_AlterUserMappingStmt:
+			kalam_secret_run(u);
+			break;
 		case T_DropOwnedStmt:
 			kalam_drop_run(u);
 			break;

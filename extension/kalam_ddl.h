@@ -7,6 +7,7 @@
  * kalam_attach.c  or compared with the one that is there
  * kalam_drop.c    what DROP, in all its forms, means for the server
  * kalam_refuse.c  statements that would leave the two sides apart
+ * kalam_secret.c  secrets given on a server go into a mapping
  * kalam_bridge.c  statements PostgreSQL knows for its own tables only
  */
 #ifndef KALAM_DDL_H
@@ -79,6 +80,9 @@ extern void kalam_refuse_alter(const AlterTableStmt *stmt);
 extern void kalam_refuse_rename(const RenameStmt *stmt);
 extern void kalam_refuse_create_as(const CreateTableAsStmt *stmt);
 extern void kalam_refuse_index(const IndexStmt *stmt);
+
+/* ---------- kalam_secret.c ---------- */
+extern void kalam_secret_run(KalamUtility *u);	/* CREATE and ALTER of a SERVER or USER MAPPING */
 
 /* ---------- kalam_bridge.c ---------- */
 extern void kalam_bridge_alter(KalamUtility *u);

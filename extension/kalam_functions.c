@@ -1,16 +1,37 @@
 /*
- * kalam_functions.c: the SQL functions.
+ * kalam_functions.c: the SQL functions but snowflake_id().
+ *
+ * Those that take a server's name mean kalam.default_server by NULL, and want
+ * USAGE on it: a function must not open what the foreign tables would not.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "catalog/pg_foreign_server.h"
 #include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/tuplestore.h"
 
 #include "kalam_core.h"
 
 PG_FUNCTION_INFO_V1(sql_kalam_version);
 PG_FUNCTION_INFO_V1(sql_kalam_compiled_mode);
+PG_FUNCTION_INFO_V1(sql_kalam_user_id);
 PG_FUNCTION_INFO_V1(sql_kalam_user_id_guc_name);
+PG_FUNCTION_INFO_V1(sql_kalam_exec);
+PG_FUNCTION_INFO_V1(sql_kalam_ping);
+PG_FUNCTION_INFO_V1(sql_kalam_server_info);
+PG_FUNCTION_INFO_V1(sql_kalam_connections);
+PG_FUNCTION_INFO_V1(sql_kalam_disconnect);
+PG_FUNCTION_INFO_V1(sql_kalam_round_trips);
+
+/* ---------- metadata ---------- */
 
 Datum
 sql_kalam_version(PG_FUNCTION_ARGS)
@@ -25,7 +46,246 @@ sql_kalam_compiled_mode(PG_FUNCTION_ARGS)
 }
 
 Datum
+sql_kalam_user_id(PG_FUNCTION_ARGS)
+{
+	if (kalam_user_id == NULL || kalam_user_id[0] == '\0')
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(kalam_user_id));
+}
+
+Datum
 sql_kalam_user_id_guc_name(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_TEXT_P(cstring_to_text("kalam.user_id"));
+}
+
+Datum
+sql_kalam_round_trips(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(kalam_count_round_trips());
+}
+
+/* ---------- servers ---------- */
+
+static ForeignServer *
+find_server(const char *name)
+{
+	ForeignServer *server = GetForeignServerByName(name, true);
+
+	if (server == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("server \"%s\" does not exist", name),
+				 errhint("CREATE SERVER %s FOREIGN DATA WRAPPER " KALAM_FDW_NAME
+						 " OPTIONS (host '127.0.0.1', port '9188');", quote_identifier(name))));
+	if (!kalam_is_fdw(server->fdwid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("server \"%s\" is not a KalamDB server", name),
+				 errhint("Name one whose foreign-data wrapper is " KALAM_FDW_NAME ".")));
+	return server;
+}
+
+static void
+check_usage(const ForeignServer *server)
+{
+	AclResult	acl;
+
+#if PG_VERSION_NUM >= 160000
+	acl = object_aclcheck(ForeignServerRelationId, server->serverid, GetUserId(), ACL_USAGE);
+#else
+	acl = pg_foreign_server_aclcheck(server->serverid, GetUserId(), ACL_USAGE);
+#endif
+	if (acl != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for foreign server %s", server->servername),
+				 errhint("GRANT USAGE ON FOREIGN SERVER %s TO %s;", quote_identifier(server->servername),
+						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+}
+
+/* The argument of that number, or the default server. */
+static ForeignServer *
+argument_server(FunctionCallInfo fcinfo, int arg)
+{
+	const char *name = PG_ARGISNULL(arg) ? kalam_default_server : NameStr(*PG_GETARG_NAME(arg));
+	ForeignServer *server = find_server(name);
+
+	check_usage(server);
+	return server;
+}
+
+/* ---------- kalam_exec ---------- */
+
+Datum
+sql_kalam_exec(PG_FUNCTION_ARGS)
+{
+	KalamRequest req = {.flags = KALAM_REQ_EXEC | KALAM_REQ_TXN};
+	ForeignServer *server;
+	UserMapping *user;
+	PGresult   *res;
+	text	   *answer;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	server = argument_server(fcinfo, 1);
+	user = kalam_user_mapping(server->serverid, GetUserId());
+	req.sql = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	req.tenant = kalam_tenant(user);
+	res = kalam_request(kalam_connection_get(user), &req);
+	if (PQntuples(res) != 1 || PQnfields(res) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the answer of kalam_exec has %d rows and %d columns instead of one", PQntuples(res), PQnfields(res))));
+	if (PQgetisnull(res, 0, 0))
+	{
+		kalam_result_free(res);
+		PG_RETURN_NULL();
+	}
+	answer = cstring_to_text(kalam_from_utf8(PQgetvalue(res, 0, 0), PQgetlength(res, 0, 0)));
+	kalam_result_free(res);
+	PG_RETURN_TEXT_P(answer);
+}
+
+/* ---------- looking at a server ---------- */
+
+Datum
+sql_kalam_ping(PG_FUNCTION_ARGS)
+{
+	ForeignServer *server = argument_server(fcinfo, 0);
+	KalamConn  *conn = kalam_connection_for_server(server->serverid, GetUserId());
+	Interval   *interval = palloc0(sizeof(Interval));
+	TimestampTz start = GetCurrentTimestamp();
+
+	kalam_result_free(kalam_request_plain(conn, "SELECT 1"));
+	interval->time = GetCurrentTimestamp() - start;
+	PG_RETURN_INTERVAL_P(interval);
+}
+
+static void
+append_fact(const char *name, const char *value, void *arg)
+{
+	StringInfo	json = arg;
+
+	appendStringInfoString(json, json->len > 1 ? ", " : "");
+	escape_json(json, name);
+	appendStringInfoString(json, ": ");
+	escape_json(json, value);
+}
+
+static void
+append_number(StringInfo json, const char *name, int value)
+{
+	append_fact(name, "", json);
+	json->len -= 2;				/* a number has no quotes */
+	appendStringInfo(json, "%d", value);
+}
+
+Datum
+sql_kalam_server_info(PG_FUNCTION_ARGS)
+{
+	ForeignServer *server = argument_server(fcinfo, 0);
+	KalamConn  *conn = kalam_connection_for_server(server->serverid, GetUserId());
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	append_fact("server", server->servername, &json);
+	append_fact("address", conn->where, &json);
+	append_fact("tls", "off", &json);
+	append_fact("extension", KALAM_VERSION, &json);
+	append_number(&json, "libpq", PQlibVersion());
+	append_number(&json, "backend", PQbackendPID(conn->pg));
+	kalam_capability_facts(conn->caps, append_fact, &json);
+	append_number(&json, "capabilities", kalam_capability_count(conn->caps));
+	appendStringInfoChar(&json, '}');
+	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+}
+
+/* ---------- cached connections ---------- */
+
+static bool
+is_valid(KalamConn *conn)
+{
+	return !conn->stale && PQstatus(conn->pg) == CONNECTION_OK;
+}
+
+static void
+put_connection(ReturnSetInfo *rsinfo, KalamConn *conn)
+{
+	ForeignServer *server = GetForeignServerExtended(conn->serverid, FSV_MISSING_OK);
+	char	   *user = GetUserNameFromId(conn->userid, true);
+	NameData	names[2];
+	Datum		values[4] = {0};
+	bool		nulls[4] = {server == NULL, user == NULL, false, false};
+
+	if (server)
+		namestrcpy(&names[0], server->servername);
+	if (user)
+		namestrcpy(&names[1], user);
+	values[0] = NameGetDatum(&names[0]);
+	values[1] = NameGetDatum(&names[1]);
+	values[2] = BoolGetDatum(is_valid(conn));
+	values[3] = BoolGetDatum(conn->used);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+Datum
+sql_kalam_connections(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	HASH_SEQ_STATUS scan;
+	KalamConn  *conn;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (kalam_connections == NULL)
+		PG_RETURN_VOID();
+	hash_seq_init(&scan, kalam_connections);
+	while ((conn = hash_seq_search(&scan)) != NULL)
+	{
+		if (conn->pg)
+			put_connection(rsinfo, conn);
+	}
+	PG_RETURN_VOID();
+}
+
+/* Returns whether it was closed; one that this transaction has used stays, with a warning. */
+static bool
+disconnect(KalamConn *conn)
+{
+	ForeignServer *server;
+
+	if (conn->pg == NULL)
+		return false;
+	if (!conn->used)
+	{
+		kalam_connection_drop(conn);
+		return true;
+	}
+	server = GetForeignServerExtended(conn->serverid, FSV_MISSING_OK);
+	ereport(WARNING,
+			(errmsg("cannot close connection for server \"%s\" because it is still in use",
+					server ? server->servername : "(dropped)")));
+	return false;
+}
+
+Datum
+sql_kalam_disconnect(PG_FUNCTION_ARGS)
+{
+	Oid			serverid = InvalidOid;
+	HASH_SEQ_STATUS scan;
+	KalamConn  *conn;
+	bool		closed = false;
+
+	if (!PG_ARGISNULL(0))
+		serverid = find_server(NameStr(*PG_GETARG_NAME(0)))->serverid;
+	if (kalam_connections == NULL)
+		PG_RETURN_BOOL(false);
+	hash_seq_init(&scan, kalam_connections);
+	while ((conn = hash_seq_search(&scan)) != NULL)
+	{
+		if (!OidIsValid(serverid) || conn->serverid == serverid)
+			closed |= disconnect(conn);
+	}
+	PG_RETURN_BOOL(closed);
 }

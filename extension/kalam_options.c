@@ -329,8 +329,8 @@ check_value(const OptionDef *def, const char *value)
 
 /* ---------- several together ---------- */
 
-static const char *
-find_option(List *options, const char *name)
+const char *
+kalam_find_option(List *options, const char *name)
 {
 	ListCell   *lc;
 
@@ -347,9 +347,9 @@ find_option(List *options, const char *name)
 static void
 check_pair(List *options, const char *one, const char *other)
 {
-	bool		has_one = find_option(options, one) != NULL;
+	bool		has_one = kalam_find_option(options, one) != NULL;
 
-	if (has_one == (find_option(options, other) != NULL))
+	if (has_one == (kalam_find_option(options, other) != NULL))
 		return;
 	bad_combination(has_one ? one : other, psprintf("needs option \"%s\"", has_one ? other : one),
 					"Give both or neither.");
@@ -359,9 +359,9 @@ check_pair(List *options, const char *one, const char *other)
 void
 kalam_check_credentials(List *options)
 {
-	const char *mode = find_option(options, "auth_mode");
-	bool		header = find_option(options, "auth_header") != NULL;
-	bool		login = find_option(options, "login_user") != NULL;
+	const char *mode = kalam_find_option(options, "auth_mode");
+	bool		header = kalam_find_option(options, "auth_header") != NULL;
+	bool		login = kalam_find_option(options, "login_user") != NULL;
 
 	check_pair(options, "login_user", "login_password");
 	check_pair(options, "client_cert", "client_key");
@@ -379,13 +379,13 @@ kalam_check_credentials(List *options)
 static void
 check_table(List *options)
 {
-	const char *type = find_option(options, "table_type");
+	const char *type = kalam_find_option(options, "table_type");
 
 	if (type == NULL)
 		return;					/* taken from the remote table when it is attached */
 	for (int i = 0; i < lengthof(option_types); i++)
 	{
-		if (find_option(options, option_types[i].name) && !is_word(option_types[i].types, type))
+		if (kalam_find_option(options, option_types[i].name) && !is_word(option_types[i].types, type))
 			bad_combination(option_types[i].name, psprintf("is not allowed on %s tables", type),
 							psprintf("It is for: %s.", option_types[i].types));
 	}
@@ -399,9 +399,9 @@ void
 kalam_check_creation(Oid relid)
 {
 	List	   *options = GetForeignTable(relid)->options;
-	const char *type = find_option(options, "table_type");
+	const char *type = kalam_find_option(options, "table_type");
 
-	if (type && strcmp(type, "stream") == 0 && !find_option(options, "ttl_seconds"))
+	if (type && strcmp(type, "stream") == 0 && !kalam_find_option(options, "ttl_seconds"))
 		bad_combination("ttl_seconds", "is required on stream tables",
 						"It says after how many seconds the events disappear.");
 }
@@ -611,14 +611,14 @@ kalam_table_get(Oid relid)
 	ForeignTable *foreign = GetForeignTable(relid);
 	ForeignServer *server = GetForeignServer(foreign->serverid);
 	KalamTable *table = palloc0(sizeof(KalamTable));
-	const char *namespace = find_option(foreign->options, "namespace");
-	const char *name = find_option(foreign->options, "table");
+	const char *namespace = kalam_find_option(foreign->options, "namespace");
+	const char *name = kalam_find_option(foreign->options, "table");
 
 	table->relid = relid;
 	table->serverid = foreign->serverid;
 	table->namespace = namespace ? pstrdup(namespace) : get_namespace_name(get_rel_namespace(relid));
 	table->name = name ? pstrdup(name) : get_rel_name(relid);
-	take_type(table, find_option(foreign->options, "table_type"));
+	take_type(table, kalam_find_option(foreign->options, "table_type"));
 	table->fetch_size = KALAM_DEFAULT_FETCH;
 	table->batch_size = KALAM_DEFAULT_BATCH;
 	table->updatable = true;
@@ -633,7 +633,7 @@ kalam_table_get(Oid relid)
 char *
 kalam_remote_column(Oid relid, AttrNumber attnum)
 {
-	const char *name = find_option(GetForeignColumnOptions(relid, attnum), "column_name");
+	const char *name = kalam_find_option(GetForeignColumnOptions(relid, attnum), "column_name");
 
 	return name ? pstrdup(name) : get_attname(relid, attnum, false);
 }
@@ -666,7 +666,7 @@ kalam_key_columns(Oid relid)
 
 		if (att->attisdropped)
 			continue;
-		place = find_option(GetForeignColumnOptions(relid, att->attnum), "key");
+		place = kalam_find_option(GetForeignColumnOptions(relid, att->attnum), "key");
 		if (place && parse_int(place, &found[n].place, 0, NULL))
 			found[n++].attnum = att->attnum;
 	}
@@ -699,7 +699,7 @@ kalam_is_system_column(Oid relid, AttrNumber attnum)
 const char *
 kalam_tenant(UserMapping *user)
 {
-	const char *bound = find_option(user->options, "user_id");
+	const char *bound = kalam_find_option(user->options, "user_id");
 	const char *chosen = kalam_user_id && kalam_user_id[0] ? kalam_user_id : NULL;
 
 	if (bound == NULL)

@@ -1,0 +1,742 @@
+/*
+ * kalam_transaction.c: what PostgreSQL's transactions mean over there.
+ *
+ * A remote transaction is opened by the first statement that wants one, in the
+ * same flight (the context's "txn"), and so are savepoint levels: nothing is
+ * sent when a subtransaction starts or is released, only when one is undone
+ * that the server has a level for.
+ *
+ * What can fail happens at PRE_COMMIT: pending writes are sent, then COMMIT.
+ * After an abort the server is told within a bounded time, or the connection
+ * is closed, which undoes the transaction, too; nothing is raised there.
+ *
+ * conn->open says that the server is in a transaction; conn->lost that it was,
+ * and the connection broke: then the local transaction cannot commit.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/elog.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "kalam_core.h"
+
+#define ABORT_MS 1000			/* for ROLLBACK and the like */
+#define RESOLVE_MS 10000		/* for the outcome of a COMMIT, unless the timeout says otherwise */
+
+static dlist_head pendings = DLIST_STATIC_INIT(pendings);
+static bool any_used = false;
+static uint64 local_serial = 1;
+
+static void on_xact(XactEvent event, void *arg);
+static void on_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg);
+
+/* ---------- use ---------- */
+
+void
+kalam_transaction_use(KalamConn *conn)
+{
+	static bool registered = false;
+
+	if (!registered)
+	{
+		RegisterXactCallback(on_xact, NULL);
+		RegisterSubXactCallback(on_subxact, NULL);
+		registered = true;
+	}
+	if (conn->used)
+		return;
+	conn->used = true;
+	conn->serial = local_serial;
+	conn->level = conn->floor = 1;
+	any_used = true;
+}
+
+bool
+kalam_transaction_has_pending(KalamConn *conn)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &pendings)
+	{
+		if (dlist_container(KalamPending, node, iter.cur)->conn == conn)
+			return true;
+	}
+	return false;
+}
+
+bool
+kalam_transaction_is_lone(KalamConn *conn)
+{
+	return !IsTransactionBlock() && GetCurrentTransactionNestLevel() == 1 && !IsolationUsesXactSnapshot() &&
+		!conn->open && !conn->lost && !kalam_transaction_has_pending(conn);
+}
+
+/* ---------- the context ---------- */
+
+static const char *
+isolation_name(void)
+{
+	if (XactIsoLevel == XACT_SERIALIZABLE)
+		return "serializable";
+	return XactIsoLevel == XACT_REPEATABLE_READ ? "repeatable read" : "read committed";
+}
+
+static void
+make_txn_id(char *id)
+{
+	uint8		bytes[KALAM_TXN_ID_LEN / 2];
+
+	if (!pg_strong_random(bytes, sizeof(bytes)))
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate random bytes")));
+	for (int i = 0; i < (int) sizeof(bytes); i++)
+		snprintf(id + 2 * i, 3, "%02x", bytes[i]);
+}
+
+static void
+append_dropped(KalamConn *conn, StringInfo json)
+{
+	const char *separator = "";
+	ListCell   *lc;
+
+	if (conn->dropped == NIL)
+		return;
+	appendStringInfoString(json, "\"drop\":[");
+	foreach(lc, conn->dropped)
+	{
+		appendStringInfo(json, "%s%d", separator, lfirst_int(lc));
+		separator = ",";
+	}
+	appendStringInfoString(json, "],");
+	list_free(conn->dropped);
+	conn->dropped = NIL;
+}
+
+/* Levels count as told once they are sent: the server applies them whatever the statement does. */
+void
+kalam_transaction_context(KalamConn *conn, StringInfo json, uint32 flags)
+{
+	int			level = conn->flush_level ? conn->flush_level : GetCurrentTransactionNestLevel();
+
+	if (!conn->open)
+	{
+		if (!(flags & (KALAM_REQ_TXN | KALAM_REQ_WRITE | KALAM_REQ_COMMIT)))
+			return;
+		make_txn_id(conn->txn_id);
+		conn->floor = 1;
+		conn->wrote = false;
+	}
+	appendStringInfo(json, "\"txn\":{\"id\":\"%s\",\"iso\":\"%s\",\"ro\":%s},", conn->txn_id, isolation_name(),
+					 XactReadOnly ? "true" : "false");
+	conn->floor = Min(conn->floor, level);
+	if (conn->floor != 1 || level != 1)
+		appendStringInfo(json, "\"floor\":%d,\"level\":%d,", conn->floor, level);
+	conn->level = conn->floor = level;
+	append_dropped(conn, json);
+}
+
+void
+kalam_transaction_after(KalamConn *conn, uint32 flags)
+{
+	PGTransactionStatusType status = PQtransactionStatus(conn->pg);
+
+	conn->open = status == PQTRANS_INTRANS || status == PQTRANS_INERROR;
+	if (conn->open && (flags & (KALAM_REQ_WRITE | KALAM_REQ_EXEC)))
+		conn->wrote = true;
+}
+
+/* ---------- snapshots ---------- */
+
+/* One of PostgreSQL's snapshots as of one command, and the executor states that use it. */
+typedef struct HeldSnapshot
+{
+	Snapshot	snapshot;
+	CommandId	curcid;
+	int			number;
+	List	   *estates;
+} HeldSnapshot;
+
+typedef struct Holder
+{
+	KalamConn  *conn;
+	uint64		serial;			/* of the transaction; later the pointers below are gone */
+	HeldSnapshot *held;
+	EState	   *estate;
+	MemoryContextCallback on_reset;
+} Holder;
+
+static void
+holder_reset(void *arg)
+{
+	Holder	   *holder = arg;
+	KalamConn  *conn = holder->conn;
+	HeldSnapshot *held = holder->held;
+	MemoryContext old;
+
+	if (!conn->used || conn->serial != holder->serial)
+		return;
+	held->estates = list_delete_ptr(held->estates, holder->estate);
+	if (held->estates != NIL)
+		return;
+	conn->snapshots = list_delete_ptr(conn->snapshots, held);
+	if (conn->open)
+	{
+		old = MemoryContextSwitchTo(conn->txn_cxt);
+		conn->dropped = lappend_int(conn->dropped, held->number);
+		MemoryContextSwitchTo(old);
+	}
+	pfree(held);
+}
+
+static HeldSnapshot *
+find_held(KalamConn *conn, Snapshot snapshot)
+{
+	ListCell   *lc;
+	HeldSnapshot *held;
+
+	foreach(lc, conn->snapshots)
+	{
+		held = lfirst(lc);
+		if (held->snapshot == snapshot && held->curcid == snapshot->curcid)
+			return held;
+	}
+	held = palloc0(sizeof(HeldSnapshot));
+	held->snapshot = snapshot;
+	held->curcid = snapshot->curcid;
+	held->number = ++conn->last_snapshot;
+	conn->snapshots = lappend(conn->snapshots, held);
+	return held;
+}
+
+/*
+ * An executor state holds a reference to its snapshot, so the pointer means
+ * this snapshot as long as one of them lives.
+ */
+int
+kalam_snapshot_number(KalamConn *conn, EState *estate)
+{
+	MemoryContext old;
+	HeldSnapshot *held;
+	Holder	   *holder;
+
+	if (estate->es_snapshot == NULL)
+		return 0;
+	holder = MemoryContextAllocZero(estate->es_query_cxt, sizeof(Holder));
+	old = MemoryContextSwitchTo(conn->txn_cxt);
+	held = find_held(conn, estate->es_snapshot);
+	if (!list_member_ptr(held->estates, estate))
+	{
+		held->estates = lappend(held->estates, estate);
+		holder->conn = conn;
+		holder->serial = conn->serial;
+		holder->held = held;
+		holder->estate = estate;
+		holder->on_reset.func = holder_reset;
+		holder->on_reset.arg = holder;
+		MemoryContextRegisterResetCallback(estate->es_query_cxt, &holder->on_reset);
+	}
+	else
+		pfree(holder);
+	MemoryContextSwitchTo(old);
+	return held->number;
+}
+
+/* ---------- pending writes ---------- */
+
+void
+kalam_pending_add(KalamPending *pending)
+{
+	dlist_push_tail(&pendings, &pending->node);
+}
+
+void
+kalam_pending_remove(KalamPending *pending)
+{
+	dlist_delete(&pending->node);
+}
+
+/* They count for the level they were made at, though a deeper one be open by now. */
+static void
+flush_one(KalamPending *pending, bool commit)
+{
+	KalamConn  *conn = pending->conn;
+	int			outer = conn->flush_level;
+
+	conn->flush_level = pending->nestlevel;
+	PG_TRY();
+	{
+		pending->flush(pending, commit);
+	}
+	PG_FINALLY();
+	{
+		conn->flush_level = outer;
+	}
+	PG_END_TRY();
+}
+
+/* The first one that is for the connection (NULL: any) and was made at that level or deeper. */
+static KalamPending *
+first_pending(KalamConn *conn, int nestlevel)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &pendings)
+	{
+		KalamPending *pending = dlist_container(KalamPending, node, iter.cur);
+
+		if ((conn == NULL || pending->conn == conn) && pending->nestlevel >= nestlevel)
+			return pending;
+	}
+	return NULL;
+}
+
+static void
+flush_from(KalamConn *conn, int nestlevel)
+{
+	KalamPending *pending;
+
+	while ((pending = first_pending(conn, nestlevel)) != NULL)
+	{
+		flush_one(pending, false);
+		if (first_pending(conn, nestlevel) == pending)
+			kalam_pending_remove(pending);
+	}
+}
+
+void
+kalam_pending_flush_all(KalamConn *conn)
+{
+	flush_from(conn, 1);
+}
+
+static void
+discard_from(int nestlevel)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &pendings)
+	{
+		KalamPending *pending = dlist_container(KalamPending, node, iter.cur);
+
+		if (pending->nestlevel >= nestlevel)
+			pending->discard(pending);
+	}
+}
+
+/* ---------- outcome of a lost COMMIT ---------- */
+
+KALAM_NORETURN static void outcome_unknown(const char *where, const char *id, const char *why);
+
+static void
+outcome_unknown(const char *where, const char *id, const char *why)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
+			 errmsg("it is not known whether KalamDB at %s committed the transaction", where),
+			 errdetail_internal("%s", why),
+			 errhint("SHOW TRANSACTION OUTCOME '%s' on the server tells.", id)));
+}
+
+/* Asks on a new connection; NULL while the server cannot be reached. */
+static char *
+ask_outcome(KalamConn *conn, const char *id)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *volatile answer = NULL;
+
+	PG_TRY();
+	{
+		PGresult   *res = kalam_request_plain(conn, psprintf("SHOW TRANSACTION OUTCOME '%s'", id));
+
+		if (PQntuples(res) == 1 && PQnfields(res) == 1)
+			answer = pstrdup(PQgetvalue(res, 0, 0));
+		else
+			answer = "unknown";
+		kalam_result_free(res);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_CONNECTION_EXCEPTION)
+			PG_RE_THROW();
+		FlushErrorState();
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	return answer;
+}
+
+static void
+wait_a_moment(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 50, kalam_wait_event());
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* A definite answer, or NULL when the time is up. */
+static char *
+await_outcome(KalamConn *conn, const char *id)
+{
+	int			limit = conn->timeout > 0 ? conn->timeout : RESOLVE_MS;
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit);
+
+	for (;;)
+	{
+		char	   *answer = ask_outcome(conn, id);
+
+		if (answer && strcmp(answer, "in progress") != 0)
+			return answer;
+		if (kalam_ms_until(deadline) == 0)
+			return NULL;
+		wait_a_moment();
+	}
+}
+
+void
+kalam_transaction_resolve(KalamConn *conn, KalamCommit how)
+{
+	char	   *where = pstrdup(conn->where);
+	char	   *answer;
+
+	kalam_connection_drop(conn);
+	conn->lost = false;
+	conn->wrote = false;
+	if (how == KALAM_COMMIT_INTERRUPTED)
+	{
+		if (ProcDiePending)
+			CHECK_FOR_INTERRUPTS();
+		QueryCancelPending = false;
+		outcome_unknown(where, conn->txn_id, "The wait for its answer was ended.");
+	}
+	answer = await_outcome(conn, conn->txn_id);
+	if (answer == NULL)
+		outcome_unknown(where, conn->txn_id, "The connection was lost during COMMIT, and could not be made again in time.");
+	if (strcmp(answer, "committed") == 0)
+		return;
+	if (strcmp(answer, "aborted") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("connection to KalamDB at %s was lost during COMMIT", where),
+				 errdetail("The server did not commit the transaction.")));
+	outcome_unknown(where, conn->txn_id, "The connection was lost during COMMIT, and the server does not know the transaction.");
+}
+
+/* ---------- commit ---------- */
+
+/* Connections used by this transaction, one after the other; f must not end the transaction. */
+static void
+each_used(void (*f) (KalamConn *conn))
+{
+	HASH_SEQ_STATUS scan;
+	KalamConn  *conn;
+	List	   *used = NIL;
+	ListCell   *lc;
+
+	hash_seq_init(&scan, kalam_connections);
+	while ((conn = hash_seq_search(&scan)) != NULL)
+	{
+		if (conn->used)
+			used = lappend(used, conn);
+	}
+	foreach(lc, used)
+		f(lfirst(lc));
+	list_free(used);
+}
+
+static void
+check_commit(KalamConn *conn, PGresult *res)
+{
+	if (PQresultStatus(res) != PGRES_COMMAND_OK)
+		kalam_raise(conn, res, "COMMIT", 0);
+	if (strcmp(PQcmdStatus(res), "COMMIT") == 0)
+	{
+		PQclear(res);
+		return;
+	}
+	PQclear(res);
+	ereport(ERROR,
+			(errcode(ERRCODE_TRANSACTION_ROLLBACK),
+			 errmsg("KalamDB at %s rolled the transaction back", conn->where),
+			 errdetail("A statement in it had failed there.")));
+}
+
+/* The answer decides, so it is waited for. */
+static void
+commit_now(KalamConn *conn)
+{
+	PGresult   *res = NULL;
+	KalamCommit outcome = KALAM_COMMIT_BROKEN;
+
+	conn->changing = true;
+	if (!kalam_send_plain(conn, "COMMIT"))
+	{
+		kalam_connection_drop(conn);
+		kalam_connection_lost(conn, NULL);
+	}
+	outcome = kalam_receive_commit(conn, &res);
+	if (outcome != KALAM_COMMIT_DONE)
+	{
+		if (res)
+			PQclear(res);
+		kalam_transaction_resolve(conn, outcome);
+		return;
+	}
+	conn->changing = false;
+	kalam_transaction_after(conn, 0);
+	check_commit(conn, res);
+}
+
+/* Nothing was written: its end is sent, and the answer taken in at the next use. */
+static void
+commit_later(KalamConn *conn)
+{
+	conn->open = false;
+	if (!kalam_send_plain(conn, "COMMIT"))
+		kalam_connection_drop(conn);
+}
+
+static void
+commit_one(KalamConn *conn)
+{
+	if (conn->lost)
+		kalam_connection_lost(conn, "The transaction's changes on the server are undone.");
+	kalam_settle(conn);
+	if (conn->lost)
+		kalam_connection_lost(conn, "The transaction's changes on the server are undone.");
+	if (conn->open && conn->wrote)
+		commit_now(conn);
+	else if (conn->open)
+		commit_later(conn);
+}
+
+static int	writers;
+
+static void
+count_writer(KalamConn *conn)
+{
+	if (conn->lost || conn->wrote || kalam_transaction_has_pending(conn))
+		writers++;
+}
+
+static void
+pre_commit(void)
+{
+	writers = 0;
+	each_used(count_writer);
+	if (writers == 1 && !dlist_is_empty(&pendings) && !dlist_has_next(&pendings, dlist_head_node(&pendings)) &&
+		!first_pending(NULL, 1)->conn->lost)
+		flush_one(first_pending(NULL, 1), true);	/* the transaction's last words */
+	kalam_pending_flush_all(NULL);
+	each_used(commit_one);
+}
+
+static void
+refuse_prepare(KalamConn *conn)
+{
+	if (conn->open || conn->lost || kalam_transaction_has_pending(conn))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that has used KalamDB tables")));
+}
+
+/* ---------- abort ---------- */
+
+/* A statement of our own, its answer waited for within bounds; else the connection goes. Raises nothing. */
+static void
+tell_bounded(KalamConn *conn, const char *sql)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ABORT_MS);
+	bool		ok;
+
+	conn->changing = true;
+	ok = kalam_send_plain(conn, sql) && kalam_drain(conn, deadline);
+	ok = ok && conn->partial && PQresultStatus(conn->partial) == PGRES_COMMAND_OK;
+	if (conn->partial)
+		PQclear(conn->partial);
+	conn->partial = NULL;
+	if (!ok)
+	{
+		kalam_connection_drop(conn);
+		return;
+	}
+	conn->changing = false;
+	kalam_transaction_after(conn, 0);
+}
+
+static void
+abort_one(KalamConn *conn)
+{
+	if (conn->pg && (in_error_recursion_trouble() || (conn->changing && !conn->busy)))
+		kalam_connection_drop(conn);
+	if (conn->pg && conn->busy)
+		kalam_cancel(conn);
+	if (conn->pg && conn->open)
+		tell_bounded(conn, "ROLLBACK");
+	if (conn->pg && conn->open)
+		kalam_connection_drop(conn);
+}
+
+/* The local transaction is over, however. */
+static void
+end_one(KalamConn *conn)
+{
+	conn->used = false;
+	conn->open = false;
+	conn->lost = false;
+	conn->wrote = false;
+	conn->flush_level = 0;
+	conn->level = conn->floor = 1;
+	conn->snapshots = NIL;
+	conn->dropped = NIL;
+	MemoryContextReset(conn->txn_cxt);
+	if (!conn->keep)
+		kalam_connection_drop(conn);
+	conn->lost = false;
+}
+
+static void
+end_all(void)
+{
+	HASH_SEQ_STATUS scan;
+	KalamConn  *conn;
+
+	hash_seq_init(&scan, kalam_connections);
+	while ((conn = hash_seq_search(&scan)) != NULL)
+	{
+		if (conn->used)
+			end_one(conn);
+	}
+	any_used = false;
+	local_serial++;
+}
+
+static void
+abort_all(void)
+{
+	HASH_SEQ_STATUS scan;
+	KalamConn  *conn;
+
+	discard_from(1);
+	hash_seq_init(&scan, kalam_connections);
+	while ((conn = hash_seq_search(&scan)) != NULL)
+	{
+		if (conn->used)
+			abort_one(conn);
+	}
+	end_all();
+}
+
+static void
+on_xact(XactEvent event, void *arg)
+{
+	if (!any_used)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			pre_commit();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			each_used(refuse_prepare);
+			break;
+		case XACT_EVENT_ABORT:
+			abort_all();
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PREPARE:
+			end_all();
+			break;
+		case XACT_EVENT_PARALLEL_PRE_COMMIT:
+		case XACT_EVENT_PARALLEL_COMMIT:
+		case XACT_EVENT_PARALLEL_ABORT:
+			break;				/* workers have no connections */
+	}
+}
+
+/* ---------- subtransactions ---------- */
+
+/* A scan of an outer level may be reading ahead: its answer is taken in, if it comes. */
+static void
+settle_bounded(KalamConn *conn)
+{
+	KalamAhead *ahead = conn->ahead;
+
+	if (ahead == NULL || !kalam_ahead_take(ahead, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ABORT_MS / 2)))
+		kalam_cancel(conn);
+}
+
+static void
+undo_level(KalamConn *conn, int nestlevel)
+{
+	char		sql[64];
+
+	if (conn->pg && (in_error_recursion_trouble() || (conn->changing && !conn->busy)))
+		kalam_connection_drop(conn);
+	if (conn->pg && conn->busy && (conn->open || conn->changing))
+		settle_bounded(conn);
+	if (conn->pg && conn->open && Min(conn->level, conn->floor) >= nestlevel)
+	{
+		snprintf(sql, sizeof(sql), "ROLLBACK TO LEVEL %d", nestlevel);
+		tell_bounded(conn, sql);
+		conn->level = nestlevel - 1;
+	}
+}
+
+static void
+end_level(int nestlevel, bool abort)
+{
+	HASH_SEQ_STATUS scan;
+	KalamConn  *conn;
+
+	if (abort)
+		discard_from(nestlevel);
+	hash_seq_init(&scan, kalam_connections);
+	while ((conn = hash_seq_search(&scan)) != NULL)
+	{
+		if (!conn->used)
+			continue;
+		if (abort)
+			undo_level(conn, nestlevel);
+		conn->floor = Min(conn->floor, nestlevel - 1);
+		if (conn->flush_level >= nestlevel)
+			conn->flush_level = 0;
+	}
+}
+
+static void
+on_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
+{
+	int			nestlevel = GetCurrentTransactionNestLevel();
+
+	if (!any_used)
+		return;
+	switch (event)
+	{
+		case SUBXACT_EVENT_START_SUB:
+			break;
+		case SUBXACT_EVENT_PRE_COMMIT_SUB:
+			flush_from(NULL, nestlevel);	/* their errors belong to this block */
+			break;
+		case SUBXACT_EVENT_COMMIT_SUB:
+			end_level(nestlevel, false);
+			break;
+		case SUBXACT_EVENT_ABORT_SUB:
+			end_level(nestlevel, true);
+			break;
+	}
+}
+
+void
+kalam_transaction_init(void)
+{
+	/* callbacks are registered with the first use of a connection */
+}
