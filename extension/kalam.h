@@ -146,12 +146,11 @@ extern UserMapping *kalam_user_mapping(Oid serverid, Oid userid); /* never fails
 extern PGresult *kalam_request(KalamConn *conn, const KalamRequest *req);
 extern void kalam_result_free(PGresult *res);
 /* ask ahead: send now, take the result later; anything else asked meanwhile on
- * the connection first drains it into a buffer of its own */
+ * the connection first drains it into a buffer of its own.  Lives in CurrentMemoryContext;
+ * when that goes before it was waited for, its answer is thrown away and its cursor closed */
 typedef struct KalamAhead KalamAhead;
 extern KalamAhead *kalam_request_ahead(KalamConn *conn, const KalamRequest *req);
 extern PGresult *kalam_ahead_wait(KalamAhead *ahead);
-/* nobody waits for it any more: its answer is thrown away and its cursor closed, later.  Must not fail, nor wait */
-extern void kalam_ahead_discard(KalamAhead *ahead);
 /* name of the open cursor in a result's tag, NULL if the scan is finished; palloc'd */
 extern char *kalam_result_cursor(PGresult *res);
 /* cursor that nobody reads to its end: closed with the next request or at transaction end */
