@@ -145,8 +145,8 @@ class Cursor:
     """What FETCH reads from: a scan that its statement's first chunk did not finish."""
 
     def __init__(self, name: str, chunks: Chunks, columns: tuple[Column, ...], schema: pa.Schema | None,
-                 to_batch: Callable[[Sequence[Row]], pa.RecordBatch], fetch: int, transaction: Transaction,
-                 owner: bool) -> None:
+                 to_batch: Callable[[Sequence[Row]], pa.RecordBatch] | None, fetch: int, transaction: Transaction,
+                 owner: bool, workers: Workers) -> None:
         self.name = name
         self.columns = columns
         self.schema = schema  # None: plain rows
@@ -155,17 +155,19 @@ class Cursor:
         self._chunks = chunks
         self._to_batch = to_batch
         self._owner = owner  # the transaction exists for this cursor only
+        self._workers = workers
 
-    async def fetch(self, count: int) -> Result:
+    async def fetch(self, session: ClientSession, count: int) -> Result:
         rows = await self._chunks.take(count)
         more = self._chunks.more
         if more:
             self._chunks.ahead(count)
         tag = f"FETCH {len(rows)}" + (f" {self.name}" if more else "")
         cursor = self.name if more else None
-        if self.schema is None:
+        make = self._to_batch
+        if make is None:
             return Result(tag, columns=self.columns, rows=rows, cursor=cursor)
-        batches = [self._to_batch(rows)] if rows else []
+        batches = [await self._workers.run(session, lambda: None, lambda: make(rows))] if rows else []
         return Result(tag, columns=self.columns, batches=batches, schema=self.schema, cursor=cursor)
 
     def ahead(self) -> None:
@@ -198,7 +200,7 @@ async def fetch(session: ClientSession, name: str, count: int) -> Result:
     if cursor is None:
         raise KalamError("34000", f'cursor "{name}" does not exist')
     try:
-        result = await cursor.fetch(count)
+        result = await cursor.fetch(session, count)
     except BaseException:
         session.cursors.pop(name, None)
         cursor.close()

@@ -1,0 +1,129 @@
+"""Which table a name means, and whose rows of it a statement may touch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kalamdb.api import Account, ClientSession, Context, Role
+from kalamdb.errors import KalamError
+from kalamdb.sql.statements import Name
+from kalamdb.txn.api import CatalogView, TableDef
+
+DEFAULT_PATH = ("public",)
+#: the tenant setting; '*' in it means all tenants
+TENANT_SETTING = "kalam.user_id"
+EVERYONE = "*"
+_READ_LEVELS = {"public": Role.USER, "private": Role.SERVICE, "restricted": Role.SERVICE, "dba": Role.DBA}
+
+
+def search_path(session: ClientSession, context: Context | None) -> tuple[str, ...]:
+    if context is not None and context.path:
+        return context.path
+    setting = session.settings.get("search_path")
+    if setting is None:
+        return DEFAULT_PATH
+    return tuple(part.strip().strip('"') for part in setting.split(",") if part.strip().strip('"') != "$user")
+
+
+def undefined_table(name: Name, position: int | None = None) -> KalamError:
+    return KalamError("42P01", f'relation "{name}" does not exist', position=position)
+
+
+def find_table(catalog: CatalogView, name: Name, path: Sequence[str]) -> TableDef | None:
+    for namespace in (name.namespace,) if name.namespace is not None else path:
+        table = catalog.table(namespace, name.table)
+        if table is not None:
+            return table
+    return None
+
+
+def resolve(catalog: CatalogView, name: Name, path: Sequence[str], position: int | None = None) -> TableDef:
+    table = find_table(catalog, name, path)
+    if table is None:
+        raise undefined_table(name, position)
+    return table
+
+
+def tenant_of(session: ClientSession, context: Context | None) -> str | None:
+    """The tenant a statement runs for: the context's, or the setting; a user account's own when nothing is said."""
+    if context is not None and (context.user is not None or not context.exec):
+        return context.user
+    setting = session.settings.get(TENANT_SETTING)
+    if setting:
+        return setting
+    return session.account.name if session.account.role == Role.USER else None
+
+
+def _denied(table: TableDef) -> KalamError:
+    return KalamError("42501", f"permission denied for table {table.name}",
+                      detail=f"The table's access level is {table.options.get('access_level', 'private')}.",
+                      schema=table.namespace, table=table.name)
+
+
+def _check_shared(account: Account, table: TableDef, *, write: bool) -> None:
+    level = table.options.get("access_level", "private")
+    needed = _READ_LEVELS.get(level, Role.DBA)
+    if write:
+        needed = max(needed, Role.SERVICE)
+    if account.role < needed:
+        raise _denied(table)
+
+
+def check_tenant(account: Account, tenant: str) -> None:
+    """May this account act for that tenant?"""
+    if account.role >= Role.SERVICE:
+        return
+    if tenant == EVERYONE:
+        raise KalamError("42501", "permission denied to act for all tenants",
+                         hint="The role service or above is needed.")
+    if tenant != account.name:
+        raise KalamError("42501", f'permission denied to act for tenant "{tenant}"',
+                         hint="An account of role user acts for itself only.")
+
+
+def no_tenant() -> KalamError:
+    return KalamError("42501", "no tenant is set", hint="SET kalam.user_id")
+
+
+def read_tenant(account: Account, table: TableDef, tenant: str | None) -> str | None:
+    """The engine's tenant for reading: "" for shared tables, None for all."""
+    if table.kind == "shared":
+        _check_shared(account, table, write=False)
+        return ""
+    if not tenant:
+        raise no_tenant()
+    check_tenant(account, tenant)
+    return None if tenant == EVERYONE else tenant
+
+
+def write_tenant(account: Account, table: TableDef, tenant: str | None) -> str | None:
+    """The engine's tenant for writing; None: every row must name its own (``_userid``)."""
+    if table.kind == "shared":
+        _check_shared(account, table, write=True)
+        return ""
+    if not tenant:
+        return None
+    check_tenant(account, tenant)
+    return None if tenant == EVERYONE else tenant
+
+
+def row_tenant(account: Account, default: str | None, named: str | None, told: str | None) -> str:
+    """The tenant of one row to write: the one it names, or the statement's. ``told`` is what the client had set."""
+    if named is not None:
+        if named != default:
+            check_tenant(account, named)
+            if named == EVERYONE or not named:
+                raise KalamError("22023", f'invalid tenant "{named}"', column="_userid")
+        return named
+    if default is None:
+        if told == EVERYONE:
+            raise KalamError("42501", "no tenant is named for a row to write",
+                             hint="With kalam.user_id = '*' every written row names its _userid.")
+        raise no_tenant()
+    return default
+
+
+def can_manage(account: Account, what: str, role: Role = Role.SERVICE) -> None:
+    if account.role < role:
+        raise KalamError("42501", f"permission denied to {what}",
+                         hint=f"The role {role.name.lower()} or above is needed.")

@@ -1,0 +1,185 @@
+"""The query engine: DuckDB in memory, over Arrow tables that one statement made, shut off from everything else.
+
+One database without files, network, extensions or changeable settings serves all queries; each query runs on its own
+connection, whose relations are the statement's sources and go away with it. DuckDB's errors come out as KalamError
+with PostgreSQL's codes. Everything that runs here runs in a worker thread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from kalamdb.api import Row
+from kalamdb.errors import KalamError
+from kalamdb.sql.native import from_array
+from kalamdb.types import PgType
+
+BATCH_ROWS = 10_000
+
+_CONFIG = (
+    "enable_external_access = false", "autoinstall_known_extensions = false", "autoload_known_extensions = false",
+    "allow_community_extensions = false", "python_enable_replacements = false", "TimeZone = 'UTC'",
+    "integer_division = true",  # 7/2 = 3, as PostgreSQL has it; other types divide as ever
+    "preserve_insertion_order = true",
+)
+
+#: what DuckDB's message says → SQLSTATE
+_BY_MESSAGE: tuple[tuple[str, str], ...] = (
+    (r"division by zero", "22012"),
+    (r"more than one row returned by a subquery", "21000"),
+    (r"logarithm", "2201E"),
+    (r"square root of a negative", "2201F"),
+    (r"out of range|overflow|could not cast value|can't be cast because the value", "22003"),
+    (r"function with name|no function matches|could not choose a best candidate", "42883"),
+    (r"table with name|referenced table", "42P01"),
+    (r"type with name", "42704"),
+    (r"ambiguous", "42702"),
+    (r"cannot compare values", "42883"),
+    (r"must appear in the group by|cannot contain aggregates|cannot contain window|nested", "42803"),
+    (r"referenced column|does not have a column|not found in from clause", "42703"),
+    (r"same number of result columns", "42601"),
+)
+_BY_CLASS: tuple[tuple[type[duckdb.Error], str], ...] = (
+    (duckdb.InterruptException, "57014"), (duckdb.OutOfMemoryException, "53200"), (duckdb.ParserException, "42601"),
+    (duckdb.SyntaxException, "42601"), (duckdb.ConversionException, "22P02"), (duckdb.OutOfRangeException, "22003"),
+    (duckdb.PermissionException, "42501"), (duckdb.NotImplementedException, "0A000"),
+    (duckdb.TypeMismatchException, "42804"), (duckdb.CatalogException, "42P01"), (duckdb.BinderException, "42804"),
+    (duckdb.InvalidInputException, "22023"),
+)
+
+
+def query_error(error: duckdb.Error) -> KalamError:
+    """A DuckDB error with PostgreSQL's code and a message without DuckDB's trimmings."""
+    if isinstance(error, duckdb.InterruptException):
+        return KalamError("57014", "canceling statement due to user request")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return KalamError("53200", "out of memory", detail="The query needs more than duckdb.memory_limit allows.")
+    text = str(error).partition("\n")[0]
+    text = re.sub(r"^[A-Z][\w ]*Error: ", "", text)
+    lowered = text.lower()
+    code = next((code for pattern, code in _BY_MESSAGE if re.search(pattern, lowered)), None)
+    if code is None:
+        code = next((code for kind, code in _BY_CLASS if isinstance(error, kind)), "0A000")
+    if code == "22012":
+        text = "division by zero"
+    return KalamError(code, text[:1].lower() + text[1:] if text else "the query failed")
+
+
+class QueryEngine:
+    """The database all queries share."""
+
+    def __init__(self, memory_limit: str = "1GB", threads: int = 0) -> None:
+        self._db = duckdb.connect(":memory:")
+        options = [*_CONFIG, f"memory_limit = '{memory_limit}'"]
+        if threads:
+            options.append(f"threads = {threads}")
+        for option in options:
+            self._db.execute(f"SET {option}")
+        self._db.execute("SET lock_configuration = true")
+
+    def open(self) -> duckdb.DuckDBPyConnection:
+        return self._db.cursor()
+
+    def describe(self, sql: str, relations: Mapping[str, pa.Table]) -> tuple[list[str], list[str]]:
+        """Names and types (DuckDB's) of a query's columns; nothing is executed."""
+        connection = self.open()
+        try:
+            for name, table in relations.items():
+                connection.register(name, table)
+            relation = connection.sql(sql)
+            if relation is None:
+                raise KalamError("42601", "the statement returns no rows")
+            return list(relation.columns), [str(type_) for type_ in relation.types]
+        except duckdb.Error as error:
+            raise query_error(error) from None
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class QueryResult:
+    """A query under way: rows in storage values, read a batch at a time."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._reader: pa.RecordBatchReader | None = None
+        self._types: list[PgType] = []
+        self._rows: list[Row] = []
+        self._closed = False
+
+    def start(self, sql: str, relations: Mapping[str, pa.Table], types: list[PgType]) -> None:
+        self._types = types
+        try:
+            for name, table in relations.items():
+                self._connection.register(name, table)
+            relation = self._connection.sql(sql)
+            self._reader = relation.to_arrow_reader(BATCH_ROWS)
+        except duckdb.Error as error:
+            raise query_error(error) from None
+
+    def _next(self) -> list[Row]:
+        assert self._reader is not None
+        try:
+            batch = self._reader.read_next_batch()
+        except StopIteration:
+            return []
+        except duckdb.Error as error:
+            raise query_error(error) from None
+        except (pa.ArrowException, OSError) as error:
+            raise _arrow_error(error) from None
+        columns = [from_array(type_, batch.column(place)) for place, type_ in enumerate(self._types)]
+        return list(zip(*columns, strict=True))
+
+    def fetch(self, count: int) -> list[Row]:
+        """Up to ``count`` more rows, [] at the end."""
+        while not self._rows and self._reader is not None:
+            self._rows = self._next()
+            if not self._rows:
+                self._finish()
+        rows, self._rows = self._rows[:count], self._rows[count:]
+        return rows
+
+    def interrupt(self) -> None:
+        self._connection.interrupt()
+
+    def _finish(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._finish()
+            self._connection.close()
+
+
+def _arrow_error(error: Exception) -> KalamError:
+    """An error inside a stream comes wrapped; its text is still DuckDB's."""
+    text = str(error)
+    found = re.search(r"(\w[\w ]*) Error: ([^\n]*)", text)
+    if "INTERRUPT" in text.upper():
+        return KalamError("57014", "canceling statement due to user request")
+    if "Out of Memory" in text:
+        return KalamError("53200", "out of memory", detail="The query needs more than duckdb.memory_limit allows.")
+    if found is None:
+        return KalamError("0A000", "the query failed", detail=text.partition("\n")[0])
+    kinds: dict[str, type[duckdb.Error]] = {
+        "Conversion": duckdb.ConversionException, "Out of Range": duckdb.OutOfRangeException,
+        "Invalid Input": duckdb.InvalidInputException, "Not implemented": duckdb.NotImplementedException,
+    }
+    kind = next((kind for name, kind in kinds.items() if found.group(1).endswith(name)), duckdb.Error)
+    return query_error(kind(f"{found.group(1)} Error: {found.group(2)}"))
+
+
+def value_of(result: Any) -> Any:
+    """The only value of a one-row, one-column result."""
+    rows = result.fetch(1)
+    return rows[0][0] if rows else None

@@ -1,0 +1,299 @@
+"""The fast path: SELECT of columns from one table under a condition the store can evaluate, without the query engine.
+
+A plan is made once per statement text and holds everything but the parameters. A whole key is read at once, in the
+event loop; everything else is a scan in a worker thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Literal
+
+from sqlglot import exp
+
+from kalamdb import types
+from kalamdb.api import Column, Result, Row
+from kalamdb.errors import KalamError
+from kalamdb.sql import access
+from kalamdb.sql.bind import Binder, NotSimple, Params, identifier, parameter_index
+from kalamdb.sql.cursors import ListSource, Source, ThreadSource
+from kalamdb.sql.predicate import (
+    SEQ, Compiled, Condition, KeyRange, Value, compile_condition, evaluate, key_range,
+)
+from kalamdb.sql.run import Run, answer
+from kalamdb.sql.statements import Name
+from kalamdb.txn.api import Key, Scan, TableDef
+
+LockWait = Literal["wait", "nowait", "skip"]
+#: rows locked with one call
+LOCK_ROWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    share: bool
+    wait: LockWait
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A condition made ready: compiled, and what it says about the key."""
+
+    condition: Condition | None
+    compiled: Compiled | None
+    range: KeyRange
+
+    @classmethod
+    def of(cls, table: TableDef, condition: Condition | None) -> Filter:
+        compiled = None if condition is None else compile_condition(condition)
+        return cls(condition, compiled, key_range(condition, table.key, lambda _: True))
+
+    @property
+    def whole_key(self) -> bool:
+        return False
+
+    def scan(self, table: TableDef, tenant: str | None, columns: tuple[int, ...], params: Sequence[Any],
+             *, limit: int | None = None, with_id: bool = False) -> Scan | None:
+        """The engine's scan; None where a NULL bound of the key says that no row qualifies."""
+        found = self.range
+        prefix = tuple(value.get(params) for value in found.prefix)
+        low = None if found.low is None else (found.low[0].get(params), found.low[1])
+        high = None if found.high is None else (found.high[0].get(params), found.high[1])
+        if None in prefix or (low is not None and low[0] is None) or (high is not None and high[0] is None):
+            return None
+        where = None if self.compiled is None else self.compiled.sql
+        values = () if self.compiled is None else self.compiled.bind(params)
+        return Scan(table, tenant, columns, where, values, prefix, low, high, limit, with_id)
+
+    def matches(self, row: Row, params: Sequence[Any]) -> bool:
+        return self.condition is None or evaluate(self.condition, row, params) is True
+
+    def keys(self, table: TableDef, params: Sequence[Any]) -> list[Key] | None:
+        """The whole keys it asks for; None: not a set of whole keys."""
+        found = self.range
+        if not table.key or len(found.prefix) + bool(found.points) != len(table.key):
+            return None
+        prefix = tuple(value.get(params) for value in found.prefix)
+        if None in prefix:
+            return []
+        if not found.points:
+            return [prefix]
+        last = dict.fromkeys(value.get(params) for value in found.points)
+        return [(*prefix, value) for value in last if value is not None]
+
+
+def picker(positions: Sequence[int]) -> Callable[[Row], Row]:
+    """From a whole row, ``(*columns, _seq, _userid)``, the wanted columns."""
+    if not positions:
+        return lambda row: (None,)
+    places = [place if place >= 0 else -3 - place for place in positions]
+    if len(places) == 1:
+        only = places[0]
+        return lambda row: (row[only],)
+    return itemgetter(*places)
+
+
+@dataclass(slots=True)
+class ReadPlan:
+    """SELECT columns FROM table WHERE condition [LIMIT n] [FOR …]."""
+
+    name: Name
+    table: TableDef
+    positions: tuple[int, ...]  # (): SELECT NULL
+    columns: tuple[Column, ...]
+    filter: Filter
+    params: Params
+    lock: Lock | None
+    limit: Value | None
+    pick: Callable[[Row], Row]
+    writes: bool = False
+    wire: bool = True
+
+    def start(self, run: Run) -> Result | Awaitable[Result]:
+        table = self.table
+        tenant = access.read_tenant(run.session.account, table, run.tenant)
+        if self.lock is not None:
+            access.write_tenant(run.session.account, table, run.tenant)
+            return answer(run, self._locking(run, tenant), self.columns)
+        keys = self.filter.keys(table, run.params) if tenant is not None else None
+        if keys is not None and self.limit is None:
+            rows = self._get(run, tenant or "", keys)
+            return Result(f"SELECT {len(rows)}", columns=self.columns, rows=rows)
+        return answer(run, self._scan(run, tenant), self.columns)
+
+    def _get(self, run: Run, tenant: str, keys: list[Key]) -> list[Row]:
+        get, snapshot, table, rest = run.transaction.get, run.snapshot, self.table, self.filter.range.rest
+        rows: list[Row] = []
+        for key in keys:
+            row = get(snapshot, table, tenant, key)
+            if row is not None and (rest is None or evaluate(rest, row, run.params) is True):
+                rows.append(self.pick(row))
+        return rows
+
+    def _limit(self, run: Run) -> int | None:
+        if self.limit is None:
+            return None
+        value = self.limit.get(run.params)
+        if value is not None and value < 0:
+            raise KalamError("2201W", "LIMIT must not be negative")
+        return None if value is None else int(value)
+
+    def _scan(self, run: Run, tenant: str | None) -> Source:
+        limit = self._limit(run)
+        scan = self.filter.scan(self.table, tenant, self.positions or (SEQ,), run.params, limit=limit)
+        if scan is None or limit == 0:
+            return ListSource([])
+        cursor = run.transaction.scan(run.snapshot, scan)
+        if self.positions:
+            return ThreadSource.of_scan(run.workers, run.session, cursor)
+        return ThreadSource(run.workers, run.session, lambda count: [(None,)] * len(cursor.fetch(count)),
+                            cursor.interrupt, cursor.close)
+
+    def _locking(self, run: Run, tenant: str | None) -> Source:
+        scan = self.filter.scan(self.table, tenant, (SEQ,), run.params, with_id=True)
+        if scan is None:
+            return ListSource([])
+        inner = ThreadSource.of_scan(run.workers, run.session, run.transaction.scan(run.snapshot, scan))
+        return LockSource(run, self, inner, self._limit(run))
+
+
+class LockSource:
+    """Rows of a scan, locked as they are read, in their newest version; those that match no longer are left out."""
+
+    def __init__(self, run: Run, plan: ReadPlan, inner: Source, limit: int | None) -> None:
+        self._run = run
+        self._plan = plan
+        self._inner = inner
+        self._left = limit
+        self._held: list[Row] = []
+        self._ended = False
+
+    def ahead(self, count: int) -> None:
+        pass
+
+    async def read(self, count: int) -> list[Row]:
+        wanted = count if self._left is None else min(count, self._left)
+        while len(self._held) < wanted and not self._ended:
+            await self._lock_some(LOCK_ROWS if self._left is None else wanted - len(self._held))
+        rows, self._held = self._held[:wanted], self._held[wanted:]
+        if self._left is not None:
+            self._left -= len(rows)
+        return rows
+
+    async def _lock_some(self, count: int) -> None:
+        run, plan = self._run, self._plan
+        assert plan.lock is not None
+        found = await self._inner.read(count)
+        self._ended = len(found) < count
+        if not found:
+            return
+        rows = await run.transaction.lock(
+            run.snapshot, plan.table, [(row[0], row[1]) for row in found], share=plan.lock.share, wait=plan.lock.wait,
+            timeout_ms=run.lock_timeout,
+        )
+        self._held += [plan.pick(row) for row in rows if row is not None and plan.filter.matches(row, run.params)]
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+# ---------- planning ----------
+def table_name(node: exp.Table) -> Name:
+    if node.args.get("catalog") is not None:
+        raise KalamError("0A000", "cross-database references are not implemented")
+    if not isinstance(node.this, exp.Identifier):
+        raise NotSimple
+    db = node.args.get("db")
+    return Name(identifier(db) if db is not None else None, identifier(node.this))
+
+
+def qualifiers(node: exp.Table, table: TableDef) -> set[str]:
+    alias = node.args.get("alias")
+    return {identifier(alias.this)} if alias is not None else {table.name}
+
+
+_SIMPLE_PARTS = {"expressions", "from_", "where", "locks", "limit", "kind"}
+
+
+def is_simple_select(tree: exp.Expression) -> bool:
+    """One plain table, no clause that needs the query engine."""
+    if not isinstance(tree, exp.Select):
+        return False
+    if any(value for part, value in tree.args.items() if part not in _SIMPLE_PARTS):
+        return False
+    source = tree.args.get("from_")
+    if source is None or not isinstance(source.this, exp.Table):
+        return False
+    table = source.this
+    alias = table.args.get("alias")
+    extra = any(value for part, value in table.args.items() if part not in ("this", "db", "catalog", "alias"))
+    return not extra and isinstance(table.this, exp.Identifier) and (alias is None or not alias.args.get("columns"))
+
+
+def lock_of(tree: exp.Select) -> Lock | None:
+    locks = tree.args.get("locks") or []
+    if not locks:
+        return None
+    if len(locks) > 1:
+        raise KalamError("0A000", "several locking clauses are not supported")
+    wait = locks[0].args.get("wait")
+    mode: LockWait = "wait" if wait is None else "nowait" if wait is True else "skip"
+    return Lock(not locks[0].args.get("update"), mode)
+
+
+def _projection(tree: exp.Select, binder: Binder) -> tuple[tuple[int, ...], tuple[Column, ...]]:
+    positions: list[int] = []
+    columns: list[Column] = []
+    table = binder.table
+    assert table is not None
+
+    def add(position: int, name: str) -> None:
+        positions.append(position)
+        typmod = table.columns[position].typmod if position >= 0 else -1
+        columns.append(Column(name, binder.type_of(position), typmod))
+
+    for item in tree.expressions:
+        inner = item.this if isinstance(item, exp.Alias) else item
+        if isinstance(inner, exp.Star) and not any(inner.args.values()):
+            for place, column in enumerate(table.columns):
+                add(place, column.name)
+            continue
+        if isinstance(inner, exp.Null) and len(tree.expressions) == 1:
+            return (), (Column(identifier(item.args["alias"]) if isinstance(item, exp.Alias) else "?column?",
+                               types.TEXT),)
+        if not isinstance(inner, exp.Column):
+            raise NotSimple
+        operand = binder.column(inner)
+        assert operand.field is not None
+        add(operand.field.position, identifier(item.args["alias"]) if item is not inner else identifier(inner.this))
+    if not positions:
+        raise NotSimple
+    return tuple(positions), tuple(columns)
+
+
+def _limit(tree: exp.Select, params: Params) -> Value | None:
+    limit = tree.args.get("limit")
+    if limit is None:
+        return None
+    count = limit.expression if isinstance(limit, exp.Limit) else None
+    if isinstance(count, exp.Literal) and not count.is_string and count.this.isdecimal():
+        return Value(None, int(count.this))
+    if isinstance(count, exp.Parameter):
+        index = parameter_index(count)
+        params.infer(index, types.by_name("int8"))
+        return Value(index)
+    raise NotSimple
+
+
+def plan_read(tree: exp.Select, name: Name, table: TableDef, params: Params) -> ReadPlan:
+    """Raises NotSimple where the query engine has to do it."""
+    source = tree.args["from_"].this
+    binder = Binder(table, params, qualifiers(source, table))
+    positions, columns = _projection(tree, binder)
+    where = tree.args.get("where")
+    condition = None if where is None else binder.condition(where.this)
+    lock = lock_of(tree)
+    return ReadPlan(name, table, positions, columns, Filter.of(table, condition), params, lock, _limit(tree, params),
+                    picker(positions), writes=lock is not None)

@@ -1,0 +1,129 @@
+"""One execution: who asks, in which transaction, with which parameters; and how its rows become a Result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from kalamdb import types
+from kalamdb.api import ClientSession, Column, Context, Result, Row
+from kalamdb.sql.cursors import SMALL, Chunks, Cursor, RowStream, Source
+from kalamdb.sql.transaction import SessionState
+from kalamdb.sql.workers import Workers
+from kalamdb.txn.api import Engine, Snapshot, Transaction
+
+if TYPE_CHECKING:
+    from kalamdb.sql.duck import QueryEngine
+
+#: rows per chunk for clients without a context
+STREAM_ROWS = 10_000
+MAX_FETCH = 1_000_000
+
+
+@dataclass(slots=True)
+class Run:
+    engine: Engine
+    workers: Workers
+    queries: QueryEngine
+    session: ClientSession
+    state: SessionState
+    context: Context | None
+    transaction: Transaction
+    own: bool  # autocommit: the transaction is this statement's
+    tenant: str | None
+    path: tuple[str, ...]
+    params: Sequence[Any] = ()
+    handed: bool = False  # the transaction now belongs to a cursor or stream
+    wrote: bool = False
+    _snapshot: Snapshot | None = field(default=None)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        if self._snapshot is None:
+            self._snapshot = self.transaction.snapshot(self.context.snap if self.context is not None else 0)
+        return self._snapshot
+
+    def fresh_snapshot(self) -> Snapshot:
+        """One that sees this statement's own writes."""
+        return self.transaction.snapshot(0)
+
+    @property
+    def lock_timeout(self) -> int:
+        if self.context is not None:
+            return self.context.lock_timeout
+        setting = self.session.settings.get("lock_timeout", "0")
+        return int(setting) if setting.isdecimal() else 0
+
+    @property
+    def exec(self) -> bool:
+        return self.context is not None and self.context.exec
+
+
+def batcher(columns: tuple[Column, ...], schema: pa.Schema) -> Callable[[Sequence[Row]], pa.RecordBatch]:
+    kinds = [column.type for column in columns]
+    return lambda rows: types.rows_to_arrow(rows, kinds, schema)
+
+
+def _nothing() -> None:
+    pass
+
+
+async def answer(run: Run, source: Source, columns: tuple[Column, ...]) -> Result:
+    """The first chunk; the rest behind a cursor (context) or a stream (none)."""
+    chunks = Chunks(source)
+    try:
+        if run.context is None or run.context.exec:
+            return await _plain(run, chunks, columns)
+        return await _wire(run, chunks, columns, run.context)
+    except BaseException:
+        source.close()
+        raise
+
+
+async def _plain(run: Run, chunks: Chunks, columns: tuple[Column, ...]) -> Result:
+    if run.exec:  # its JSON needs them all
+        rows: list[Row] = []
+        while chunks.more or not rows:
+            part = await chunks.take(STREAM_ROWS)
+            rows += part
+            if not part:
+                break
+        chunks.source.close()
+        return Result(f"SELECT {len(rows)}", columns=columns, rows=rows)
+    rows = await chunks.take(STREAM_ROWS)
+    if not chunks.more:
+        chunks.source.close()
+        return Result(f"SELECT {len(rows)}", columns=columns, rows=rows)
+    finish = run.transaction.rollback if run.own else _nothing
+    run.handed = True
+    return Result("SELECT", columns=columns, rows=rows, stream=RowStream(chunks, STREAM_ROWS, finish))
+
+
+async def _wire(run: Run, chunks: Chunks, columns: tuple[Column, ...], context: Context) -> Result:
+    size = max(1, min(context.fetch, MAX_FETCH))
+    large = await chunks.peek(SMALL + 1) > SMALL
+    schema = types.arrow_schema([(column.name, column.type) for column in columns]) if context.arrow and large else None
+    rows = await chunks.take(size)
+    result = Result(f"SELECT {len(rows)}", columns=columns)
+    to_batch = None
+    if schema is not None:
+        to_batch = batcher(columns, schema)
+        make = to_batch
+        result.schema = schema
+        result.batches = [await run.workers.run(run.session, _nothing, lambda: make(rows))]
+    else:
+        result.rows = rows
+    if not chunks.more:
+        chunks.source.close()
+        return result
+    run.state.scans += 1
+    result.cursor = f"scan_{run.state.scans}"
+    result.tag += f" {result.cursor}"
+    cursor = Cursor(result.cursor, chunks, columns, schema, to_batch, size, run.transaction, run.own, run.workers)
+    run.session.cursors[result.cursor] = cursor
+    run.handed = True
+    cursor.ahead()
+    return result
