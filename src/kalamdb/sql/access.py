@@ -9,14 +9,15 @@ from kalamdb.errors import KalamError
 from kalamdb.sql.statements import Name
 from kalamdb.txn.api import CatalogView, TableDef
 
-DEFAULT_PATH = ("public",)
+SearchPath = tuple[str, ...]
+DEFAULT_PATH: SearchPath = ("public",)
 #: the tenant setting; '*' in it means all tenants
 TENANT_SETTING = "kalam.user_id"
 EVERYONE = "*"
 _READ_LEVELS = {"public": Role.USER, "private": Role.SERVICE, "restricted": Role.SERVICE, "dba": Role.DBA}
 
 
-def search_path(session: ClientSession, context: Context | None) -> tuple[str, ...]:
+def search_path(session: ClientSession, context: Context | None) -> SearchPath:
     if context is not None and context.path:
         return context.path
     setting = session.settings.get("search_path")
@@ -46,11 +47,13 @@ def resolve(catalog: CatalogView, name: Name, path: Sequence[str], position: int
 
 def tenant_of(session: ClientSession, context: Context | None) -> str | None:
     """The tenant a statement runs for: the context's, or the setting; a user account's own when nothing is said."""
-    if context is not None and (context.user is not None or not context.exec):
-        return context.user
-    setting = session.settings.get(TENANT_SETTING)
-    if setting:
-        return setting
+    if context is not None:
+        if context.user is not None or not context.exec:
+            return context.user
+    elif session.settings:
+        setting = session.settings.get(TENANT_SETTING)
+        if setting:
+            return setting
     return session.account.name if session.account.role == Role.USER else None
 
 

@@ -325,7 +325,7 @@ class Parser:
 
     def discard(self) -> Statement:
         self.expect("all")
-        return ResetSettings(None)
+        return ResetSettings(None, discard=True)
 
     # ---------- information ----------
     def show(self) -> Statement:

@@ -17,19 +17,21 @@ import pyarrow as pa
 from sqlglot import exp
 
 from kalamdb import types
-from kalamdb.api import Column, Result
+from kalamdb.api import Column, Result, Row
 from kalamdb.errors import KalamError
 from kalamdb.sql import access, native
 from kalamdb.sql.bind import Binder, NotSimple, Params, identifier, parameter_index, position_of
 from kalamdb.sql.cursors import ThreadSource
 from kalamdb.sql.duck import QueryEngine, QueryResult
 from kalamdb.sql.predicate import SEQ, USERID, Condition, conjunction
-from kalamdb.sql.read import Filter, qualifiers, table_name
+from kalamdb.sql.read import Filter, picker, qualifiers, table_name
 from kalamdb.sql.run import Run, answer
 from kalamdb.txn.api import CatalogView, ScanCursor, TableDef
 from kalamdb.types import PgType
 
 SCAN_ROWS = 10_000
+#: the column that says which of the given rows a result row is for
+ROW_NUMBER = "__kalam_row"
 _MARK = re.compile("\0([a-z]+)(\\d*)\0")
 #: functions that sqlglot has no class for and that mean the same in PostgreSQL and DuckDB
 _FUNCTIONS = frozenset({
@@ -57,6 +59,7 @@ class Feed:
     positions: tuple[int, ...]
     as_text: frozenset[int]  # numeric columns that are only passed through
     filter: Filter
+    given: str | None = None  # "target" or "excluded": rows that the statement has at hand, with their numbers
 
 
 def column_name(table: TableDef, position: int) -> str:
@@ -121,11 +124,16 @@ class QueryPlan:
     def text(self, run: Run) -> str:
         return fill(self.sql, run, self.params.final())
 
-    def source(self, run: Run) -> ThreadSource:
-        """The query as a source of rows. Opens the scans now, in the event loop, reads them in the worker."""
+    def source(self, run: Run, given: Sequence[Row] = (), excluded: Sequence[Row] = ()) -> ThreadSource:
+        """The query as a source of rows. Opens the scans now, in the event loop, reads them in the worker.
+
+        ``given`` and ``excluded`` are whole rows for the feeds that take such.
+        """
         cancel = Cancel()
         scans: list[tuple[Feed, ScanCursor | None]] = []
         for feed in self.feeds:
+            if feed.given is not None:
+                continue
             tenant = access.read_tenant(run.session.account, feed.table, run.tenant)
             scan = feed.filter.scan(feed.table, tenant, feed.positions, run.params)
             scans.append((feed, None if scan is None else run.transaction.scan(run.snapshot, scan)))
@@ -139,6 +147,9 @@ class QueryPlan:
             if not started:
                 started = True
                 relations = _gather(scans, cancel)
+                for feed in self.feeds:
+                    if feed.given is not None:
+                        relations[feed.relation] = _numbered(feed, given if feed.given == "target" else excluded)
                 cancel.result = result
                 cancel.check()
                 result.start(text, relations, kinds)
@@ -168,6 +179,13 @@ def _gather(scans: list[tuple[Feed, ScanCursor | None]], cancel: Cancel) -> dict
         relations[feed.relation] = _relation(feed, parts)
     cancel.scan = None
     return relations
+
+
+def _numbered(feed: Feed, rows: Sequence[Row]) -> pa.Table:
+    """Whole rows as a relation, with the number of each."""
+    pick = picker(feed.positions)
+    table = to_table(feed.table, feed.positions, feed.as_text, [pick(row) for row in rows])
+    return table.append_column(ROW_NUMBER, pa.array(range(len(rows)), pa.int64()))
 
 
 def _relation(feed: Feed, parts: list[list[Any]]) -> pa.Table:
@@ -229,6 +247,29 @@ def describe_marks(sql: str, kinds: Sequence[PgType | None]) -> str:
 
 
 # ---------- planning ----------
+def given_table(table: TableDef, alias: str, role: str) -> exp.Table:
+    """A table in a tree that stands for given rows."""
+    node = exp.Table(this=exp.to_identifier(table.name, quoted=True),
+                     alias=exp.TableAlias(this=exp.to_identifier(alias, quoted=True)))
+    node.meta["kalam_given"] = (role, table)
+    return node
+
+
+def rows_tree(table: TableDef, alias: str, items: Sequence[exp.Expression], where: exp.Expression | None, *,
+              excluded: bool = False) -> exp.Select:
+    """SELECT row number, items FROM given rows [JOIN excluded rows] WHERE …, as a tree for the planner."""
+    number = exp.column(exp.to_identifier(ROW_NUMBER, quoted=True), table=exp.to_identifier(alias, quoted=True))
+    tree = exp.Select(expressions=[number, *[item.copy() for item in items]])
+    tree.set("from_", exp.From(this=given_table(table, alias, "target")))
+    if excluded:
+        other = exp.column(exp.to_identifier(ROW_NUMBER, quoted=True), table=exp.to_identifier("excluded"))
+        tree.set("joins", [exp.Join(this=given_table(table, "excluded", "excluded"),
+                                    on=exp.EQ(this=number.copy(), expression=other))])
+    if where is not None:
+        tree.set("where", exp.Where(this=where.copy()))
+    return tree
+
+
 class Planner:
     """Rewrites one tree. Use once."""
 
@@ -257,7 +298,10 @@ class Planner:
     def _tables(self, tree: exp.Expression) -> None:
         for node in list(tree.find_all(exp.Table)):
             if isinstance(node.this, exp.Identifier):
-                if not _is_cte(node):
+                given = node.meta.get("kalam_given")
+                if given is not None:
+                    self.sources.append((node, given[1]))
+                elif not _is_cte(node):
                     name = table_name(node)
                     table = access.resolve(self.catalog, name, self.path, position_of(node))
                     _check_case(table)
@@ -275,6 +319,9 @@ class Planner:
             positions.append(USERID)
         if not positions:
             positions = [table.key[0] if table.key else SEQ]
+        given = node.meta.get("kalam_given")
+        if given is not None:
+            return Feed(f"k{place}", table, tuple(positions), frozenset(), Filter.of(table, None), given[0])
         passed = _passed_through(tree, table)
         condition = self._pushed(node, table)
         return Feed(f"k{place}", table, tuple(positions), passed, Filter.of(table, condition))
@@ -380,7 +427,11 @@ class Planner:
     # ---------- result ----------
     def _describe(self, sql: str, feeds: tuple[Feed, ...], names: list[str | None],
                   direct: list[tuple[PgType, int] | None]) -> QueryPlan:
-        relations = {feed.relation: to_table(feed.table, feed.positions, feed.as_text, []) for feed in feeds}
+        relations = {
+            feed.relation: to_table(feed.table, feed.positions, feed.as_text, []) if feed.given is None
+            else _numbered(feed, ())
+            for feed in feeds
+        }
         found_names, found_types = self.queries.describe(describe_marks(sql, self.params.types), relations)
         columns = []
         for place, (name, kind) in enumerate(zip(_merge_names(names, found_names), found_types, strict=True)):

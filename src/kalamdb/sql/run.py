@@ -10,13 +10,15 @@ import pyarrow as pa
 
 from kalamdb import types
 from kalamdb.api import ClientSession, Column, Context, Result, Row
+from kalamdb.sql import coerce
 from kalamdb.sql.cursors import SMALL, Chunks, Cursor, RowStream, Source
-from kalamdb.sql.transaction import SessionState
+from kalamdb.sql.transaction import SessionState, milliseconds
 from kalamdb.sql.workers import Workers
 from kalamdb.txn.api import Engine, Snapshot, Transaction
 
 if TYPE_CHECKING:
     from kalamdb.sql.duck import QueryEngine
+    from kalamdb.sql.executor import SqlExecutor
 
 #: rows per chunk for clients without a context
 STREAM_ROWS = 10_000
@@ -25,9 +27,7 @@ MAX_FETCH = 1_000_000
 
 @dataclass(slots=True)
 class Run:
-    engine: Engine
-    workers: Workers
-    queries: QueryEngine
+    executor: SqlExecutor
     session: ClientSession
     state: SessionState
     context: Context | None
@@ -39,6 +39,32 @@ class Run:
     handed: bool = False  # the transaction now belongs to a cursor or stream
     wrote: bool = False
     _snapshot: Snapshot | None = field(default=None)
+    _now: int = 0
+
+    @property
+    def engine(self) -> Engine:
+        return self.executor.engine
+
+    @property
+    def workers(self) -> Workers:
+        return self.executor.workers
+
+    @property
+    def queries(self) -> QueryEngine:
+        return self.executor.queries
+
+    def function(self, name: str) -> Any:
+        """What one of the server's own functions gives now."""
+        match name:
+            case coerce.SNOWFLAKE:
+                return self.executor.snowflakes.next()
+            case coerce.UUID:
+                return coerce.random_uuid()
+        if self.own:
+            self._now = self._now or coerce.now_micros()
+            return self._now
+        self.state.now = self.state.now or coerce.now_micros()  # one instant for the whole block
+        return self.state.now
 
     @property
     def snapshot(self) -> Snapshot:
@@ -54,8 +80,7 @@ class Run:
     def lock_timeout(self) -> int:
         if self.context is not None:
             return self.context.lock_timeout
-        setting = self.session.settings.get("lock_timeout", "0")
-        return int(setting) if setting.isdecimal() else 0
+        return milliseconds(self.session.settings.get("lock_timeout", "0"))
 
     @property
     def exec(self) -> bool:

@@ -133,6 +133,7 @@ class SetSetting(Statement):
 @dataclass(frozen=True, slots=True)
 class ResetSettings(Statement):
     name: str | None  # None: ALL
+    discard: bool = False  # DISCARD ALL
 
 
 # ---------- definitions ----------

@@ -6,6 +6,7 @@ restore) lives in ``SessionState``. Ending a transaction ends its cursors first.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from kalamdb.api import ClientSession, Context, Result
@@ -30,7 +31,33 @@ class SessionState:
     settings_local: dict[str, str | None] = field(default_factory=dict)  # what SET LOCAL replaced
     modes: Modes = field(default_factory=Modes)  # of SET SESSION CHARACTERISTICS
     used: bool = False  # has a statement run in the transaction?
+    now: int = 0  # now() of the transaction block, once asked for
     scans: int = 0  # cursors named so far
+
+
+_DURATION = re.compile(r"(\d+)\s*(ms|s|min|h|d)?")
+_UNITS = {None: 1, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def milliseconds(setting: str) -> int:
+    """A duration setting's value; milliseconds are its unit when none is written."""
+    found = _DURATION.fullmatch(setting.strip())
+    return int(found.group(1)) * _UNITS[found.group(2)] if found is not None else 0
+
+
+def default_read_only(session: ClientSession, state: SessionState) -> bool:
+    if state.modes.read_only is not None:
+        return state.modes.read_only
+    return session.settings.get("default_transaction_read_only") == "on"
+
+
+def default_isolation(session: ClientSession, state: SessionState) -> Isolation:
+    if state.modes.isolation is not None:
+        return state.modes.isolation
+    setting = session.settings.get("default_transaction_isolation")
+    if setting == "repeatable read":
+        return "repeatable read"
+    return "serializable" if setting == "serializable" else "read committed"
 
 
 def check_usable(transaction: Transaction) -> None:
@@ -89,6 +116,7 @@ def rollback(session: ClientSession, state: SessionState) -> None:
 def _leave(session: ClientSession, state: SessionState, *, committed: bool) -> None:
     session.transaction = None
     state.used = False
+    state.now = 0
     state.savepoints.clear()
     if committed:
         for name, value in state.settings_local.items():
@@ -108,10 +136,10 @@ def begin(engine: Engine, session: ClientSession, state: SessionState, statement
     if session.transaction is not None:
         check_usable(session.transaction)
         return Result(tag, notices=("there is already a transaction in progress",))
-    isolation: Isolation = statement.modes.isolation or state.modes.isolation or "read committed"
+    isolation = statement.modes.isolation or default_isolation(session, state)
     read_only = statement.modes.read_only
     if read_only is None:
-        read_only = bool(state.modes.read_only)
+        read_only = default_read_only(session, state)
     session.transaction = engine.begin(
         session, isolation=isolation, read_only=read_only, lock_timeout_ms=lock_timeout
     )

@@ -1,0 +1,273 @@
+"""CREATE and DROP of namespaces, tables and accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kalamdb import types
+from kalamdb.api import Result, Role
+from kalamdb.errors import KalamError
+from kalamdb.sql import access, checks
+from kalamdb.sql.coerce import default_of
+from kalamdb.sql.lexer import quote
+from kalamdb.sql.run import Run
+from kalamdb.sql.statements import (
+    ColumnSpec, CreateNamespace, CreateTable, CreateUser, DropTable, DropUser, Name,
+)
+from kalamdb.txn.api import AccountDef, CheckDef, ColumnDef, Kind, TableDef
+
+RESERVED_COLUMNS = frozenset({"_seq", "_userid", "_deleted"})
+#: namespaces nobody creates
+RESERVED_NAMESPACES = frozenset({"system", "information_schema", "pg_catalog"})
+KINDS: dict[str, Kind] = {"user": "user", "shared": "shared", "stream": "stream"}
+ACCESS_LEVELS = ("public", "private", "restricted", "dba")
+NAME_BYTES = 63
+_OPTIONS: dict[str, frozenset[str]] = {
+    "type": frozenset(KINDS), "storage_id": frozenset(KINDS), "flush_policy": frozenset({"user", "shared"}),
+    "deleted_retention_hours": frozenset({"user", "shared"}), "ttl_seconds": frozenset({"stream"}),
+    "access_level": frozenset({"shared"}), "use_user_storage": frozenset({"user"}),
+    "compression": frozenset({"user", "shared"}), "owner": frozenset(KINDS),
+}
+
+
+def check_name(name: str, what: str) -> str:
+    if not name or len(name.encode()) > NAME_BYTES or any(ord(char) < 32 or ord(char) == 127 for char in name):
+        raise KalamError("42602", f'invalid name for a {what}: "{name}"',
+                         hint=f"Names have 1 to {NAME_BYTES} bytes and no control characters.")
+    return name
+
+
+# ---------- namespaces ----------
+async def create_namespace(statement: CreateNamespace, run: Run) -> Result:
+    access.can_manage(run.session.account, "create a namespace")
+    name = check_name(statement.name, "namespace")
+    if name in RESERVED_NAMESPACES:
+        raise KalamError("42939", f'namespace name "{name}" is reserved')
+    if name in run.transaction.catalog.namespaces():
+        if not statement.if_not_exists:
+            raise KalamError("42P06", f'schema "{name}" already exists')
+        return Result("CREATE NAMESPACE", notices=(f'schema "{name}" already exists, skipping',))
+    await run.transaction.create_namespace(name)
+    return Result("CREATE NAMESPACE")
+
+
+async def _namespace_for(name: Name, run: Run) -> str:
+    """Where a table is created; public comes into being when it is first needed."""
+    known = run.transaction.catalog.namespaces()
+    candidates = (name.namespace,) if name.namespace is not None else run.path
+    for candidate in candidates:
+        if candidate in known:
+            return candidate
+        if candidate == "public":
+            await run.transaction.create_namespace("public")
+            return candidate
+    if name.namespace is not None:
+        raise KalamError("3F000", f'schema "{name.namespace}" does not exist',
+                         hint=f"CREATE NAMESPACE {quote(name.namespace)}")
+    raise KalamError("3F000", "no schema has been selected to create in", hint="Qualify the name or SET search_path.")
+
+
+# ---------- tables ----------
+async def create_table(statement: CreateTable, run: Run) -> Result:
+    access.can_manage(run.session.account, "create a table")
+    check_name(statement.name.table, "table")
+    options = dict(statement.options)
+    kind = _kind(statement, options)
+    _check_options(kind, options)
+    namespace = await _namespace_for(statement.name, run)
+    if run.transaction.catalog.table(namespace, statement.name.table) is not None:
+        if not statement.if_not_exists:
+            raise KalamError("42P07", f'relation "{statement.name.table}" already exists',
+                             schema=namespace, table=statement.name.table)
+        return Result("CREATE TABLE", notices=(f'relation "{statement.name.table}" already exists, skipping',))
+    table = _definition(statement, namespace, kind, options)
+    await run.transaction.create_table(table)
+    return Result("CREATE TABLE")
+
+
+def _kind(statement: CreateTable, options: dict[str, str]) -> Kind:
+    given = options.pop("type", None)
+    if given is not None and given not in KINDS:
+        raise KalamError("22023", f'invalid table type "{given}"', hint="Types are user, shared and stream.")
+    if given is not None and statement.kind is not None and given != statement.kind:
+        raise KalamError("42601", f"the table is declared {statement.kind.upper()} and has type '{given}'")
+    return KINDS[statement.kind or given or "shared"]
+
+
+def _check_options(kind: Kind, options: Mapping[str, str]) -> None:
+    for name, value in options.items():
+        if name not in _OPTIONS or kind not in _OPTIONS[name]:
+            valid = ", ".join(sorted(option for option, kinds in _OPTIONS.items() if kind in kinds))
+            raise KalamError("22023", f'option "{name}" is not valid for a {kind} table',
+                             hint=f"Valid options: {valid}.")
+        _check_option(name, value)
+    if kind == "stream" and "ttl_seconds" not in options:
+        raise KalamError("22023", "a stream table needs the option ttl_seconds")
+
+
+def _check_option(name: str, value: str) -> None:
+    allowed: str | None = None
+    if name == "access_level" and value not in ACCESS_LEVELS:
+        allowed = ", ".join(ACCESS_LEVELS)
+    elif name == "ttl_seconds" and not (value.isdecimal() and 0 < int(value) <= 10**12):
+        allowed = "a whole number of seconds above 0"
+    elif name == "deleted_retention_hours" and not (value.isdecimal() and int(value) <= 10**9):
+        allowed = "a whole number of hours"
+    elif name == "compression" and value not in ("zstd", "snappy", "none"):
+        allowed = "zstd, snappy, none"
+    elif name == "use_user_storage" and value.lower() not in ("true", "false", "on", "off", "1", "0", "yes", "no"):
+        allowed = "true or false"
+    elif name == "storage_id" and value != "local":
+        raise KalamError("42704", f'storage "{value}" does not exist')
+    elif name == "flush_policy" and not _is_flush_policy(value):
+        allowed = "rows:N, interval:SECONDS, or both with a comma"
+    if allowed is not None:
+        raise KalamError("22023", f'invalid value for option "{name}": "{value}"', hint=f"Allowed: {allowed}.")
+
+
+def _is_flush_policy(value: str) -> bool:
+    parts = [part.strip().partition(":") for part in value.split(",")]
+    names = [name for name, _, _ in parts]
+    return len(set(names)) == len(names) and all(
+        name in ("rows", "interval") and number.isdecimal() and int(number) > 0 for name, _, number in parts
+    )
+
+
+def _definition(statement: CreateTable, namespace: str, kind: Kind, options: dict[str, str]) -> TableDef:
+    name = statement.name.table
+    owner = options.pop("owner", None)
+    columns = [_column(place, spec) for place, spec in enumerate(statement.columns)]
+    names = [column.name for column in columns]
+    for column in names:
+        if names.count(column) > 1:
+            raise KalamError("42701", f'column "{column}" specified more than once', column=column)
+    key = _key(statement, names, kind)
+    for place in key:
+        if not columns[place].type.key:
+            raise KalamError("0A000", f"type {columns[place].declared} cannot be part of a key",
+                             column=columns[place].name)
+        column = columns[place]
+        columns[place] = ColumnDef(column.id, column.name, column.type, column.declared, column.typmod, True,
+                                   column.default)
+    constraint = statement.key_constraint or f"{name}_pkey"
+    table = TableDef(0, namespace, name, kind, tuple(columns), key, constraint, (), options, owner)
+    made = checks.define(table, statement.checks)
+    return TableDef(0, namespace, name, kind, tuple(columns), key, constraint, made, options, owner)
+
+
+def _column(place: int, spec: ColumnSpec) -> ColumnDef:
+    check_name(spec.name, "column")
+    if spec.name in RESERVED_COLUMNS:
+        raise KalamError("42701", f'column name "{spec.name}" is reserved', column=spec.name,
+                         detail="_seq and _userid exist on every table without being declared.")
+    try:
+        type_, typmod = types.parse_declared(spec.type)
+    except KalamError as error:
+        error.position = error.position or spec.position
+        raise
+    column = ColumnDef(place + 1, spec.name, type_, spec.type, typmod, spec.not_null, spec.default)
+    if spec.default is not None:
+        _check_default(column)
+    return column
+
+
+def _check_default(column: ColumnDef) -> None:
+    """A constant default must be a value of the column's type; what cannot be evaluated is kept as it is."""
+    default_of(column)
+
+
+def _key(statement: CreateTable, names: list[str], kind: Kind) -> tuple[int, ...]:
+    wanted = statement.key
+    if not wanted:
+        if kind == "stream":
+            return ()
+        if "id" not in names:
+            raise KalamError("42P16", f'table "{statement.name.table}" has no primary key',
+                             hint="Declare PRIMARY KEY (…), or name a column id.")
+        wanted = ("id",)
+    for name in wanted:
+        if name not in names:
+            raise KalamError("42703", f'column "{name}" named in key does not exist', column=name)
+        if wanted.count(name) > 1:
+            raise KalamError("42701", f'column "{name}" appears twice in primary key constraint', column=name)
+    return tuple(names.index(name) for name in wanted)
+
+
+async def drop_table(statement: DropTable, run: Run) -> Result:
+    access.can_manage(run.session.account, "drop a table")
+    notices: list[str] = []
+    detached = 0
+    found: list[TableDef] = []
+    for name in statement.names:
+        table = access.find_table(run.transaction.catalog, name, run.path)
+        if table is None:
+            if not statement.if_exists:
+                raise KalamError("42P01", f'table "{name}" does not exist')
+            notices.append(f'table "{name}" does not exist, skipping')
+        elif statement.owned_by is not None and table.owner != statement.owned_by:
+            detached += 1
+        elif table not in found:
+            found.append(table)
+    for table in found:
+        await run.transaction.drop_table(table)
+    return Result("DETACH" if detached and not found else "DROP TABLE", notices=notices)
+
+
+# ---------- accounts ----------
+_ROLES = {"user": Role.USER, "service": Role.SERVICE, "dba": Role.DBA, "system": Role.SYSTEM}
+MIN_PASSWORD = 8
+
+
+async def create_user(statement: CreateUser, run: Run) -> Result:
+    """Accounts are stored at once, whatever becomes of the transaction; so not inside one."""
+    _outside_transaction(run, "CREATE USER" if not statement.alter else "ALTER USER")
+    access.can_manage(run.session.account, "manage accounts", Role.DBA)
+    name = check_name(statement.name, "user")
+    role = None if statement.role is None else _ROLES.get(statement.role.lower())
+    if statement.role is not None and role is None:
+        raise KalamError("22023", f'invalid role "{statement.role}"', hint="Roles are user, service, dba and system.")
+    if role is not None and role > run.session.account.role:
+        raise KalamError("42501", "permission denied to grant a role above one's own")
+    before = run.engine.accounts.get(name)
+    if statement.alter:
+        if before is None:
+            raise KalamError("42704", f'user "{name}" does not exist')
+        _not_above(before, run)
+    elif before is not None:
+        raise KalamError("42710", f'user "{name}" already exists')
+    kept = before.password_hash if before is not None else None
+    hashed = kept if statement.password is None else await _hash(run, statement.password)
+    role = role or (before.role if before is not None else Role.USER)
+    await run.engine.accounts.put(AccountDef(name, role, hashed), replace=statement.alter)
+    return Result("ALTER USER" if statement.alter else "CREATE USER")
+
+
+async def _hash(run: Run, password: str) -> str:
+    from kalamdb.auth.passwords import hash_password
+
+    if len(password) < MIN_PASSWORD:
+        raise KalamError("22023", f"a password has at least {MIN_PASSWORD} characters")
+    return await run.workers.run(run.session, lambda: None, lambda: hash_password(password))
+
+
+def _not_above(account: AccountDef, run: Run) -> None:
+    if account.role > run.session.account.role:
+        raise KalamError("42501", f'permission denied to change user "{account.name}"')
+
+
+def _outside_transaction(run: Run, what: str) -> None:
+    if not run.own:
+        raise KalamError("25001", f"{what} cannot run inside a transaction block")
+
+
+async def drop_user(statement: DropUser, run: Run) -> Result:
+    _outside_transaction(run, "DROP USER")
+    access.can_manage(run.session.account, "manage accounts", Role.DBA)
+    account = run.engine.accounts.get(statement.name)
+    if account is None:
+        if not statement.if_exists:
+            raise KalamError("42704", f'user "{statement.name}" does not exist')
+        return Result("DROP USER", notices=(f'user "{statement.name}" does not exist, skipping',))
+    _not_above(account, run)
+    await run.engine.accounts.drop(statement.name)
+    return Result("DROP USER")

@@ -1,0 +1,326 @@
+"""The SQL layer's door: ``SqlExecutor`` implements ``kalamdb.api.Executor`` for every kind of client.
+
+``prepare`` finds or makes a statement's entry; ``execute`` opens the right transaction, runs the plan and ends what
+was the statement's own. A statement that costs microseconds is answered at once; everything else is a coroutine whose
+cancellation becomes 57014. An error leaves a transaction block failed, and nothing behind outside one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from kalamdb.api import CONTEXT_OID, ClientSession, Context, Prepared, Result, Role
+from kalamdb.errors import KalamError
+from kalamdb.sql import access, ddl, transaction
+from kalamdb.sql.coerce import Snowflakes
+from kalamdb.sql.cursors import close_cursor, close_cursors, fetch
+from kalamdb.sql.duck import QueryEngine
+from kalamdb.sql.jsonout import exec_answer
+from kalamdb.sql.lexer import split
+from kalamdb.sql.parse import parse
+from kalamdb.sql.planning import Bound, Entry, entry_of
+from kalamdb.sql.run import Run
+from kalamdb.sql.settings import reset_settings, set_setting
+from kalamdb.sql.show import show
+from kalamdb.sql.statements import (
+    CloseCursor, Commit, CreateNamespace, CreateTable, CreateUser, Describe, DropTable, DropUser, Empty, ExecuteAs,
+    Fetch, ResetSettings, SetSetting, Show, ShowTable, Statement,
+)
+from kalamdb.sql.transaction import CONTROL, ENDING, SessionState, check_usable
+from kalamdb.sql.values import decode
+from kalamdb.sql.workers import Workers, cancelled
+from kalamdb.txn.api import Engine
+
+#: statement texts whose plans are kept
+ENTRIES = 4096
+THREADS = 8
+
+_DEFINITIONS: dict[type[Statement], Callable[[Any, Run], Awaitable[Result]]] = {
+    CreateNamespace: ddl.create_namespace, CreateTable: ddl.create_table, DropTable: ddl.drop_table,
+    CreateUser: ddl.create_user, DropUser: ddl.drop_user,
+}
+
+
+class SqlExecutor:
+    """``settings``: ``kalamdb.settings.Settings``; None: the defaults."""
+
+    def __init__(self, engine: Engine, settings: Any = None) -> None:
+        self.engine = engine
+        limits = getattr(settings, "duckdb", None)
+        self.queries = QueryEngine(getattr(limits, "memory_limit", "1GB"), getattr(limits, "threads", 0))
+        self.workers = Workers(THREADS)
+        self.snowflakes = Snowflakes(engine.node_id)
+        self._lock_timeout: int = getattr(settings, "lock_timeout", 0)
+        self._entries: OrderedDict[tuple[str, tuple[int, ...]], Entry] = OrderedDict()
+        self._prepared: OrderedDict[tuple[str, tuple[int, ...], access.SearchPath | None], Prepared] = OrderedDict()
+        self._states: dict[int, SessionState] = {}
+
+    # ---------- preparing ----------
+    def prepare(self, session: ClientSession, sql: str, param_types: Sequence[int]) -> Prepared:
+        announced = tuple(param_types)
+        if announced and announced[-1] == CONTEXT_OID:
+            key = (sql, announced, None)
+            prepared = self._prepared.get(key)
+            return prepared if prepared is not None else self._prepare_context(session, sql, announced)
+        try:
+            return self._prepare_plain(session, sql, announced)
+        except KalamError:
+            if session.transaction is not None and session.transaction.status == "T":
+                session.transaction.fail()
+            raise
+
+    def _prepare_context(self, session: ClientSession, sql: str, announced: tuple[int, ...]) -> Prepared:
+        """Names are resolved at execution: only then are transaction and search path known."""
+        try:
+            entry = self._entry(sql, announced[:-1])
+        except KalamError:
+            if session.transaction is not None and session.transaction.status == "T":
+                session.transaction.fail()
+            raise
+        prepared = Prepared(sql, announced[:-1], None, entry)
+        _keep(self._prepared, (sql, announced, None), prepared)
+        return prepared
+
+    def _prepare_plain(self, session: ClientSession, sql: str, announced: tuple[int, ...]) -> Prepared:
+        current = session.transaction
+        if current is not None and current.status == "E":
+            entry = self._entry(sql, announced)
+            if not isinstance(entry.statement, ENDING):
+                check_usable(current)
+            return Prepared(sql, announced, None, entry)
+        path = access.search_path(session, None)
+        entry = self._entry(sql, announced)
+        inner = entry.inner or entry
+        if not inner.planned:
+            return Prepared(sql, announced, inner.columns, entry)
+        opened = current or self.engine.begin(None)
+        try:
+            bound = inner.bound(opened.catalog, path, self.queries)
+        finally:
+            if current is None:
+                opened.rollback()
+        key = (sql, announced, path)
+        prepared = self._prepared.get(key)
+        if prepared is None or prepared.columns is not bound.plan.columns:
+            prepared = Prepared(sql, tuple(kind.oid for kind in bound.kinds), bound.plan.columns, entry)
+            _keep(self._prepared, key, prepared)
+        return prepared
+
+    def _entry(self, sql: str, announced: tuple[int, ...]) -> Entry:
+        key = (sql, announced)
+        entry = self._entries.get(key)
+        if entry is None:
+            if "\0" in sql:
+                raise KalamError("22021", 'invalid byte sequence for encoding "UTF8": 0x00')
+            entry = entry_of(parse(sql), announced)
+            if not isinstance(entry.statement, CreateUser):  # it carries a password
+                _keep(self._entries, key, entry)
+        return entry
+
+    def split(self, sql: str) -> list[str]:
+        return split(sql)
+
+    # ---------- executing ----------
+    def execute(
+        self, session: ClientSession, prepared: Prepared, params: Sequence[bytes | None], formats: Sequence[int],
+        context: Context | None,
+    ) -> Result | Awaitable[Result]:
+        entry: Entry = prepared.plan
+        state = self._state(session)
+        if context is not None and context.close:
+            for name in context.close:
+                close_cursor(session, name, missing_ok=True)
+        statement = entry.statement
+        if isinstance(statement, CONTROL):
+            return self._control(session, state, statement, context)
+        run = self._open(session, state, context)
+        try:
+            outcome = self._start(run, entry, params, formats)
+        except BaseException:
+            self._abort(run)
+            raise
+        if isinstance(outcome, Result):
+            if run.own:
+                if not run.wrote:
+                    if not run.handed:
+                        run.transaction.rollback()
+                    return exec_answer(outcome) if run.exec else outcome
+            elif not (context is not None and context.commit):
+                return exec_answer(outcome) if run.exec else outcome
+        return self._finish(run, outcome)
+
+    def _state(self, session: ClientSession) -> SessionState:
+        state = self._states.get(session.id)
+        if state is None:
+            state = self._states[session.id] = SessionState()
+        return state
+
+    def _open(self, session: ClientSession, state: SessionState, context: Context | None) -> Run:
+        current = session.transaction
+        if context is not None:
+            try:
+                current = transaction.enter(self.engine, session, context)
+            except KalamError:
+                if session.transaction is not None and session.transaction.status == "T":
+                    session.transaction.fail()
+                raise
+        elif current is not None:
+            check_usable(current)
+        own = current is None
+        if current is None:
+            current = self._begin_own(session, state, context)
+        state.used = True
+        return Run(
+            self, session, state, context, current, own, access.tenant_of(session, context),
+            access.search_path(session, context),
+        )
+
+    def _begin_own(self, session: ClientSession, state: SessionState, context: Context | None) -> Any:
+        if context is not None:
+            return self.engine.begin(session, lock_timeout_ms=context.lock_timeout)
+        if not session.settings and state.modes.read_only is None:
+            return self.engine.begin(session)
+        return self.engine.begin(
+            session, read_only=transaction.default_read_only(session, state), lock_timeout_ms=lock_timeout_of(session)
+        )
+
+    def _start(self, run: Run, entry: Entry, params: Sequence[bytes | None], formats: Sequence[int]
+               ) -> Result | Awaitable[Result]:
+        if entry.planned:
+            return self._plan(run, entry, params, formats)
+        statement = entry.statement
+        match statement:
+            case Show() | ShowTable() | Describe():
+                return show(statement, run)
+            case SetSetting() | ResetSettings():
+                if run.exec:
+                    raise KalamError("0A000", "settings cannot be changed inside kalam_exec",
+                                     hint="SET kalam.user_id in PostgreSQL itself.")
+                if isinstance(statement, SetSetting):
+                    return set_setting(run.session, run.state, statement, in_block=not run.own)
+                return reset_settings(run.session, statement)
+            case Fetch():
+                return fetch(run.session, statement.cursor, statement.count)
+            case CloseCursor():
+                if statement.cursor is None:
+                    close_cursors(run.session)
+                else:
+                    close_cursor(run.session, statement.cursor)
+                return Result("CLOSE CURSOR")
+            case ExecuteAs():
+                if run.session.account.role < Role.SERVICE and statement.user != run.session.account.name:
+                    access.check_tenant(run.session.account, statement.user)
+                run.tenant = statement.user
+                assert entry.inner is not None
+                return self._start(run, entry.inner, params, formats)
+            case Empty():
+                return Result("")
+        run.wrote = True
+        if run.transaction.read_only:
+            raise KalamError("25006", "cannot execute a definition in a read-only transaction")
+        return _DEFINITIONS[type(statement)](statement, run)
+
+    def _plan(self, run: Run, entry: Entry, params: Sequence[bytes | None], formats: Sequence[int]
+              ) -> Result | Awaitable[Result]:
+        bound: Bound = entry.bound(run.transaction.catalog, run.path, self.queries)
+        plan = bound.plan
+        context = run.context
+        if context is not None and not plan.wire and not context.exec:
+            raise KalamError("42601", "the statement is not in the wire dialect",
+                             hint='The context key "exec" runs any statement.')
+        if params or bound.kinds:
+            run.params = decode(params, formats, bound.kinds)
+        if plan.writes:
+            run.wrote = True
+            if run.transaction.read_only:
+                raise KalamError("25006", "cannot execute a writing statement in a read-only transaction")
+        outcome: Result | Awaitable[Result] = plan.start(run)
+        return outcome
+
+    async def _finish(self, run: Run, outcome: Result | Awaitable[Result]) -> Result:
+        try:
+            result = outcome if isinstance(outcome, Result) else await outcome
+            if run.own and not run.handed:
+                if run.wrote:
+                    await settled(run.transaction.commit())
+                else:
+                    run.transaction.rollback()
+            elif not run.own and run.context is not None and run.context.commit:
+                await settled(transaction.commit(run.session, run.state))
+        except asyncio.CancelledError:
+            self._abort(run)
+            raise cancelled() from None
+        except BaseException:
+            self._abort(run)
+            raise
+        return exec_answer(result) if run.exec else result
+
+    def _abort(self, run: Run) -> None:
+        if run.own:
+            run.transaction.rollback()
+        elif run.session.transaction is run.transaction and run.transaction.status == "T":
+            run.transaction.fail()
+
+    # ---------- transaction control ----------
+    def _control(self, session: ClientSession, state: SessionState, statement: Statement, context: Context | None
+                 ) -> Result | Awaitable[Result]:
+        if context is not None and context.exec:
+            if session.transaction is not None and session.transaction.status == "T":
+                session.transaction.fail()
+            raise KalamError("0A000", "transaction control cannot be used inside kalam_exec",
+                             hint="The statement takes part in the session's transaction.")
+        if context is not None and context.txn is not None and isinstance(statement, Commit):
+            current = session.transaction
+            if current is None or current.id != context.txn.id:
+                raise KalamError("25P01", f'transaction "{context.txn.id}" is not open in this session')
+        try:
+            result = transaction.control(self.engine, session, state, statement, lock_timeout_of(session))
+        except KalamError:
+            if session.transaction is not None and session.transaction.status == "T":
+                session.transaction.fail()
+            raise
+        return result if result is not None else self._commit(session, state)
+
+    async def _commit(self, session: ClientSession, state: SessionState) -> Result:
+        await settled(transaction.commit(session, state))
+        return Result("COMMIT")
+
+    # ---------- the end ----------
+    def close(self, session: ClientSession) -> None:
+        close_cursors(session)
+        transaction.rollback(session, self._state(session))
+        self._states.pop(session.id, None)
+
+    def shutdown(self) -> None:
+        """Stop the threads and the query engine. Sessions have been closed before."""
+        self.workers.close()
+        self.queries.close()
+
+
+def lock_timeout_of(session: ClientSession) -> int:
+    """lock_timeout of a session in milliseconds."""
+    return transaction.milliseconds(session.settings.get("lock_timeout", "0"))
+
+
+async def settled(work: Awaitable[Any]) -> Any:
+    """A commit under way is not cancelled: its outcome is waited for."""
+    task = asyncio.ensure_future(work)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.done():
+                if task.cancelled():
+                    raise
+                return task.result()
+
+
+def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    cache[key] = value
+    if len(cache) > ENTRIES:
+        cache.popitem(last=False)
+
+

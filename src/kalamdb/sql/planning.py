@@ -1,0 +1,200 @@
+"""From a parsed statement to a plan: the fast path where it can, the query engine where it must.
+
+Plans are kept per statement text, announced parameter types and search path, and are good as long as every table name
+they looked up still means the same definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sqlglot import exp
+
+from kalamdb.api import ARROW_OID, Column
+from kalamdb.errors import KalamError
+from kalamdb.sql import access
+from kalamdb.sql.bind import NotSimple, Params, position_of
+from kalamdb.sql.duck import QueryEngine
+from kalamdb.sql.insert import Planned, plan_arrow_insert, plan_insert
+from kalamdb.sql.query import Planner, QueryPlan, rows_tree
+from kalamdb.sql.read import is_simple_select, plan_read, qualifiers, table_name
+from kalamdb.sql.returning import Returning, plan_returning
+from kalamdb.sql.run import Run
+from kalamdb.sql.show import result_columns
+from kalamdb.sql.statements import ArrowWrite, ExecuteAs, Query, Statement
+from kalamdb.sql.update import plan_arrow_change, plan_delete, plan_update
+from kalamdb.txn.api import CatalogView, TableDef
+from kalamdb.types import PgType
+
+Path = tuple[str, ...]
+#: search paths whose plans one statement text keeps
+PATHS_KEPT = 8
+
+
+class Plan(Protocol):
+    params: Params
+    writes: bool
+    wire: bool
+
+    @property
+    def columns(self) -> tuple[Column, ...] | None: ...
+
+    def start(self, run: Run) -> Any: ...
+
+
+class Recorder:
+    """A catalog that notes what was asked of it."""
+
+    def __init__(self, catalog: CatalogView) -> None:
+        self._catalog = catalog
+        self.asked: dict[tuple[str, str], TableDef | None] = {}
+
+    @property
+    def version(self) -> int:
+        return self._catalog.version
+
+    def table(self, namespace: str, name: str) -> TableDef | None:
+        found = self._catalog.table(namespace, name)
+        self.asked[namespace, name] = found
+        return found
+
+    def tables(self, namespace: str | None = None) -> list[TableDef]:
+        return self._catalog.tables(namespace)
+
+    def namespaces(self) -> list[str]:
+        return self._catalog.namespaces()
+
+
+@dataclass(slots=True)
+class Bound:
+    """A plan and what it was made from."""
+
+    plan: Plan
+    kinds: tuple[PgType, ...]
+    asked: dict[tuple[str, str], TableDef | None]
+
+    def fits(self, catalog: CatalogView) -> bool:
+        return all(catalog.table(*name) is table for name, table in self.asked.items())
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A statement text with its announced types, and its plans by search path."""
+
+    statement: Statement
+    announced: tuple[int, ...]
+    bounds: dict[Path, Bound] = field(default_factory=dict)
+    inner: Entry | None = None  # of EXECUTE AS USER
+
+    @property
+    def planned(self) -> bool:
+        return isinstance(self.statement, Query | ArrowWrite)
+
+    @property
+    def columns(self) -> tuple[Column, ...] | None:
+        """Of a statement that needs no plan."""
+        return result_columns(self.statement)
+
+    def bound(self, catalog: CatalogView, path: Path, queries: QueryEngine) -> Bound:
+        found = self.bounds.get(path)
+        if found is not None and found.fits(catalog):
+            return found
+        recorder = Recorder(catalog)
+        plan = make_plan(self.statement, recorder, path, Params(self.announced), queries)
+        found = Bound(plan, plan.params.final(), recorder.asked)
+        if len(self.bounds) >= PATHS_KEPT:
+            self.bounds.clear()
+        self.bounds[path] = found
+        return found
+
+
+def entry_of(statement: Statement, announced: tuple[int, ...]) -> Entry:
+    entry = Entry(statement, announced)
+    if isinstance(statement, ExecuteAs):
+        entry.inner = Entry(statement.inner, announced)
+    return entry
+
+
+def make_plan(statement: Statement, catalog: CatalogView, path: Path, params: Params, queries: QueryEngine) -> Plan:
+    try:
+        if isinstance(statement, ArrowWrite):
+            return _plan_arrow(statement, catalog, path, params)
+        assert isinstance(statement, Query)
+        return _Planning(catalog, path, params, queries).tree(statement.tree)
+    except RecursionError:
+        raise KalamError("54001", "statement is too deeply nested") from None
+    except NotSimple:
+        raise KalamError("0A000", "the statement cannot be evaluated here") from None
+
+
+def _plan_arrow(write: ArrowWrite, catalog: CatalogView, path: Path, params: Params) -> Plan:
+    if params.oid(write.param) != ARROW_OID:
+        raise KalamError("42804", f"parameter ${write.param + 1} of FROM ARROW must be of type {ARROW_OID} (kalam_arrow)")
+    table = access.resolve(catalog, write.table, path)
+    if write.verb == "insert":
+        return plan_arrow_insert(write, table, params)
+    return plan_arrow_change(write, table, params)
+
+
+class _Planning:
+    def __init__(self, catalog: CatalogView, path: Path, params: Params, queries: QueryEngine) -> None:
+        self.catalog = catalog
+        self.path = path
+        self.params = params
+        self.queries = queries
+
+    def tree(self, tree: exp.Expression) -> Plan:
+        match tree:
+            case exp.Insert():
+                return self.insert(tree)
+            case exp.Update():
+                return self.update(tree)
+            case exp.Delete():
+                return self.delete(tree)
+        if any(tree.find_all(exp.Insert, exp.Update, exp.Delete)):
+            raise KalamError("0A000", "INSERT, UPDATE and DELETE inside WITH are not supported")
+        return self.query(tree)
+
+    def query(self, tree: exp.Expression) -> Planned:
+        if isinstance(tree, exp.Select) and is_simple_select(tree):
+            source = tree.args["from_"].this
+            try:
+                name = table_name(source)
+                table = access.resolve(self.catalog, name, self.path, position_of(source))
+                return plan_read(tree, name, table, self.params)
+            except NotSimple:
+                pass
+        return Planner(self.catalog, self.path, self.params, self.queries).plan(tree)
+
+    def target(self, node: exp.Expression) -> tuple[exp.Table, TableDef]:
+        table = node.this if isinstance(node, exp.Schema) else node
+        if not isinstance(table, exp.Table):
+            raise KalamError("0A000", "this form of target is not supported")
+        return table, access.resolve(self.catalog, table_name(table), self.path, position_of(table))
+
+    def returning(self, tree: exp.Expression, target: exp.Table, table: TableDef) -> Returning | None:
+        alias = next(iter(qualifiers(target, table)))
+
+        def rows(items: list[exp.Expression]) -> QueryPlan:
+            plan = self.query(rows_tree(table, alias, items, None))
+            assert isinstance(plan, QueryPlan)
+            return plan
+
+        return plan_returning(tree.args.get("returning"), table, target, self.params, rows)
+
+    def insert(self, tree: exp.Insert) -> Plan:
+        target, table = self.target(tree.this)
+        returning = self.returning(tree, target, table)
+        return plan_insert(tree, table, self.params, self.query, returning)
+
+    def update(self, tree: exp.Update) -> Plan:
+        target, table = self.target(tree.this)
+        returning = self.returning(tree, target, table)
+        return plan_update(tree, table, self.params, self.query, returning)
+
+    def delete(self, tree: exp.Delete) -> Plan:
+        target, table = self.target(tree.this)
+        returning = self.returning(tree, target, table)
+        return plan_delete(tree, table, self.params, self.query, returning)

@@ -1,0 +1,63 @@
+"""RETURNING: columns of the written rows at once, expressions through the query engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlglot import exp
+
+from kalamdb.api import Column, Row
+from kalamdb.sql.bind import Binder, NotSimple, Params, identifier
+from kalamdb.sql.query import QueryPlan, column_name, column_type
+from kalamdb.sql.read import picker
+from kalamdb.sql.rows import RowQuery
+from kalamdb.sql.run import Run
+from kalamdb.txn.api import TableDef
+
+
+@dataclass(slots=True)
+class Returning:
+    """``pick`` where only columns are wanted, ``query`` otherwise."""
+
+    columns: tuple[Column, ...]
+    pick: Callable[[Row], Row]
+    query: RowQuery | None = None
+
+    @property
+    def immediate(self) -> bool:
+        return self.query is None
+
+    async def rows(self, run: Run, written: Sequence[Row]) -> list[Row]:
+        """From whole rows, ``(*columns, _seq, _userid)``."""
+        if self.query is None:
+            return [self.pick(row) for row in written]
+        return [row[1:] for row in await self.query.rows(run, written)]
+
+
+def plan_returning(clause: exp.Expression | None, table: TableDef, target: exp.Table, params: Params,
+                   plan_rows: Callable[[list[exp.Expression]], QueryPlan]) -> Returning | None:
+    if clause is None:
+        return None
+    binder = Binder(table, params, {identifier(target.args["alias"].this)} if target.args.get("alias") else ())
+    positions: list[int] = []
+    names: list[str] = []
+    try:
+        for item in clause.expressions:
+            inner = item.unalias()
+            if isinstance(inner, exp.Star):
+                positions += range(len(table.columns))
+                names += [column.name for column in table.columns]
+                continue
+            if not isinstance(inner, exp.Column):
+                raise NotSimple
+            operand = binder.column(inner)
+            assert operand.field is not None
+            positions.append(operand.field.position)
+            names.append(identifier(item.args["alias"]) if item is not inner
+                         else column_name(table, operand.field.position))
+    except NotSimple:
+        query = RowQuery(table, plan_rows(list(clause.expressions)))
+        return Returning(query.plan.columns[1:], lambda row: row, query)
+    columns = tuple(Column(name, *column_type(table, position)) for name, position in zip(names, positions, strict=True))
+    return Returning(columns, picker(positions))

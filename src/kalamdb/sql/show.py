@@ -1,0 +1,115 @@
+"""Statements that only tell: SHOW, DESCRIBE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kalamdb import types
+from kalamdb.api import Column, Result, Row
+from kalamdb.errors import KalamError
+from kalamdb.sql import access
+from kalamdb.sql.capabilities import capabilities
+from kalamdb.sql.run import Run
+from kalamdb.sql.settings import all_settings, show_setting
+from kalamdb.sql.statements import Describe, Show, ShowTable, Statement
+from kalamdb.txn.api import TableDef
+
+
+def columns_of(*names: str) -> tuple[Column, ...]:
+    """Text columns, or ``name:type``."""
+    made = []
+    for name in names:
+        word, _, kind = name.partition(":")
+        made.append(Column(word, types.by_name(kind or "text")))
+    return tuple(made)
+
+
+CAPABILITIES = columns_of("kind", "name", "args", "remote", "flags")
+NAMESPACES = columns_of("namespace")
+TABLES = columns_of("namespace", "table", "type", "owner")
+TABLE = columns_of("option", "value")
+DESCRIBE = columns_of("name", "type", "not_null:bool", "default", "key:int4", "system:bool")
+SETTINGS = columns_of("name", "setting")
+
+
+def result_columns(statement: Statement) -> tuple[Column, ...] | None:
+    match statement:
+        case Describe():
+            return DESCRIBE
+        case ShowTable():
+            return TABLE
+        case Show(what="capabilities"):
+            return CAPABILITIES
+        case Show(what="namespaces" | "schemas"):
+            return NAMESPACES
+        case Show(what="tables"):
+            return TABLES
+        case Show(what="all"):
+            return SETTINGS
+        case Show():
+            return _setting_columns(statement.what)
+    return None
+
+
+_setting_shapes: dict[str, tuple[Column, ...]] = {}
+
+
+def _setting_columns(name: str) -> tuple[Column, ...]:
+    shape = _setting_shapes.get(name)
+    if shape is None:
+        shape = _setting_shapes[name] = columns_of(name.replace(":", "_"))
+        if len(_setting_shapes) > 1000:
+            _setting_shapes.clear()
+    return shape
+
+
+def _described(table: TableDef) -> list[Row]:
+    rows: list[Row] = []
+    for place, column in enumerate(table.columns):
+        key = table.key.index(place) + 1 if place in table.key else None
+        rows.append((column.name, column.declared, int(column.not_null), column.default, key, 0))
+    rows.append(("_seq", "bigint", 0, None, None, 1))
+    if table.kind != "shared":
+        rows.append(("_userid", "text", 0, None, None, 1))
+    return rows
+
+
+def _table_options(table: TableDef) -> list[Row]:
+    options = {"type": table.kind, **dict(table.options), "key_constraint": table.key_constraint}
+    if table.kind == "shared":
+        options.setdefault("access_level", "private")
+    if table.owner is not None:
+        options["owner"] = table.owner
+    for check in table.checks:
+        options[f"check.{check.name}"] = check.expression
+    return list(options.items())
+
+
+def show(statement: Statement, run: Run) -> Result:
+    columns = result_columns(statement)
+    rows: Sequence[Row]
+    catalog = run.transaction.catalog
+    match statement:
+        case Describe():
+            rows = _described(access.resolve(catalog, statement.table, run.path))
+        case ShowTable():
+            table = access.find_table(catalog, statement.table, run.path)
+            if table is None and not statement.if_exists:
+                raise access.undefined_table(statement.table)
+            rows = [] if table is None else _table_options(table)
+        case Show(what="capabilities"):
+            rows = capabilities(run.engine.server_id, run.engine.node_id)
+        case Show(what="namespaces" | "schemas"):
+            rows = [(name,) for name in sorted(catalog.namespaces())]
+        case Show(what="tables"):
+            if statement.namespace is not None and statement.namespace not in catalog.namespaces():
+                raise KalamError("3F000", f'schema "{statement.namespace}" does not exist')
+            found = sorted(catalog.tables(statement.namespace), key=lambda table: (table.namespace, table.name))
+            rows = [(table.namespace, table.name, table.kind, table.owner) for table in found]
+        case Show(what="all"):
+            rows = all_settings(run.session)
+        case Show():
+            rows = [(show_setting(run.session, statement.what, run.transaction),)]
+        case _:
+            raise AssertionError(statement)
+    return Result("SHOW" if not isinstance(statement, Describe) else "DESCRIBE", columns=columns, rows=rows)

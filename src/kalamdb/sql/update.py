@@ -1,0 +1,451 @@
+"""UPDATE and DELETE in both dialects.
+
+Rows are found (by key, by a scan, or by the query engine), locked, checked again in their newest version, and then
+written. Only where a statement names whole keys and sets values that no row decides is the lock left to the write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlglot import exp
+
+from kalamdb import types
+from kalamdb.api import Column, Result, Row
+from kalamdb.errors import KalamError
+from kalamdb.sql import access, coerce
+from kalamdb.sql.bind import Binder, NotSimple, Operand, Params, identifier
+from kalamdb.sql.cursors import ThreadSource
+from kalamdb.sql.insert import (
+    Cell, PlanQuery, constant_cell, default_cell, function_cell, is_default, param_cell, target_positions,
+)
+from kalamdb.sql.predicate import SEQ, USERID, Condition, Field, conjunction
+from kalamdb.sql.query import QueryPlan, _conjuncts, column_type, rows_tree
+from kalamdb.sql.read import Filter, picker, qualifiers
+from kalamdb.sql.returning import Returning
+from kalamdb.sql.rows import RowQuery
+from kalamdb.sql.run import Run
+from kalamdb.sql.statements import ArrowWrite
+from kalamdb.txn.api import ColumnDef, RowId, TableDef
+from kalamdb.types import PgType
+
+FIND_ROWS = 10_000
+Changes = dict[int, Any]
+#: (this execution, the row) → new storage value
+RowCell = Callable[[Run, Row], Any]
+
+
+# ---------- SET ----------
+@dataclass(slots=True)
+class Assignments:
+    """New values for rows, and which rows are to have them."""
+
+    table: TableDef
+    filter: Filter | None  # the whole condition, where it is simple; None: ``query`` has it
+    cells: list[tuple[int, RowCell]]
+    fixed: bool  # no cell looks at the row
+    query: RowQuery | None
+    positions: tuple[int, ...] = ()  # of the query's columns
+    converts: tuple[Any, ...] = ()
+
+    async def values(self, run: Run, rows: Sequence[Row], excluded: Sequence[Row] = ()) -> list[tuple[int, Changes]]:
+        """(place of the row, its changes) for the rows that satisfy the condition."""
+        if self.query is not None:
+            return [(row[0], self._converted(row[1:])) for row in await self.query.rows(run, rows, excluded)]
+        return [
+            (place, {position: cell(run, row) for position, cell in self.cells})
+            for place, row in enumerate(rows)
+            if self.filter is None or self.filter.matches(row, run.params)
+        ]
+
+    def _converted(self, values: Row) -> Changes:
+        return {
+            position: value if convert is None or value is None else convert(value)
+            for position, convert, value in zip(self.positions, self.converts, values, strict=True)
+        }
+
+
+def _row_cell(cell: Cell) -> RowCell:
+    return lambda run, row: cell(run, ())
+
+
+def _fixed_cell(item: exp.Expression, column: ColumnDef, params: Params) -> Cell | None:
+    if is_default(item):
+        return default_cell(column)
+    found, value = coerce.constant(item, column, params)
+    if found:
+        return constant_cell(value)
+    bound = coerce.parameter(item, column, params)
+    if bound is not None:
+        return param_cell(*bound)
+    name = coerce.function_of(item)
+    if name is not None:
+        return function_cell(name, coerce.assignment(coerce.function_type(name), column))
+    return None
+
+
+_ARITHMETIC: dict[type[exp.Expression], Callable[[int, int], int]] = {
+    exp.Add: lambda a, b: a + b, exp.Sub: lambda a, b: a - b, exp.Mul: lambda a, b: a * b,
+}
+_WIDTHS = {"int2": 15, "int4": 31, "int8": 63}
+
+
+def _arithmetic(item: exp.Expression, column: ColumnDef, binder: Binder) -> RowCell | None:
+    """``n + 1`` over integers: what counters do, without the query engine."""
+    work = _ARITHMETIC.get(type(item))
+    if work is None:
+        return None
+    try:
+        left, right = binder.operand(item.this), binder.operand(item.expression)
+    except NotSimple:
+        return None
+    if not all(side.type is not None and side.type.name in _WIDTHS for side in (left, right)):
+        return None
+    assert left.type is not None
+    assert right.type is not None
+    result = max(left.type, right.type, key=lambda type_: _WIDTHS[type_.name])
+    limit = 1 << _WIDTHS[result.name]
+    one, two, convert = _getter(left), _getter(right), coerce.assignment(result, column)
+
+    def cell(run: Run, row: Row) -> Any:
+        a, b = one(run, row), two(run, row)
+        if a is None or b is None:
+            return None
+        value = work(a, b)
+        if not -limit <= value < limit:
+            raise KalamError("22003", f"{result.display} out of range")
+        return value if convert is None else convert(value)
+
+    return cell
+
+
+def _getter(operand: Operand) -> RowCell:
+    if operand.field is not None:
+        place = operand.field.position
+        place = place if place >= 0 else -3 - place
+        return lambda run, row: row[place]
+    if operand.index is not None:
+        index = operand.index
+        return lambda run, row: run.params[index]
+    return lambda run, row: operand.constant
+
+
+def _set_items(items: Sequence[exp.Expression], table: TableDef) -> list[tuple[int, exp.Expression]]:
+    """(position, expression) of every assigned column."""
+    pairs: list[tuple[str, exp.Expression]] = []
+    for item in items:
+        if not isinstance(item, exp.EQ):
+            raise KalamError("0A000", "this form of SET is not supported")
+        left, right = item.this, item.expression
+        if isinstance(left, exp.Tuple):
+            values = right.expressions if isinstance(right, exp.Tuple) else []
+            if len(values) != len(left.expressions):
+                raise KalamError("0A000", "SET (…) = takes a list of as many values")
+            pairs += [(identifier(name.this), value) for name, value in zip(left.expressions, values, strict=True)]
+        elif isinstance(left, exp.Paren) and isinstance(left.this, exp.Column):
+            pairs.append((identifier(left.this.this), right.unnest()))
+        else:
+            pairs.append((identifier(left.this), right))
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise KalamError("42601", f'multiple assignments to same column "{name}"', column=name)
+    return [(_assignable(table, name), value) for name, value in pairs]
+
+
+def _assignable(table: TableDef, name: str) -> int:
+    if name == "_userid" and table.kind != "shared":
+        raise KalamError("0A000", 'column "_userid" cannot be updated',
+                         hint="Insert the row for the other tenant and delete this one.", column="_userid")
+    if name == "_seq":
+        raise KalamError("428C9", 'column "_seq" cannot be updated', column="_seq",
+                         detail="The server numbers the versions of rows itself.")
+    return target_positions(table, [name])[0]
+
+
+def plan_assignments(items: Sequence[exp.Expression], table: TableDef, params: Params, plan_query: PlanQuery,
+                     where: exp.Expression | None, *, alias: str | None = None, excluded: bool = False) -> Assignments:
+    pairs = _set_items(items, table)
+    binder = Binder(table, params, {alias} if alias else ())
+    try:
+        if excluded and where is not None:
+            raise NotSimple
+        condition = None if where is None else binder.condition(where)
+        cells: list[tuple[int, RowCell]] = []
+        fixed = True
+        for position, item in pairs:
+            column = table.columns[position]
+            cell = _fixed_cell(item, column, params)
+            row_cell = _row_cell(cell) if cell is not None else None
+            if row_cell is None and not excluded:
+                row_cell, fixed = _arithmetic(item, column, binder), False
+            if row_cell is None:
+                raise NotSimple
+            cells.append((position, row_cell))
+        return Assignments(table, Filter.of(table, condition), cells, fixed, None)
+    except NotSimple:
+        pass
+    values = [_default_expression(table.columns[position]) if is_default(item) else item for position, item in pairs]
+    named = [exp.alias_(value.copy(), f"c{place}", quoted=True) for place, value in enumerate(values)]
+    plan = plan_query(rows_tree(table, alias or table.name, named, where, excluded=excluded))
+    assert isinstance(plan, QueryPlan)
+    positions = tuple(position for position, _ in pairs)
+    converts = tuple(
+        _assignment(column.type, table.columns[position], value)
+        for position, column, value in zip(positions, plan.columns[1:], values, strict=True)
+    )
+    return Assignments(table, None, [], False, RowQuery(table, plan), positions, converts)
+
+
+def _assignment(source: PgType, column: ColumnDef, value: exp.Expression) -> Any:
+    if isinstance(value, exp.Literal) and value.is_string:  # an unknown literal takes the column's type
+        return lambda text: types.read_text(column.type, text, column.typmod)
+    return coerce.assignment(source, column)
+
+
+def _default_expression(column: ColumnDef) -> exp.Expression:
+    kind, value = coerce.default_of(column)
+    if kind != "value":
+        raise KalamError("0A000", f'SET {column.name} = DEFAULT beside computed values is not supported')
+    return exp.Null() if value is None else exp.Literal.string(types.write_text(column.type, value))
+
+
+# ---------- finding ----------
+@dataclass(slots=True)
+class Finder:
+    """Which rows a statement means: the simple part of its condition for the scan, the rest for the query engine."""
+
+    table: TableDef
+    filter: Filter
+    query: RowQuery | None  # conditions the scan could not check
+
+    def keys(self, run: Run, tenant: str | None) -> list[RowId] | None:
+        if tenant is None or self.query is not None:
+            return None
+        keys = self.filter.keys(self.table, run.params)
+        return None if keys is None else [(tenant, key) for key in keys]
+
+    async def batches(self, run: Run, tenant: str | None) -> AsyncIterator[list[RowId]]:
+        keys = self.keys(run, tenant)
+        if keys is not None:
+            yield keys
+            return
+        every = tuple(range(len(self.table.columns)))
+        columns = (*every, SEQ, USERID) if self.query is not None else (SEQ,)
+        scan = self.filter.scan(self.table, tenant, columns, run.params, with_id=True)
+        if scan is None:
+            return
+        source = ThreadSource.of_scan(run.workers, run.session, run.transaction.scan(run.snapshot, scan))
+        try:
+            while rows := await source.read(FIND_ROWS):
+                if self.query is not None:
+                    found = await self.query.rows(run, [row[2:] for row in rows])
+                    rows = [rows[row[0]] for row in found]
+                yield [(row[0], row[1]) for row in rows]
+        finally:
+            source.close()
+
+
+def plan_finder(where: exp.Expression | None, table: TableDef, target: exp.Table, params: Params,
+                plan_query: PlanQuery) -> Finder:
+    if where is None:
+        return Finder(table, Filter.of(table, None), None)
+    binder = Binder(table, params, qualifiers(target, table))
+    kept: list[Condition] = []
+    whole = True
+    for part in _conjuncts(where):
+        try:
+            kept.append(binder.condition(part))
+        except NotSimple:
+            whole = False
+    query = None
+    if not whole:
+        plan = plan_query(rows_tree(table, next(iter(qualifiers(target, table))), [], where))
+        assert isinstance(plan, QueryPlan)
+        query = RowQuery(table, plan)
+    return Finder(table, Filter.of(table, conjunction(kept)), query)
+
+
+# ---------- plans ----------
+@dataclass(slots=True)
+class ChangePlan:
+    """UPDATE (``assignments``) or DELETE of rows under a condition."""
+
+    table: TableDef
+    finder: Finder
+    assignments: Assignments | None
+    returning: Returning | None
+    params: Params
+    names_tenant: bool
+    writes: bool = True
+    wire: bool = False
+
+    @property
+    def columns(self) -> tuple[Column, ...] | None:
+        return None if self.returning is None else self.returning.columns
+
+    @property
+    def verb(self) -> str:
+        return "DELETE" if self.assignments is None else "UPDATE"
+
+    def start(self, run: Run) -> Awaitable[Result]:
+        return self._run(run)
+
+    def _tenant(self, run: Run) -> str | None:
+        account = run.session.account
+        access.write_tenant(account, self.table, run.tenant)
+        tenant = access.read_tenant(account, self.table, run.tenant)
+        if tenant is None and not self.names_tenant:
+            raise KalamError("42501", f"{self.verb} for all tenants must name _userid",
+                             hint="Add a condition on _userid, or set kalam.user_id to one tenant.")
+        return tenant
+
+    async def _run(self, run: Run) -> Result:
+        tenant = self._tenant(run)
+        count, written = 0, []
+        async for ids in self.finder.batches(run, tenant):
+            if self._direct(run, tenant):
+                count += await self._write_direct(run, ids)
+                continue
+            changed = await self._write_checked(run, ids)
+            count += len(changed)
+            if self.returning is not None:
+                written += changed
+        result = Result(f"{self.verb} {count}")
+        if self.returning is not None:
+            result.columns = self.returning.columns
+            result.rows = await self.returning.rows(run, written)
+        return result
+
+    def _direct(self, run: Run, tenant: str | None) -> bool:
+        """Nothing to look at in the row before it is written?"""
+        if self.returning is not None or tenant is None or self.finder.query is not None:
+            return False
+        if self.finder.filter.keys(self.table, run.params) is None or self.finder.filter.range.rest is not None:
+            return False
+        return self.assignments is None or (self.assignments.query is None and self.assignments.fixed)
+
+    async def _write_direct(self, run: Run, ids: list[RowId]) -> int:
+        if self.assignments is None:
+            return await run.transaction.delete(self.table, ids)
+        values = {position: cell(run, ()) for position, cell in self.assignments.cells}
+        return await run.transaction.update(self.table, [(id_, values) for id_ in ids])
+
+    async def _write_checked(self, run: Run, ids: list[RowId]) -> list[Row]:
+        """The rows written: as they are now, or as they were before DELETE."""
+        locked = await run.transaction.lock(run.snapshot, self.table, ids, timeout_ms=run.lock_timeout)
+        present = [(id_, row) for id_, row in zip(ids, locked, strict=True) if row is not None]
+        rows = [row for _, row in present]
+        if self.assignments is None:
+            places = await self._matching(run, rows)
+            await run.transaction.delete(self.table, [present[place][0] for place in places])
+            return [rows[place] for place in places]
+        changes = await self.assignments.values(run, rows)
+        await run.transaction.update(self.table, [(present[place][0], values) for place, values in changes])
+        return [_changed(rows[place], values) for place, values in changes]
+
+    async def _matching(self, run: Run, rows: list[Row]) -> list[int]:
+        if self.finder.query is not None:
+            return [row[0] for row in await self.finder.query.rows(run, rows)]
+        return [place for place, row in enumerate(rows) if self.finder.filter.matches(row, run.params)]
+
+
+def _changed(row: Row, values: Mapping[int, Any]) -> Row:
+    whole = list(row)
+    for position, value in values.items():
+        whole[position] = value
+    whole[-2] = None  # _seq: NULL until the commit
+    return tuple(whole)
+
+
+def _mentions_tenant(where: exp.Expression | None) -> bool:
+    return where is not None and any(identifier(node.this) == "_userid" for node in where.find_all(exp.Column))
+
+
+def refuse_stream_update(table: TableDef) -> None:
+    if table.kind == "stream":
+        raise KalamError("0A000", f'stream table "{table.name}" cannot be updated',
+                         detail="A stream takes INSERT, SELECT and DELETE.", schema=table.namespace, table=table.name)
+
+
+def plan_update(tree: exp.Update, table: TableDef, params: Params, plan_query: PlanQuery,
+                returning: Returning | None) -> ChangePlan:
+    refuse_stream_update(table)
+    if tree.args.get("from_") is not None or tree.args.get("with_") is not None or tree.args.get("limit"):
+        raise KalamError("0A000", "UPDATE with FROM or WITH is not supported",
+                         hint="Subqueries in SET and WHERE are.")
+    target = tree.this
+    where = None if tree.args.get("where") is None else tree.args["where"].this
+    alias = next(iter(qualifiers(target, table)))
+    assignments = plan_assignments(tree.expressions, table, params, plan_query, where, alias=alias)
+    finder = plan_finder(where, table, target, params, plan_query)
+    return ChangePlan(table, finder, assignments, returning, params, _mentions_tenant(where))
+
+
+def plan_delete(tree: exp.Delete, table: TableDef, params: Params, plan_query: PlanQuery,
+                returning: Returning | None) -> ChangePlan:
+    if tree.args.get("using") or tree.args.get("with_") is not None or tree.args.get("limit"):
+        raise KalamError("0A000", "DELETE with USING or WITH is not supported", hint="Subqueries in WHERE are.")
+    where = None if tree.args.get("where") is None else tree.args["where"].this
+    finder = plan_finder(where, table, tree.this, params, plan_query)
+    return ChangePlan(table, finder, None, returning, params, _mentions_tenant(where))
+
+
+# ---------- FROM ARROW ----------
+@dataclass(slots=True)
+class ArrowChangePlan:
+    """UPDATE or DELETE … FROM ARROW $n KEY (…): the batch's columns are the new values, then the old key."""
+
+    table: TableDef
+    param: int
+    positions: tuple[int, ...]
+    kinds: tuple[PgType, ...]
+    key_order: Callable[[Row], Row]
+    tenant_place: int | None
+    verb: str
+    params: Params
+    columns: tuple[Column, ...] | None = None
+    writes: bool = True
+    wire: bool = True
+
+    def start(self, run: Run) -> Awaitable[Result]:
+        return self._run(run)
+
+    async def _run(self, run: Run) -> Result:
+        account = run.session.account
+        default = access.write_tenant(account, self.table, run.tenant)
+        width = len(self.positions)
+        changes: list[tuple[RowId, Changes]] = []
+        for row in types.rows_from_arrow(run.params[self.param], self.kinds):
+            tenant = ""
+            if self.table.kind != "shared":
+                named = None if self.tenant_place is None else row[self.tenant_place]
+                tenant = access.row_tenant(account, default, named, run.tenant)
+            changes.append(((tenant, self.key_order(row)), dict(zip(self.positions, row[:width], strict=True))))
+        if self.verb == "update":
+            count = await run.transaction.update(self.table, changes)
+        else:
+            count = await run.transaction.delete(self.table, [id_ for id_, _ in changes])
+        return Result(f"{self.verb.upper()} {count}")
+
+
+def plan_arrow_change(write: ArrowWrite, table: TableDef, params: Params) -> ArrowChangePlan:
+    if write.verb == "update":
+        refuse_stream_update(table)
+    positions = tuple(_assignable(table, name) for name in write.columns)
+    if len(set(positions)) != len(positions):
+        raise KalamError("42601", "multiple assignments to same column")
+    key = target_positions(table, write.key)
+    wanted = sorted(position for position in key if position != USERID)
+    if wanted != sorted(table.key) or not wanted:
+        names = ", ".join(f'"{table.columns[place].name}"' for place in table.key)
+        raise KalamError("42P10", f'KEY must name the key of "{table.name}": ({names})')
+    width = len(positions)
+    places = [width + key.index(position) for position in table.key]
+    tenant_place = width + key.index(USERID) if USERID in key else None
+    kinds = tuple(column_type(table, position)[0] for position in (*positions, *key))
+    return ArrowChangePlan(table, write.param, positions, kinds, picker(places), tenant_place, write.verb, params)
+
+
