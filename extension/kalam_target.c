@@ -226,9 +226,9 @@ kalam_has_after_triggers(ResultRelInfo *rinfo, CmdType operation, bool row_only)
 /*
  * Is this the client's own statement, in a transaction of its own?  Not one of
  * a function, a DO block or EXECUTE: there somebody may still look at its
- * outcome.  Nor a later one of a pipeline without Sync, which is one transaction
- * though no block: is_lone knows what waits already.  The portal of a client's statement is the one without a name, and
- * it holds the very statement that runs.
+ * outcome.  The portal of a client's statement is the one without a name, and
+ * it holds the very statement that runs.  In a pipeline without Sync, which is
+ * one transaction though no block, kalam_transaction_is_lone sees what waits.
  */
 static bool
 statement_is_lone(KalamModify *state)
