@@ -1,0 +1,119 @@
+"""A KalamDB server process of the tests' own: own data directory, free ports, killed and restarted on the same data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from .ports import wait_until
+
+
+class KalamServer:
+    """One server; settings as their names with __ for the dot (``rpc__max_message="1"``).
+
+    The first start takes free ports, later ones the same again, as clients know them.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        self.dir = Path(tempfile.mkdtemp(prefix="kdb", dir="/tmp"))
+        self.data = self.dir / "data"
+        self.log = self.dir / "log"
+        self.settings = {"rpc__port": "0", "http__port": "0", **settings}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        self.http: str | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the server was not started"
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start it unless it runs, and wait until it says that it is ready."""
+        if self.running:
+            return
+        (self.data / "server.json").unlink(missing_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kalamdb.server"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), cwd=self.dir,
+            )  # fmt: skip
+        wait_until(self._state, "the server's start", 30)
+        state = self._state()
+        self.port = state["rpc"]["port"]
+        self.http = state["http"]
+        self.settings["rpc__port"] = str(self.port)
+        if self.http:
+            self.settings["http__port"] = self.http.rpartition(":")[2]
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KALAM_")}
+        given = {"data": str(self.data), **self.settings}
+        return inherited | {f"KALAM_{name.replace('__', '_').upper()}": value for name, value in given.items()}
+
+    def _state(self) -> dict[str, Any]:
+        assert self.running, f"the server did not start:\n{self.log_since(0)[-4000:]}"
+        try:
+            found: dict[str, Any] = json.loads((self.data / "server.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int | None:
+        """End it as its administrator would; its exit code."""
+        if self.process is None:
+            return None
+        if self.running:
+            self.process.send_signal(how)
+        try:
+            return self.process.wait(40)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the server did not end in 40 s:\n{self.log_since(0)[-4000:]}") from None
+        finally:
+            self.process = None
+
+    def kill(self) -> None:
+        """kill -9: nothing is said, flushed or closed."""
+        self.stop(signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        try:
+            self.stop()
+        finally:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def dsn(self, user: str = "kalam", **more: str) -> str:
+        """How a PostgreSQL client reaches the server itself."""
+        return psycopg.conninfo.make_conninfo(
+            "", host="127.0.0.1", port=str(self.port), user=user, dbname="kalam", **more
+        )
+
+    def log_size(self) -> int:
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def log_since(self, offset: int) -> str:
+        """What was logged after this size of the log."""
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(offset)
+            return log.read().decode(errors="replace")
