@@ -14,6 +14,8 @@ from decimal import Decimal
 from math import isnan
 from typing import Any
 
+from kalamdb.order import NUMERIC_FUNCTION, float_operand, numeric_bytes
+
 Params = Sequence[Any]
 
 #: types that compare with each other as stored, by the name of the family
@@ -228,9 +230,9 @@ class _Compiler:
 
 
 #: how a stored column of a family is written in SQLite where its storage does not order by itself
-SQLITE_OPERANDS: dict[str, str] = {}
+SQLITE_OPERANDS: dict[str, str] = {"numeric": NUMERIC_FUNCTION + "({})"}
 #: how a value of such a family is bound
-SQLITE_VALUES: dict[str, Callable[[Any], Any]] = {}
+SQLITE_VALUES: dict[str, Callable[[Any], Any]] = {"numeric": numeric_bytes, "float": float_operand}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,86 @@
+"""Byte strings whose order is PostgreSQL's order of the values: what keys are made of, and conditions on numerics.
+
+Integers have the sign bit flipped, floats their ordered bit pattern, numerics class, exponent and digits; texts and
+blobs end in a terminator that no longer value can pass. The scheme is the usual memory-comparable one of ordered
+key-value stores; equal values (``1.0`` and ``1.00``, ``-0`` and ``0``) have equal bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+#: NaN as SQLite holds it, which would make NULL of it: a blob is above every number there, as NaN is in PostgreSQL
+NAN = struct.pack(">d", float("nan"))
+#: the SQLite function that gives a numeric column's order
+NUMERIC_FUNCTION = "kalam_numeric"
+
+INTEGERS = frozenset({"int2", "int4", "int8", "date", "timestamp", "timestamptz"})
+_FLOATS = frozenset({"float4", "float8"})
+_EXPONENT_BIAS = 1 << 31
+_COMPLEMENT = bytes(255 - byte for byte in range(256))
+
+
+def is_float(type_name: str) -> bool:
+    return type_name in _FLOATS
+
+
+def integer_bytes(value: int) -> bytes:
+    return (value + (1 << 63)).to_bytes(8, "big")
+
+
+def float_bytes(value: float) -> bytes:
+    if value != value:
+        return b"\xff" * 8
+    bits: int = struct.unpack(">Q", struct.pack(">d", value or 0.0))[0]
+    return ((bits ^ 0xFFFFFFFFFFFFFFFF) if bits >> 63 else bits | (1 << 63)).to_bytes(8, "big")
+
+
+def numeric_bytes(text: str) -> bytes:
+    """Order of numeric's text form: -Infinity, negative, zero, positive, Infinity, NaN."""
+    value = Decimal(text)
+    if value.is_nan():
+        return b"\x05"
+    if value.is_infinite():
+        return b"\x00" if value < 0 else b"\x04"
+    sign, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)
+    plain = bytes(digit + 1 for digit in digits).lstrip(b"\x01")
+    if not plain:
+        return b"\x02"
+    body = (len(plain) + exponent + _EXPONENT_BIAS).to_bytes(4, "big") + plain.rstrip(b"\x01") + b"\x00"
+    return b"\x01" + body.translate(_COMPLEMENT) if sign else b"\x03" + body
+
+
+def text_bytes(value: str) -> bytes:
+    return value.encode() + b"\x00"
+
+
+def blob_bytes(value: bytes) -> bytes:
+    return value.replace(b"\x00", b"\x00\xff") + b"\x00\x00"
+
+
+def _uuid_bytes(value: bytes) -> bytes:
+    return value
+
+
+def _bool_bytes(value: int) -> bytes:
+    return b"\x01" if value else b"\x00"
+
+
+def part_encoder(type_name: str) -> Callable[[Any], bytes]:
+    """Bytes of one key column."""
+    if type_name in INTEGERS:
+        return integer_bytes
+    if type_name in _FLOATS:
+        return float_bytes
+    return {"numeric": numeric_bytes, "bool": _bool_bytes, "bytea": blob_bytes, "uuid": _uuid_bytes}.get(
+        type_name, text_bytes
+    )
+
+
+def float_operand(value: float) -> float | bytes:
+    """A float as SQLite compares it."""
+    return NAN if value != value else value

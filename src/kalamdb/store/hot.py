@@ -1,0 +1,368 @@
+"""Hot rows in SQLite: one table per Kalam table, clustered by tenant and key.
+
+``h_<id>(_userid, k, _seq, c<column id> …)``: ``_userid`` is the tenant ("" in a shared table), ``k`` the encoded key
+(``store.keys``), every column holds its storage value (NaN as a blob, see there). A snapshot is a connection with an
+open read transaction; connections are kept in a pool. Nothing here knows of transactions of clients.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from kalamdb.api import Row
+from kalamdb.errors import KalamError
+from kalamdb.order import NAN, NUMERIC_FUNCTION, is_float, numeric_bytes
+from kalamdb.store.keys import KeyCodec
+from kalamdb.txn.api import Scan, TableDef
+
+#: rows read per hold of a snapshot's lock, so that several scans of one snapshot take turns
+TURN_ROWS = 2048
+#: SQLite's virtual machine steps between two looks at whether a scan was interrupted
+INTERRUPT_STEPS = 20_000
+POOL = 32
+SEQ, USERID = -1, -2
+
+_NAN = float("nan")
+
+
+def open_scratch() -> apsw.Connection:
+    """A database in memory, with the functions that scans use."""
+    connection = apsw.Connection(":memory:")
+    connection.create_scalar_function(NUMERIC_FUNCTION, _numeric_order, 1, deterministic=True)
+    return connection
+
+
+def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
+    """A connection set up for this store. Only this library may open the file in this process (POSIX locks)."""
+    flags = apsw.SQLITE_OPEN_READWRITE if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    connection = apsw.Connection(str(path), flags=flags, statementcachesize=256)
+    connection.set_busy_timeout(10_000)
+    if not read_only:
+        connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_autocheckpoint=4000").fetchall()
+    connection.execute(f"PRAGMA cache_size={-8192 if read_only else -65536}")
+    connection.create_scalar_function(NUMERIC_FUNCTION, _numeric_order, 1, deterministic=True)
+    return connection
+
+
+def _numeric_order(text: str | None) -> bytes | None:
+    return None if text is None else numeric_bytes(text)
+
+
+# ---------- layout ----------
+class Layout:
+    """How one table's rows lie in SQLite."""
+
+    def __init__(self, table: TableDef) -> None:
+        self.table = f"h_{table.id}"
+        self.codec = KeyCodec.of(table)
+        self.columns = tuple(f"c{column.id}" for column in table.columns)
+        self.floats = tuple(place for place, column in enumerate(table.columns) if is_float(column.type.name))
+        self.key = table.key
+        self.shared = table.kind == "shared"
+        self.stream = table.kind == "stream"
+        names = ", ".join(self.columns)
+        self.create = (
+            f"CREATE TABLE {self.table} (_userid TEXT NOT NULL, k ANY NOT NULL, _seq INTEGER NOT NULL, "
+            + "".join(f"{name} ANY, " for name in self.columns) + "PRIMARY KEY (_userid, k)) STRICT, WITHOUT ROWID"
+        )
+        self.index = f"CREATE INDEX {self.table}_seq ON {self.table} (_seq)" if self.stream else None
+        owner = "NULL" if self.shared else "_userid"
+        self.get = (f"SELECT {names}{', ' if names else ''}_seq, {owner} FROM {self.table} WHERE _userid = ? AND k = ?")
+        self.exists = f"SELECT 1 FROM {self.table} WHERE _userid = ? AND k = ?"
+        self.put = f"REPLACE INTO {self.table} VALUES (?, ?, ?{', ?' * len(self.columns)})"
+        self.delete = f"DELETE FROM {self.table} WHERE _userid = ? AND k = ?"
+        self.last_key = f"SELECT max(k) FROM {self.table} WHERE _userid = ?"
+
+    def output(self, position: int) -> str:
+        if position == SEQ:
+            return "_seq"
+        if position == USERID:
+            return "NULL" if self.shared else "_userid"
+        return self.columns[position]
+
+    def stored(self, row: Row) -> Row:
+        """A row as SQLite is to hold it."""
+        if not self.floats:
+            return row
+        values = list(row)
+        for place in self.floats:
+            value = values[place]
+            if value is not None and value != value:
+                values[place] = NAN
+        return tuple(values)
+
+    def loader(self, positions: Sequence[int], offset: int = 0) -> Callable[[Row], Row] | None:
+        """Brings back what ``stored`` changed, for rows of these columns after ``offset`` others; None: nothing."""
+        places = [offset + place for place, position in enumerate(positions) if position in self.floats]
+        if not places:
+            return None
+
+        def load(row: Row) -> Row:
+            for place in places:
+                if type(row[place]) is bytes:
+                    values = list(row)
+                    for found in places:
+                        if type(values[found]) is bytes:
+                            values[found] = _NAN
+                    return tuple(values)
+            return row
+
+        return load
+
+
+class Layouts:
+    """Layouts by table id and version."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int], Layout] = {}
+
+    def of(self, table: TableDef) -> Layout:
+        layout = self._made.get((table.id, table.version))
+        if layout is None:
+            if len(self._made) > 10_000:
+                self._made.clear()
+            layout = self._made[table.id, table.version] = Layout(table)
+        return layout
+
+
+# ---------- scans as SQL ----------
+def scan_sql(layout: Layout, scan: Scan, outputs: Sequence[str], since: int | None, *, limit: bool
+             ) -> tuple[str, tuple[Any, ...]] | None:
+    """Statement and values of a scan over a table of this layout; None: no key can qualify.
+
+    ``since``: only rows with a higher ``_seq`` (a stream's horizon).
+    """
+    bounds, possible = layout.codec.bounds(scan.key_prefix, scan.low, scan.high)
+    if not possible:
+        return None
+    conditions: list[str] = []
+    values: list[Any] = []
+    if scan.tenant is not None:
+        conditions.append("_userid = ?")
+        values.append(scan.tenant)
+    for operator, value in bounds:
+        conditions.append(f"k {operator} ?")
+        values.append(value)
+    if since is not None:
+        conditions.append("_seq > ?")
+        values.append(since)
+    if scan.where is not None:
+        conditions.append(f"({scan.where})")
+        values.extend(scan.params)
+    text = f"SELECT {', '.join(outputs)} FROM {layout.table}"
+    if conditions:
+        text += " WHERE " + " AND ".join(conditions)
+    text += " ORDER BY _userid, k"
+    if limit and scan.limit is not None:
+        text += " LIMIT ?"
+        values.append(scan.limit)
+    return text, tuple(values)
+
+
+# ---------- snapshots ----------
+class Stop:
+    """Asks a scan to end."""
+
+    __slots__ = ("asked",)
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def check(self) -> None:
+        if self.asked:
+            raise KalamError("57014", "canceling statement due to user request")
+
+
+class Reader:
+    """A pooled connection; while a snapshot has it, a read transaction is open on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.connection = open_connection(path, read_only=True)
+        self.connection.execute("PRAGMA query_only=1")
+        self.lock = threading.Lock()
+        self._running: Stop | None = None
+        self._cursors: list[Any] = []
+        self.connection.set_progress_handler(self._interrupted, INTERRUPT_STEPS)
+
+    def _interrupted(self) -> bool:
+        return self._running is not None and self._running.asked
+
+    def rows(self, cursor: Any, count: int, stop: Stop) -> list[Row]:
+        """Up to ``count`` rows of a running statement. Any thread."""
+        with self.lock:
+            stop.check()
+            self._running = stop
+            try:
+                return list(islice(cursor, count))
+            except apsw.InterruptError:
+                stop.check()
+                raise
+            finally:
+                self._running = None
+
+    def execute(self, text: str, values: Sequence[Any], stop: Stop) -> Any:
+        """Begin a statement; None where its table is not in this snapshot."""
+        with self.lock:
+            stop.check()
+            self._running = stop
+            try:
+                cursor = self.connection.cursor()
+                self._cursors.append(cursor)
+                return cursor.execute(text, values)
+            except apsw.InterruptError:
+                stop.check()
+                raise
+            except apsw.SQLError as error:
+                if "no such table" in str(error):
+                    return None
+                raise
+            finally:
+                self._running = None
+
+
+    def finish(self, cursor: Any) -> None:
+        with self.lock:
+            if cursor in self._cursors:
+                self._cursors.remove(cursor)
+            cursor.close(True)
+
+    def end(self) -> None:
+        """End the read transaction. A statement left open would keep its instant."""
+        for cursor in self._cursors:
+            cursor.close(True)
+        self._cursors.clear()
+        self.connection.execute("ROLLBACK")
+
+
+class HotSnapshot:
+    """Committed rows as of one instant. Ends with ``close`` or with the last reference to it."""
+
+    __slots__ = ("_pinned", "_pool", "_reader")
+
+    def __init__(self, pool: ReaderPool) -> None:
+        self._pool = pool
+        self._reader: Reader | None = pool.take()
+        self._pinned = False
+        self._reader.connection.execute("BEGIN")
+
+    @property
+    def reader(self) -> Reader:
+        assert self._reader is not None, "snapshot used after its end"
+        return self._reader
+
+    def pin(self) -> None:
+        """Fix the instant now, not at the first read."""
+        if not self._pinned:
+            reader = self.reader
+            with reader.lock:
+                reader.connection.execute("SELECT 1 FROM kalam_meta LIMIT 1").fetchall()
+            self._pinned = True
+
+    def get(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
+        """(*columns, _seq, _userid) as stored, or None."""
+        reader = self.reader
+        self._pinned = True
+        with reader.lock:
+            try:
+                found = reader.connection.execute(layout.get, (tenant, k)).fetchall()
+            except apsw.SQLError as error:
+                if "no such table" in str(error):
+                    return None
+                raise
+        return found[0] if found else None
+
+    def close(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            self._pool.give_back(reader)
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # at the interpreter's end
+            self.close()
+
+
+class ReaderPool:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: deque[Reader] = deque()
+        self._closed = False
+
+    def take(self) -> Reader:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Reader(self._path)
+
+    def give_back(self, reader: Reader) -> None:
+        try:
+            reader.end()
+        except apsw.Error:  # broken: not for anybody else
+            reader.connection.close(True)
+            return
+        if self._closed or len(self._idle) >= POOL:
+            reader.connection.close(True)
+        else:
+            self._idle.append(reader)
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().connection.close(True)
+
+
+class LiveReader:
+    """The newest committed rows, read in the event loop outside any snapshot."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = open_connection(path, read_only=True)
+        self._connection.execute("PRAGMA query_only=1")
+
+    def query(self, text: str, values: Sequence[Any]) -> list[Row]:
+        try:
+            return self._connection.execute(text, values).fetchall()
+        except apsw.SQLError as error:
+            if "no such table" in str(error):
+                return []
+            raise
+
+    def get(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
+        found = self.query(layout.get, (tenant, k))
+        return found[0] if found else None
+
+    def exists(self, layout: Layout, tenant: str, k: int | bytes) -> bool:
+        return bool(self.query(layout.exists, (tenant, k)))
+
+    def last_key(self, layout: Layout, tenant: str) -> int | bytes | None:
+        found = self.query(layout.last_key, (tenant,))
+        return found[0][0] if found else None
+
+    def close(self) -> None:
+        self._connection.close(True)
+
+
+# ---------- writing, in the writer's thread ----------
+def apply_rows(connection: apsw.Connection, layout: Layout, seq: int,
+               changes: Iterable[tuple[str, int | bytes, Row | None]]) -> None:
+    """Put (row) or delete (None) rows as versions of one commit."""
+    deletes: list[tuple[str, int | bytes]] = []
+
+    def puts() -> Iterable[Row]:
+        for tenant, k, row in changes:
+            if row is None:
+                deletes.append((tenant, k))
+            else:
+                yield (tenant, k, seq, *layout.stored(row))
+
+    connection.executemany(layout.put, puts())
+    if deletes:
+        connection.executemany(layout.delete, deletes)

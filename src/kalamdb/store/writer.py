@@ -1,0 +1,138 @@
+"""The one thread that writes to the database: group commit.
+
+It takes every job that is queued, applies them in one SQLite transaction (each within a savepoint, so that one that
+fails does not take others along) and synchronises once. A job's future is resolved in the event loop after the data
+are on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import apsw
+
+from kalamdb.errors import KalamError
+
+log = logging.getLogger(__name__)
+
+Job = Callable[[apsw.Connection], Any]
+#: jobs of one SQLite transaction
+GROUP = 256
+
+
+def storage_error(error: BaseException) -> BaseException:
+    """What a client is told of a failed write."""
+    if isinstance(error, apsw.FullError):
+        return KalamError("53100", "could not write to the data directory: no space left on device",
+                          hint="Nothing of the transaction was stored. Free space and repeat it.")
+    if isinstance(error, apsw.IOError | apsw.CantOpenError | apsw.ReadOnlyError | apsw.CorruptError | apsw.NotADBError):
+        return KalamError("58030", f"could not write to the data directory: {error}",
+                          hint="Nothing of the transaction was stored.")
+    return error
+
+
+class Writer:
+    """``connection`` belongs to the thread from here on."""
+
+    def __init__(self, connection: apsw.Connection, loop: asyncio.AbstractEventLoop,
+                 after_group: Callable[[apsw.Connection], None]) -> None:
+        self._connection = connection
+        self._loop = loop
+        self._after_group = after_group
+        self._queue: SimpleQueue[tuple[Job, asyncio.Future[Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="kalam-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> asyncio.Future[Any]:
+        """From the event loop. The future has the job's result, or its error; then nothing of it was stored."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.put((job, future))
+        return future
+
+    async def close(self) -> None:
+        self._queue.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    # ---------- in the thread ----------
+    def _run(self) -> None:
+        while True:
+            first = self._queue.get()
+            if first is None:
+                break
+            group, ended = [first], False
+            while len(group) < GROUP:
+                try:
+                    more = self._queue.get_nowait()
+                except Empty:
+                    break
+                if more is None:
+                    ended = True
+                    break
+                group.append(more)
+            self._resolve(self._commit(group))
+            if ended:
+                break
+        with suppress(apsw.Error):
+            self._connection.close()
+
+    def _resolve(self, outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+        with suppress(RuntimeError):  # the loop is gone: nobody waits
+            self._loop.call_soon_threadsafe(_settle, outcomes)
+
+    def _commit(self, group: list[tuple[Job, asyncio.Future[Any]]]
+                ) -> list[tuple[asyncio.Future[Any], Any, BaseException | None]]:
+        connection = self._connection
+        outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for job, future in group:
+                outcomes.append((future, *self._apply(job, alone=len(group) == 1)))
+            if all(error is not None for _, _, error in outcomes):
+                connection.execute("ROLLBACK")
+                return outcomes
+            self._after_group(connection)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self._roll_back()
+            if len(group) > 1:  # one of them may be to blame: each by itself
+                return [outcome for item in group for outcome in self._commit([item])]
+            log.error("commit failed: %s", error)
+            return [(group[0][1], None, storage_error(error))]
+        return outcomes
+
+    def _apply(self, job: Job, *, alone: bool) -> tuple[Any, BaseException | None]:
+        connection = self._connection
+        if alone:
+            return job(connection), None
+        connection.execute("SAVEPOINT job")
+        try:
+            result = job(connection)
+        except (apsw.FullError, apsw.IOError, apsw.CorruptError):
+            raise
+        except Exception as error:
+            connection.execute("ROLLBACK TO job")
+            connection.execute("RELEASE job")
+            return None, storage_error(error)
+        connection.execute("RELEASE job")
+        return result, None
+
+    def _roll_back(self) -> None:
+        with suppress(apsw.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+
+def _settle(outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    for future, result, error in outcomes:
+        if future.done():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)

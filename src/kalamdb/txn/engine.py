@@ -1,0 +1,235 @@
+"""The engine: catalog, hot store, locks and the writer, put together for one data directory.
+
+``open_engine`` reads what is there; ``StoreEngine`` makes transactions and takes their commits. A background task
+purges expired rows of streams, dropped tables after their grace, and outcomes of commits nobody asks for any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import apsw
+
+from kalamdb.api import ClientSession
+from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, create_schema, meta
+from kalamdb.errors import KalamError
+from kalamdb.store.hot import HotSnapshot, Layouts, LiveReader, ReaderPool, apply_rows, open_connection
+from kalamdb.store.writer import Writer, storage_error
+from kalamdb.txn.api import Isolation, TableDef
+from kalamdb.txn.clock import Clock, now_ms, seq_at
+from kalamdb.txn.locks import LockTable
+from kalamdb.txn.overlay import TableOverlay
+from kalamdb.txn.transaction import StoreTransaction
+
+log = logging.getLogger(__name__)
+
+FILE = "hot.db"
+LOCK_TIMEOUT_MS = 60_000
+OUTCOMES_KEPT_MS = 2 * 3_600_000
+ENDED_KEPT = 10_000
+PURGE_EVERY = 1.0
+PURGE_ROWS = 5_000
+NODE_IDS = 1024
+Outcome = Literal["committed", "aborted", "in progress", "unknown"]
+
+
+class StoreEngine:
+    """``kalamdb.txn.api.Engine`` over one directory."""
+
+    def __init__(self, path: Path, connection: apsw.Connection, catalog: Catalog, *, server_id: str, node_id: int,
+                 last_seq: int, lock_timeout_ms: int, drop_grace_hours: float) -> None:
+        self.server_id = server_id
+        self.node_id = node_id
+        self.lock_timeout_ms = lock_timeout_ms or LOCK_TIMEOUT_MS
+        self.catalog = catalog
+        self.layouts = Layouts()
+        self.locks = LockTable()
+        self.live = LiveReader(path)
+        self.accounts = Accounts(catalog, self._submit)
+        self._clock = Clock(last_seq)
+        self._row_numbers = Clock(last_seq)
+        self._readers = ReaderPool(path)
+        self._writer = Writer(connection, asyncio.get_running_loop(), self._keep_clock)
+        self._active: dict[str, StoreTransaction] = {}
+        self._ended: OrderedDict[str, Outcome] = OrderedDict()
+        self._drop_grace_ms = int(drop_grace_hours * 3_600_000)
+        self._purger = asyncio.create_task(self._purge_forever(), name="purge")
+        self._commits: set[asyncio.Future[Any]] = set()
+
+    # ---------- transactions ----------
+    def begin(
+        self, session: ClientSession | None, *, isolation: Isolation = "read committed", read_only: bool = False,
+        txn_id: str | None = None, lock_timeout_ms: int = 0,
+    ) -> StoreTransaction:
+        named = txn_id is not None
+        transaction = StoreTransaction(self, txn_id or _new_id(), isolation, read_only, lock_timeout_ms, named=named)
+        if named:
+            if transaction.id in self._active:
+                raise KalamError("25001", f'transaction "{txn_id}" is open in another session')
+            self._active[transaction.id] = transaction
+        return transaction
+
+    def ended(self, transaction: StoreTransaction, *, committed: bool) -> None:
+        """A transaction is over; called by it, once."""
+        if not transaction.named:
+            return
+        self._active.pop(transaction.id, None)
+        self._ended[transaction.id] = "committed" if committed else "aborted"
+        if len(self._ended) > ENDED_KEPT:
+            self._ended.popitem(last=False)
+
+    def outcome(self, txn_id: str) -> Outcome:
+        """What became of a transaction that the client named; asked after the answer to its COMMIT was lost."""
+        if txn_id in self._active:
+            return "in progress"
+        if self.live.query("SELECT 1 FROM kalam_outcomes WHERE txn_id = ?", (txn_id,)):
+            return "committed"
+        return self._ended.get(txn_id, "unknown")
+
+    def hot_snapshot(self) -> HotSnapshot:
+        return HotSnapshot(self._readers)
+
+    def next_row_number(self) -> int:
+        """A stream row's own key: above all before, in this life of the server and the last."""
+        return self._row_numbers.next()
+
+    def horizon(self, table: TableDef) -> int:
+        """Rows of a stream with this ``_seq`` or a lower one have expired."""
+        return seq_at(now_ms() - int(table.options["ttl_seconds"]) * 1000)
+
+    # ---------- commit ----------
+    async def write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
+                    changes: CatalogChanges | None) -> int:
+        """Store a transaction's writes; its sequence number, after the data are on the disk."""
+        txn_id = transaction.id if transaction.named else None
+
+        def job(connection: apsw.Connection) -> int:
+            seq = self._clock.next()
+            if changes:
+                changes.apply(connection, self.layouts)
+            for overlay in overlays:
+                apply_rows(connection, overlay.layout, seq, overlay.changes())
+            if txn_id is not None:
+                connection.execute("REPLACE INTO kalam_outcomes VALUES (?, ?, ?)", (txn_id, seq, now_ms()))
+            return seq
+
+        seq: int = await self._submit(job)
+        if changes:
+            self.catalog.publish(changes)
+        return seq
+
+    def _submit(self, job: Any) -> asyncio.Future[Any]:
+        future = self._writer.submit(job)
+        self._commits.add(future)
+        future.add_done_callback(self._commits.discard)
+        return future
+
+    def _keep_clock(self, connection: apsw.Connection) -> None:
+        """Part of every group: a restart goes on above every number given."""
+        last = max(self._clock.last, self._row_numbers.last)
+        connection.execute("REPLACE INTO kalam_meta VALUES ('last_seq', ?)", (last,))
+
+    # ---------- purging ----------
+    async def _purge_forever(self) -> None:
+        while True:
+            await asyncio.sleep(PURGE_EVERY)
+            try:
+                await self.purge()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                log.warning("purge: %s", error)
+
+    async def purge(self) -> None:
+        """Expired stream rows, dropped tables after their grace, and old outcomes, in bounded steps."""
+        for table in [table for table in self.catalog.by_id.values() if table.kind == "stream"]:
+            await self._purge_stream(table)
+        await self._purge_dropped()
+        cutoff = now_ms() - OUTCOMES_KEPT_MS
+        if self.live.query("SELECT 1 FROM kalam_outcomes WHERE at < ? LIMIT 1", (cutoff,)):
+            await self._submit(lambda connection: connection.execute(
+                "DELETE FROM kalam_outcomes WHERE at < ?", (cutoff,)))
+
+    async def _purge_stream(self, table: TableDef) -> None:
+        name = self.layouts.of(table).table
+        horizon = self.horizon(table)
+        while self.live.query(f"SELECT 1 FROM {name} WHERE _seq <= ? LIMIT 1", (horizon,)):
+            await self._submit(lambda connection: connection.execute(
+                f"DELETE FROM {name} WHERE (_userid, k) IN "
+                f"(SELECT _userid, k FROM {name} WHERE _seq <= ? LIMIT {PURGE_ROWS})", (horizon,)))
+
+    async def _purge_dropped(self) -> None:
+        cutoff = now_ms() - self._drop_grace_ms
+        found = self.live.query("SELECT id FROM kalam_tables WHERE dropped_at <= ? AND definition <> ''", (cutoff,))
+        for (number,) in found:
+            await self._purge_table(number)
+
+    async def _purge_table(self, number: int) -> None:
+        name = f"h_{number}"
+        while self.live.query(f"SELECT 1 FROM {name} LIMIT 1", ()):
+            await self._submit(lambda connection: connection.execute(
+                f"DELETE FROM {name} WHERE (_userid, k) IN (SELECT _userid, k FROM {name} LIMIT {PURGE_ROWS})"))
+
+        def drop(connection: apsw.Connection) -> None:
+            connection.execute(f"DROP TABLE IF EXISTS {name}")
+            connection.execute("UPDATE kalam_tables SET definition = '' WHERE id = ?", (number,))
+
+        await self._submit(drop)
+
+    # ---------- the end ----------
+    async def close(self) -> None:
+        self._purger.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._purger
+        if self._commits:
+            await asyncio.wait(self._commits)
+        self._readers.close()
+        self.live.close()
+        with contextlib.suppress(KalamError, apsw.Error):
+            await self._submit(lambda connection: None)
+        await self._writer.close()
+
+
+def _new_id() -> str:
+    return f"{random.getrandbits(128):032x}"
+
+
+def _open_database(path: Path) -> tuple[apsw.Connection, Catalog, dict[str, Any]]:
+    try:
+        connection = open_connection(path)
+        connection.execute("BEGIN IMMEDIATE")
+        create_schema(connection)
+        facts = {
+            "server_id": meta(connection, "server_id", lambda: str(uuid.uuid4())),
+            "node_id": meta(connection, "node_id", lambda: random.randrange(NODE_IDS)),
+            "last_seq": meta(connection, "last_seq", lambda: 0),
+        }
+        catalog = Catalog()
+        catalog.load(connection)
+        connection.execute("COMMIT")
+    except apsw.Error as error:
+        raise storage_error(error) from error
+    return connection, catalog, facts
+
+
+async def open_engine(data_dir: Path, *, node_id: int | None = None, lock_timeout_ms: int = 0,
+                      drop_grace_hours: float = 0) -> StoreEngine:
+    """Open (or make) the engine of a data directory. Raises KalamError where it cannot be read."""
+    started = time.monotonic()
+    path = data_dir / FILE
+    connection, catalog, facts = _open_database(path)
+    log.debug("opened %s in %.3f s", path, time.monotonic() - started)
+    return StoreEngine(
+        path, connection, catalog, server_id=facts["server_id"],
+        node_id=facts["node_id"] if node_id is None else node_id, last_seq=facts["last_seq"],
+        lock_timeout_ms=lock_timeout_ms, drop_grace_hours=drop_grace_hours,
+    )

@@ -1,0 +1,186 @@
+"""Locks on rows, tables and names: fair queues, deadlock detection, timeouts.
+
+A lock's key is a tuple (``(table id, tenant, encoded key)`` for a row). A key that only one transaction holds, and
+nobody waits for, costs one dictionary entry. Everything runs in the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kalamdb.errors import KalamError
+
+LockKey = tuple[Any, ...]
+
+
+class Owner(Protocol):
+    """Who may hold a lock."""
+
+    id: str
+    locks: list[LockKey]  # in the order taken; each key once
+    waits_for: Waiter | None
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    owner: Owner
+    key: LockKey
+    share: bool
+    future: asyncio.Future[None]
+
+
+@dataclass(slots=True, eq=False)
+class Shared:
+    """A key that is shared or waited for."""
+
+    holders: dict[Owner, bool] = field(default_factory=dict)  # owner → holds it for sharing only
+    queue: deque[Waiter] = field(default_factory=deque)
+
+    def allows(self, owner: Owner, share: bool) -> bool:
+        return all(holder is owner or (share and shared) for holder, shared in self.holders.items())
+
+
+class LockTable:
+    def __init__(self) -> None:
+        self._held: dict[LockKey, Owner | Shared] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def try_lock(self, owner: Owner, key: LockKey, *, share: bool = False) -> bool:
+        """Take a lock if nobody has to be waited for. Nobody overtakes those who wait, but an owner of the lock."""
+        held = self._held.get(key)
+        if held is None:
+            if share:
+                self._held[key] = Shared({owner: True})
+            else:
+                self._held[key] = owner
+            owner.locks.append(key)
+            return True
+        if held is owner:
+            return True
+        if not isinstance(held, Shared):
+            return False
+        mine = held.holders.get(owner)
+        if mine is not None and (share or not mine):
+            return True
+        if not held.allows(owner, share) or (mine is None and held.queue):
+            return False
+        if mine is None:
+            owner.locks.append(key)
+        held.holders[owner] = share
+        return True
+
+    async def lock(self, owner: Owner, key: LockKey, *, share: bool = False, timeout_ms: int = 0) -> bool:
+        """Take a lock, waiting for it; True if it had to wait. 40P01 in a deadlock, 55P03 after ``timeout_ms``."""
+        if self.try_lock(owner, key, share=share):
+            return False
+        held = self._held[key]
+        if not isinstance(held, Shared):
+            held = self._held[key] = Shared({held: False})
+        waiter = Waiter(owner, key, share, asyncio.get_running_loop().create_future())
+        if owner in held.holders:  # an upgrade goes first: everybody behind it waits for its holder anyway
+            held.queue.appendleft(waiter)
+        else:
+            held.queue.append(waiter)
+        owner.waits_for = waiter
+        try:
+            self._check_deadlock(waiter)
+            async with asyncio.timeout(timeout_ms / 1000 if timeout_ms else None):
+                await waiter.future
+        except TimeoutError:
+            raise KalamError("55P03", "canceling statement due to lock timeout") from None
+        finally:
+            owner.waits_for = None
+            if not _granted(waiter):
+                self._give_up(waiter)
+        return True
+
+    def release(self, owner: Owner, keep: int = 0) -> None:
+        """Release an owner's locks but the first ``keep``."""
+        for key in owner.locks[keep:]:
+            held = self._held.get(key)
+            if held is owner:
+                del self._held[key]
+            elif isinstance(held, Shared):
+                held.holders.pop(owner, None)
+                self._grant(key, held)
+        del owner.locks[keep:]
+
+    def holders(self) -> list[tuple[LockKey, Owner, bool]]:
+        """(key, owner, shared) of every lock held."""
+        found: list[tuple[LockKey, Owner, bool]] = []
+        for key, held in self._held.items():
+            if isinstance(held, Shared):
+                found += [(key, owner, shared) for owner, shared in held.holders.items()]
+            else:
+                found.append((key, held, False))
+        return found
+
+    # ---------- the queue ----------
+    def _give_up(self, waiter: Waiter) -> None:
+        held = self._held.get(waiter.key)
+        if isinstance(held, Shared) and waiter in held.queue:
+            held.queue.remove(waiter)
+            self._grant(waiter.key, held)
+
+    def _grant(self, key: LockKey, held: Shared) -> None:
+        while held.queue:
+            waiter = held.queue[0]
+            if waiter.future.done():
+                held.queue.popleft()
+                continue
+            if not held.allows(waiter.owner, waiter.share):
+                return
+            held.queue.popleft()
+            if waiter.owner not in held.holders:
+                waiter.owner.locks.append(key)
+            held.holders[waiter.owner] = waiter.share
+            waiter.future.set_result(None)
+        if not held.holders:
+            del self._held[key]
+        elif len(held.holders) == 1:
+            (owner, shared), = held.holders.items()
+            if not shared:
+                self._held[key] = owner
+
+    def _blockers(self, waiter: Waiter) -> list[Owner]:
+        """Whom a waiter waits for: holders in conflict, and those before it in the queue in conflict."""
+        held = self._held.get(waiter.key)
+        if not isinstance(held, Shared):
+            return [held] if held is not None and held is not waiter.owner else []
+        found = [owner for owner, shared in held.holders.items()
+                 if owner is not waiter.owner and not (shared and waiter.share)]
+        for other in held.queue:
+            if other is waiter:
+                break
+            if other.owner is not waiter.owner and not (other.share and waiter.share):
+                found.append(other.owner)
+        return found
+
+    def _check_deadlock(self, waiter: Waiter) -> None:
+        start = waiter.owner
+        seen: set[int] = set()
+        pending: list[tuple[Waiter, tuple[Owner, ...]]] = [(waiter, (start,))]
+        while pending:
+            current, path = pending.pop()
+            for owner in self._blockers(current):
+                if owner is start:
+                    raise _deadlock(path)
+                if id(owner) not in seen and owner.waits_for is not None:
+                    seen.add(id(owner))
+                    pending.append((owner.waits_for, (*path, owner)))
+
+
+def _granted(waiter: Waiter) -> bool:
+    return waiter.future.done() and not waiter.future.cancelled()
+
+
+def _deadlock(path: tuple[Owner, ...]) -> KalamError:
+    names = [owner.id for owner in path]
+    lines = [f"Transaction {one} waits for transaction {other}."
+             for one, other in zip(names, [*names[1:], names[0]], strict=True)]
+    return KalamError("40P01", "deadlock detected", detail="\n".join(lines), hint="Repeat the transaction.")

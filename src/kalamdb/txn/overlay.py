@@ -1,0 +1,110 @@
+"""A transaction's own writes: versions of rows by table and key, with positions and savepoints.
+
+Every write gets a position; a reader sees the newest version at or below its own position. An undo log with one mark
+per savepoint level takes versions back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kalamdb.api import Row
+from kalamdb.catalog.catalog import CatalogChanges
+from kalamdb.store.hot import Layout
+from kalamdb.txn.api import TableDef
+
+RowKey = tuple[str, int | bytes]
+#: (position, row or None for deleted, the version before)
+Version = tuple[int, Row | None, Any]
+
+
+class TableOverlay:
+    """Own versions of one table's rows."""
+
+    __slots__ = ("layout", "rows", "table")
+
+    def __init__(self, table: TableDef, layout: Layout) -> None:
+        self.table = table
+        self.layout = layout
+        self.rows: dict[RowKey, Version] = {}
+
+    def visible(self, key: RowKey, position: int) -> Version | None:
+        version = self.rows.get(key)
+        while version is not None and version[0] > position:
+            version = version[2]
+        return version
+
+    def changes(self) -> Iterator[tuple[str, int | bytes, Row | None]]:
+        for (tenant, k), version in self.rows.items():
+            yield tenant, k, version[1]
+
+
+@dataclass(slots=True)
+class _Mark:
+    undo: int
+    locks: int
+
+
+class Overlay:
+    """All of a transaction's writes. ``level`` 1: no savepoint."""
+
+    __slots__ = ("_marks", "_undo", "position", "tables")
+
+    def __init__(self) -> None:
+        self.tables: dict[int, TableOverlay] = {}
+        self.position = 0
+        self._undo: list[tuple[TableOverlay, RowKey] | tuple[None, CatalogChanges | None]] = []
+        self._marks: list[_Mark] = []
+
+    @property
+    def level(self) -> int:
+        return len(self._marks) + 1
+
+    def table(self, table: TableDef, layout: Layout) -> TableOverlay:
+        found = self.tables.get(table.id)
+        if found is None:
+            found = self.tables[table.id] = TableOverlay(table, layout)
+        return found
+
+    def write(self, overlay: TableOverlay, key: RowKey, row: Row | None) -> None:
+        before = overlay.rows.get(key)
+        if self._marks:
+            self._undo.append((overlay, key))
+        elif before is not None and before[0] == self.position:  # no reader can want it, nothing can bring it back
+            before = before[2]
+        overlay.rows[key] = (self.position, row, before)
+
+    def note_definition(self, before: CatalogChanges | None) -> None:
+        if self._marks:
+            self._undo.append((None, before))
+
+    # ---------- savepoints ----------
+    def open_level(self, locks: int) -> None:
+        self._marks.append(_Mark(len(self._undo), locks))
+
+    def release_level(self) -> None:
+        self._marks.pop()
+
+    def roll_back_level(self) -> tuple[int, list[CatalogChanges | None]]:
+        """Undo the innermost level: how many locks were held before it, and definitions to restore in this order."""
+        mark = self._marks.pop()
+        definitions: list[CatalogChanges | None] = []
+        while len(self._undo) > mark.undo:
+            entry = self._undo.pop()
+            if entry[0] is None:
+                definitions.append(entry[1])
+                continue
+            overlay, key = entry
+            before: Version | None = overlay.rows[key][2]
+            if before is None:
+                del overlay.rows[key]
+            else:
+                overlay.rows[key] = before
+        return mark.locks, definitions
+
+    def clear(self) -> None:
+        self.tables.clear()
+        self._undo.clear()
+        self._marks.clear()

@@ -1,0 +1,462 @@
+"""One transaction: reads through snapshots, writes into its overlay, locks what it writes, commits as one record.
+
+READ COMMITTED takes a new snapshot for every number asked for and changes the newest version of a row after a wait.
+REPEATABLE READ and SERIALIZABLE keep one snapshot of committed data; changing a row that somebody else changed since
+is 40001. Uniqueness of keys is decided under the key's lock against own writes and the newest committed rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from kalamdb import types
+from kalamdb.api import Row
+from kalamdb.catalog.catalog import CatalogChanges, View
+from kalamdb.errors import KalamError
+from kalamdb.store.hot import HotSnapshot, Layout
+from kalamdb.txn.api import Isolation, Key, RowId, Scan, TableDef
+from kalamdb.txn.locks import LockKey, Waiter
+from kalamdb.txn.overlay import Overlay, TableOverlay
+from kalamdb.txn.scan import StoreScan
+
+if TYPE_CHECKING:
+    from kalamdb.txn.engine import StoreEngine
+
+#: rows written before others get a turn of the event loop
+TURN = 1000
+_ABSENT: Any = object()
+
+
+class TxnSnapshot:
+    """What one statement sees: committed rows of an instant, and own writes up to a position."""
+
+    __slots__ = ("hot", "position")
+
+    def __init__(self, hot: HotSnapshot, position: int) -> None:
+        self.hot = hot
+        self.position = position
+
+
+class StoreTransaction:
+    """``kalamdb.txn.api.Transaction``."""
+
+    def __init__(self, engine: StoreEngine, txn_id: str, isolation: Isolation, read_only: bool, lock_timeout_ms: int,
+                 *, named: bool) -> None:
+        self.id = txn_id
+        self.named = named  # by the client, who may ask for the outcome
+        self.isolation = isolation
+        self.read_only = read_only
+        self.status = "T"
+        self.catalog = View(engine.catalog)
+        self.locks: list[LockKey] = []
+        self.waits_for: Waiter | None = None
+        self._engine = engine
+        self._lock_timeout_ms = lock_timeout_ms
+        self._overlay = Overlay()
+        self._snapshots: dict[int, TxnSnapshot] = {}
+        self._pinned: HotSnapshot | None = None
+        self._entered: set[int] = set()
+        self._ended = False
+
+    @property
+    def level(self) -> int:
+        return self._overlay.level
+
+    # ---------- snapshots ----------
+    def snapshot(self, number: int = 0) -> TxnSnapshot:
+        found = self._snapshots.get(number) if number else None
+        if found is not None:
+            return found
+        if self._ended:
+            raise AssertionError("transaction used after its end")
+        made = TxnSnapshot(self._committed(), self._overlay.position)
+        self._overlay.position += 1
+        if number:
+            self._snapshots[number] = made
+        return made
+
+    def _committed(self) -> HotSnapshot:
+        if self.isolation == "read committed":
+            return self._engine.hot_snapshot()
+        if self._pinned is None:
+            self._pinned = self._engine.hot_snapshot()
+            self._pinned.pin()
+        return self._pinned
+
+    def release(self, number: int) -> None:
+        self._snapshots.pop(number, None)
+
+    # ---------- reading ----------
+    def get(self, snapshot: TxnSnapshot, table: TableDef, tenant: str, key: Key) -> Row | None:
+        layout = self._engine.layouts.of(table)
+        k = layout.codec.encode(key)
+        overlay = self._overlay.tables.get(table.id)
+        if overlay is not None:
+            version = overlay.visible((tenant, k), snapshot.position)
+            if version is not None:
+                return None if version[1] is None else _own(layout, tenant, version[1])
+        row = snapshot.hot.get(layout, tenant, k)
+        return None if row is None else self._alive(table, layout, row)
+
+    def _alive(self, table: TableDef, layout: Layout, row: Row) -> Row | None:
+        """As read back from SQLite; None where a stream's row has expired."""
+        if layout.stream and row[-2] <= self._engine.horizon(table):
+            return None
+        if layout.floats:
+            load = layout.loader(range(len(layout.columns)))
+            if load is not None:
+                row = load(row)
+        return row
+
+    def scan(self, snapshot: TxnSnapshot, scan: Scan) -> StoreScan:
+        layout = self._engine.layouts.of(scan.table)
+        since = self._engine.horizon(scan.table) if layout.stream else None
+        snapshot.hot.pin()
+        overlay = self._overlay.tables.get(scan.table.id)
+        own = list(overlay.rows.items()) if overlay is not None and overlay.rows else ()
+        return StoreScan(snapshot.hot, layout, scan, since, own, snapshot.position)
+
+    # ---------- locks ----------
+    async def _lock(self, key: LockKey, *, share: bool = False, timeout_ms: int = 0) -> bool:
+        """True if it had to wait."""
+        timeout = timeout_ms or self._lock_timeout_ms or self._engine.lock_timeout_ms
+        waited = await self._engine.locks.lock(self, key, share=share, timeout_ms=timeout)
+        self._check_alive()
+        return waited
+
+    def _check_alive(self) -> None:
+        if self._ended:
+            raise KalamError("25P01", "the transaction has ended")
+
+    def _check_writable(self) -> None:
+        self._check_alive()
+        if self.read_only:
+            raise KalamError("25006", "cannot write in a read-only transaction")
+
+    def _enter_nowait(self, table: TableDef) -> bool:
+        """The writer's share lock on its table, which keeps DROP away; False where it has to wait."""
+        if table.id in self._entered:
+            return True
+        self._check_writable()
+        if not self._engine.locks.try_lock(self, (table.id,), share=True):
+            return False
+        self._entered_table(table)
+        return True
+
+    async def _enter(self, table: TableDef) -> None:
+        if table.id not in self._entered:
+            self._check_writable()
+            await self._lock((table.id,), share=True)
+            self._entered_table(table)
+
+    def _entered_table(self, table: TableDef) -> None:
+        if not self.catalog.has(table):
+            raise _gone(table)
+        if self._pinned is None and self.isolation != "read committed":
+            self._committed()  # a write, too, fixes what the transaction sees
+        if self.level == 1:  # a savepoint's rollback gives the lock back
+            self._entered.add(table.id)
+
+    # ---------- writing ----------
+    def insert_nowait(self, table: TableDef, tenant: str, row: Row) -> bool:
+        if not self._enter_nowait(table):
+            return False
+        layout = self._engine.layouts.of(table)
+        overlay = self._overlay.table(table, layout)
+        key = self._new_key(table, layout, tenant, row)
+        if not self._engine.locks.try_lock(self, (table.id, *key)):
+            return False
+        if table.key and self._exists(overlay, key):
+            raise duplicate(table, row)
+        self._overlay.write(overlay, key, row)
+        return True
+
+    async def insert(self, table: TableDef, rows: Iterable[tuple[str, Row]], *, skip_conflicts: bool = False) -> int:
+        await self._enter(table)
+        layout = self._engine.layouts.of(table)
+        overlay = self._overlay.table(table, layout)
+        last: dict[str, Any] = {}  # by tenant: the highest committed key, as long as nobody else had a turn
+        try_lock, write = self._engine.locks.try_lock, self._overlay.write
+        count = 0
+        for place, (tenant, row) in enumerate(rows, 1):
+            key = self._new_key(table, layout, tenant, row)
+            if not try_lock(self, (table.id, *key)):
+                await self._lock((table.id, *key))
+                last.clear()
+            if table.key and self._exists(overlay, key, last):
+                if not skip_conflicts:
+                    raise duplicate(table, row)
+                self._check_visible(overlay, key)
+            else:
+                write(overlay, key, row)
+                count += 1
+            if place % TURN == 0:
+                await asyncio.sleep(0)
+                self._check_alive()
+                last.clear()
+        return count
+
+    def _new_key(self, table: TableDef, layout: Layout, tenant: str, row: Row) -> tuple[str, int | bytes]:
+        for column, value in zip(table.columns, row, strict=True):
+            if value is None and column.not_null:
+                raise _null(table, column.name, row)
+        if not table.key:
+            return tenant, self._engine.next_row_number()
+        return tenant, layout.codec.encode([row[place] for place in table.key])
+
+    def _exists(self, overlay: TableOverlay, key: tuple[str, int | bytes], last: dict[str, Any] | None = None) -> bool:
+        """Is there a row of this key now? The key's lock is held. ``last`` spares look-ups beyond the highest key."""
+        version = overlay.rows.get(key)
+        if version is not None:
+            return version[1] is not None
+        tenant, k = key
+        live = self._engine.live
+        if last is not None:
+            highest = last.get(tenant, _ABSENT)
+            if highest is _ABSENT:
+                highest = last[tenant] = live.last_key(overlay.layout, tenant)
+            if highest is None or k > highest:
+                return False
+        if overlay.layout.stream:
+            row = live.get(overlay.layout, tenant, k)
+            return row is not None and self._alive(overlay.table, overlay.layout, row) is not None
+        return live.exists(overlay.layout, tenant, k)
+
+    def _check_visible(self, overlay: TableOverlay, key: tuple[str, int | bytes]) -> None:
+        """ON CONFLICT DO NOTHING over a row that the snapshot does not see is a conflict of its own (PostgreSQL)."""
+        if self._pinned is not None and key not in overlay.rows and self._pinned.get(overlay.layout, *key) is None:
+            raise _concurrent()
+
+    def _newest(self, overlay: TableOverlay, key: tuple[str, int | bytes]) -> Row | None:
+        """The row of a key whose lock is held, (*columns, _seq, _userid); 40001 if it changed since the snapshot."""
+        layout = overlay.layout
+        version = overlay.rows.get(key)
+        if version is not None:
+            return None if version[1] is None else _own(layout, key[0], version[1])
+        row = self._engine.live.get(layout, *key)
+        if self._pinned is not None:
+            seen = self._pinned.get(layout, *key)
+            if (None if seen is None else seen[-2]) != (None if row is None else row[-2]):
+                if seen is None:  # came later: not there for this transaction
+                    return None
+                raise _concurrent(deleted=row is None)
+        return None if row is None else self._alive(overlay.table, layout, row)
+
+    async def update(self, table: TableDef, changes: Sequence[tuple[RowId, Mapping[int, Any]]]) -> int:
+        await self._enter(table)
+        layout = self._engine.layouts.of(table)
+        overlay = self._overlay.table(table, layout)
+        count = 0
+        for place, ((tenant, key), values) in enumerate(changes, 1):
+            row_key = (tenant, layout.codec.encode(key))
+            await self._lock_row(table, row_key)
+            before = self._newest(overlay, row_key)
+            if before is not None:
+                await self._replace(overlay, row_key, before, values)
+                count += 1
+            if place % TURN == 0:
+                await asyncio.sleep(0)
+                self._check_alive()
+        return count
+
+    async def _lock_row(self, table: TableDef, key: tuple[str, int | bytes]) -> None:
+        if not self._engine.locks.try_lock(self, (table.id, *key)):
+            await self._lock((table.id, *key))
+
+    async def _replace(self, overlay: TableOverlay, key: tuple[str, int | bytes], before: Row,
+                       values: Mapping[int, Any]) -> None:
+        table, layout = overlay.table, overlay.layout
+        whole = list(before[:-2])
+        for position, value in values.items():
+            whole[position] = value
+        row = tuple(whole)
+        for position in values:
+            if row[position] is None and table.columns[position].not_null:
+                raise _null(table, table.columns[position].name, row)
+        moved = key
+        if any(position in values for position in table.key):
+            moved = (key[0], layout.codec.encode([row[place] for place in table.key]))
+        if moved != key:
+            await self._lock_row(table, moved)
+            if self._exists(overlay, moved):
+                raise duplicate(table, row)
+            self._overlay.write(overlay, key, None)
+        self._overlay.write(overlay, moved, row)
+
+    async def delete(self, table: TableDef, ids: Sequence[RowId]) -> int:
+        await self._enter(table)
+        layout = self._engine.layouts.of(table)
+        overlay = self._overlay.table(table, layout)
+        count = 0
+        for place, (tenant, key) in enumerate(ids, 1):
+            row_key = (tenant, layout.codec.encode(key))
+            await self._lock_row(table, row_key)
+            if self._newest(overlay, row_key) is not None:
+                self._overlay.write(overlay, row_key, None)
+                count += 1
+            if place % TURN == 0:
+                await asyncio.sleep(0)
+                self._check_alive()
+        return count
+
+    async def lock(
+        self, snapshot: TxnSnapshot, table: TableDef, ids: Sequence[RowId], *, share: bool = False,
+        wait: Literal["wait", "nowait", "skip"] = "wait", timeout_ms: int = 0,
+    ) -> list[Row | None]:
+        await self._enter(table)
+        layout = self._engine.layouts.of(table)
+        overlay = self._overlay.table(table, layout)
+        found: list[Row | None] = []
+        for place, (tenant, key) in enumerate(ids, 1):
+            row_key = (tenant, layout.codec.encode(key))
+            lock_key = (table.id, *row_key)
+            if not self._engine.locks.try_lock(self, lock_key, share=share):
+                if wait == "skip":
+                    found.append(None)
+                    continue
+                if wait == "nowait":
+                    raise KalamError("55P03", f'could not obtain lock on row in relation "{table.name}"',
+                                     schema=table.namespace, table=table.name)
+                await self._lock(lock_key, share=share, timeout_ms=timeout_ms)
+            found.append(self._newest(overlay, row_key))
+            if place % TURN == 0:
+                await asyncio.sleep(0)
+                self._check_alive()
+        return found
+
+    # ---------- definitions ----------
+    async def create_namespace(self, name: str) -> None:
+        self._check_writable()
+        await self._lock(("namespace", name))
+        if name not in self.catalog.namespaces():
+            self._define((self.catalog.changes or CatalogChanges()).with_namespace(name, self._version()))
+
+    async def create_table(self, table: TableDef) -> TableDef:
+        self._check_writable()
+        await self._lock(("table", table.namespace, table.name))
+        if table.namespace not in self.catalog.namespaces():
+            raise KalamError("3F000", f'schema "{table.namespace}" does not exist')
+        if self.catalog.table(table.namespace, table.name) is not None:
+            raise KalamError("42P07", f'relation "{table.name}" already exists', schema=table.namespace,
+                             table=table.name)
+        made = TableDef(self._engine.catalog.next_id(), table.namespace, table.name, table.kind, table.columns,
+                        table.key, table.key_constraint, table.checks, table.options, table.owner)
+        self._define((self.catalog.changes or CatalogChanges()).with_table(made, self._version()))
+        return made
+
+    async def drop_table(self, table: TableDef) -> None:
+        self._check_writable()
+        await self._lock(("table", table.namespace, table.name))
+        await self._lock((table.id,))
+        if not self.catalog.has(table):
+            raise _gone(table)
+        self._define((self.catalog.changes or CatalogChanges()).without_table(table, self._version()))
+
+    def _version(self) -> int:
+        return self._engine.catalog.next_version()
+
+    def _define(self, changes: CatalogChanges) -> None:
+        self._overlay.note_definition(self.catalog.changes)
+        self.catalog.changes = changes
+
+    # ---------- savepoints ----------
+    def set_level(self, floor: int, level: int) -> None:
+        while self.level > max(1, floor):
+            self._overlay.release_level()
+        while self.level < level:
+            self._overlay.open_level(len(self.locks))
+
+    def rollback_to_level(self, level: int) -> None:
+        keep: int | None = None
+        while self.level >= max(2, level):
+            keep, definitions = self._overlay.roll_back_level()
+            for before in definitions:
+                self.catalog.changes = before
+        if keep is not None:
+            self._engine.locks.release(self, keep)
+        self._overlay.position += 1  # what is undone is out of every reader's sight
+        if self.status == "E":
+            self.status = "T"
+
+    def fail(self) -> None:
+        self.status = "E"
+
+    # ---------- the end ----------
+    async def commit(self) -> int | None:
+        self._check_alive()
+        if self.status == "E":
+            raise KalamError("25P02", "current transaction is aborted, commands ignored until end of transaction block")
+        overlays = [overlay for overlay in self._overlay.tables.values()
+                    if overlay.rows and self.catalog.has(overlay.table)]
+        changes = self.catalog.changes
+        if not overlays and not changes:
+            self._end(committed=True)
+            return None
+        self.status = "C"
+        self._close_snapshots()
+        try:
+            seq = await self._engine.write(self, overlays, changes)
+        except BaseException:
+            self._end(committed=False)
+            raise
+        self._end(committed=True)
+        return seq
+
+    def rollback(self) -> None:
+        if not self._ended:
+            self._end(committed=False)
+
+    def _close_snapshots(self) -> None:
+        for snapshot in self._snapshots.values():
+            snapshot.hot.close()
+        self._snapshots.clear()
+        if self._pinned is not None:
+            self._pinned.close()
+            self._pinned = None
+
+    def _end(self, *, committed: bool) -> None:
+        self._ended = True
+        self._close_snapshots()
+        self._overlay.clear()
+        self._entered.clear()
+        if self.waits_for is not None:
+            self.waits_for.future.cancel()
+        if self.locks:
+            self._engine.locks.release(self)
+        self._engine.ended(self, committed=committed)
+
+
+# ---------- rows and errors ----------
+def _own(layout: Layout, tenant: str, row: Row) -> Row:
+    return (*row, None, None if layout.shared else tenant)
+
+
+def _concurrent(*, deleted: bool = False) -> KalamError:
+    return KalamError("40001", f"could not serialize access due to concurrent {'delete' if deleted else 'update'}",
+                      hint="Repeat the transaction.")
+
+
+def _gone(table: TableDef) -> KalamError:
+    return KalamError("42P01", f'relation "{table.namespace}.{table.name}" does not exist', schema=table.namespace,
+                      table=table.name)
+
+
+def _shown(table: TableDef, place: int, value: Any) -> str:
+    return "null" if value is None else types.write_text(table.columns[place].type, value)
+
+
+def _null(table: TableDef, column: str, row: Row) -> KalamError:
+    whole = ", ".join(_shown(table, place, value) for place, value in enumerate(row))
+    return KalamError("23502", f'null value in column "{column}" of relation "{table.name}" violates not-null constraint',
+                      detail=f"Failing row contains ({whole}).", schema=table.namespace, table=table.name, column=column)
+
+
+def duplicate(table: TableDef, row: Row) -> KalamError:
+    """23505 as PostgreSQL words it."""
+    names = ", ".join(table.columns[place].name for place in table.key)
+    values = ", ".join(_shown(table, place, row[place]) for place in table.key)
+    return KalamError("23505", f'duplicate key value violates unique constraint "{table.key_constraint}"',
+                      detail=f"Key ({names})=({values}) already exists.", schema=table.namespace, table=table.name,
+                      constraint=table.key_constraint)
