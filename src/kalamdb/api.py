@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import pyarrow as pa
 
+from kalamdb.types import ARROW_OID as ARROW_OID
+
 if TYPE_CHECKING:
     from kalamdb.types import PgType
 
 CONTEXT_OID = 90001
-ARROW_OID = 90002
 
 #: One stored value: integer, float, text, blob or NULL (see docs/protocol.md, "Values").
 type_Value = int | float | str | bytes | None

@@ -21,6 +21,9 @@ import pyarrow as pa
 
 from kalamdb.errors import KalamError
 
+#: type OID of a value that is an Arrow IPC message or stream (docs/protocol.md)
+ARROW_OID = 90002
+
 Value = Any
 Reader = Callable[[str], Value]
 Writer = Callable[[Value], str]
@@ -537,9 +540,15 @@ def _make() -> list[PgType]:
     return table
 
 
+def _no_text(text: str) -> Value:
+    raise KalamError("0A000", "record batches travel in binary only")
+
+
 TYPES: tuple[PgType, ...] = tuple(_make())
+#: a parameter that holds an Arrow IPC stream
+ARROW = PgType("kalam_arrow", ARROW_OID, -1, "kalam_arrow", "binary", _no_text, str, bytes, bytes, False)
 _BY_NAME = {type_.name: type_ for type_ in TYPES}
-_BY_OID = {type_.oid: type_ for type_ in TYPES}
+_BY_OID = {type_.oid: type_ for type_ in (*TYPES, ARROW)}
 TEXT = _BY_NAME["text"]
 #: announced by clients for what is text here: name, unknown, bpchar
 _BY_OID.update({19: TEXT, 705: TEXT, 1042: TEXT})

@@ -59,6 +59,11 @@ class Params:
             self.types.append(None)
         return self.types[index]
 
+    def oid(self, index: int) -> int:
+        """0: not announced."""
+        type_ = self.type(index)
+        return 0 if type_ is None else type_.oid
+
     def infer(self, index: int, type_: PgType) -> None:
         if self.type(index) is None:
             self.types[index] = type_

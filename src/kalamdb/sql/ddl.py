@@ -143,7 +143,7 @@ def _definition(statement: CreateTable, namespace: str, kind: Kind, options: dic
             raise KalamError("42701", f'column "{column}" specified more than once', column=column)
     key = _key(statement, names, kind)
     for place in key:
-        if not columns[place].type.key:
+        if not columns[place].type.is_key:
             raise KalamError("0A000", f"type {columns[place].declared} cannot be part of a key",
                              column=columns[place].name)
         column = columns[place]

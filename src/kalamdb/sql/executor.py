@@ -15,6 +15,7 @@ from typing import Any
 from kalamdb.api import CONTEXT_OID, ClientSession, Context, Prepared, Result, Role
 from kalamdb.errors import KalamError
 from kalamdb.sql import access, ddl, transaction
+from kalamdb.sql.checks import check_row
 from kalamdb.sql.coerce import Snowflakes
 from kalamdb.sql.cursors import close_cursor, close_cursors, fetch
 from kalamdb.sql.duck import QueryEngine
@@ -49,6 +50,7 @@ class SqlExecutor:
 
     def __init__(self, engine: Engine, settings: Any = None) -> None:
         self.engine = engine
+        engine.check_row = check_row
         limits = getattr(settings, "duckdb", None)
         self.queries = QueryEngine(getattr(limits, "memory_limit", "1GB"), getattr(limits, "threads", 0))
         self.workers = Workers(THREADS)
@@ -322,5 +324,3 @@ def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
     cache[key] = value
     if len(cache) > ENTRIES:
         cache.popitem(last=False)
-
-

@@ -7,7 +7,7 @@ or disk flushes; it costs microseconds, or is said to be for a worker thread. Va
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -192,12 +192,17 @@ class Engine(Protocol):
     server_id: str  # UUID made with the data directory
     node_id: int
     accounts: Accounts
+    #: raises 23514 for a row that violates a CHECK of its table; called before each write; set by the SQL layer
+    check_row: Callable[[TableDef, Row], None]
 
     def begin(
         self, session: ClientSession | None, *, isolation: Isolation = "read committed", read_only: bool = False,
         txn_id: str | None = None, lock_timeout_ms: int = 0,
     ) -> Transaction:
         """A transaction. Cheap: resources are taken at first use."""
+
+    def outcome(self, txn_id: str) -> Literal["committed", "aborted", "in progress", "unknown"]:
+        """What became of a transaction that its client named; known for an hour at least, over a restart too."""
 
     async def close(self) -> None:
         """Wait for commits under way, checkpoint, close the files."""

@@ -13,13 +13,13 @@ import random
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import apsw
 
-from kalamdb.api import ClientSession
+from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, create_schema, meta
 from kalamdb.errors import KalamError
 from kalamdb.store.hot import HotSnapshot, Layouts, LiveReader, ReaderPool, apply_rows, open_connection
@@ -55,6 +55,7 @@ class StoreEngine:
         self.locks = LockTable()
         self.live = LiveReader(path)
         self.accounts = Accounts(catalog, self._submit)
+        self.check_row: Callable[[TableDef, Row], None] = _no_checks
         self._clock = Clock(last_seq)
         self._row_numbers = Clock(last_seq)
         self._readers = ReaderPool(path)
@@ -197,6 +198,10 @@ class StoreEngine:
         with contextlib.suppress(KalamError, apsw.Error):
             await self._submit(lambda connection: None)
         await self._writer.close()
+
+
+def _no_checks(table: TableDef, row: Row) -> None:
+    pass
 
 
 def _new_id() -> str:

@@ -202,6 +202,8 @@ class StoreTransaction:
         for column, value in zip(table.columns, row, strict=True):
             if value is None and column.not_null:
                 raise _null(table, column.name, row)
+        if table.checks:
+            self._engine.check_row(table, row)
         if not table.key:
             return tenant, self._engine.next_row_number()
         return tenant, layout.codec.encode([row[place] for place in table.key])
@@ -275,6 +277,8 @@ class StoreTransaction:
         for position in values:
             if row[position] is None and table.columns[position].not_null:
                 raise _null(table, table.columns[position].name, row)
+        if table.checks:
+            self._engine.check_row(table, row)
         moved = key
         if any(position in values for position in table.key):
             moved = (key[0], layout.codec.encode([row[place] for place in table.key]))
