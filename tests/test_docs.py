@@ -12,7 +12,6 @@ import pytest
 import typer
 
 from kalamdb import settings
-from kalamdb.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -67,9 +66,18 @@ def test_make_shows_every_target() -> None:
     assert set(re.findall(r"^([a-z][\w-]*):.*## ", text, re.MULTILINE)) == set(phony.split())
 
 
+def root() -> click.Group:
+    """The command ``kalam``."""
+    from kalamdb.cli.main import app
+
+    command = typer.main.get_command(app)
+    assert isinstance(command, click.Group)
+    return command
+
+
 def known(text: str) -> str | None:
     """None if the command line names a command of ``kalam`` and only options it has, else what it does not know."""
-    command: click.Command = typer.main.get_command(app)
+    command: click.Command = root()
     words = shlex.split(text)[1:]
     while words and isinstance(command, click.Group):
         if words[0] not in command.commands:
@@ -91,8 +99,7 @@ def test_unknown_commands_are_found(text: str) -> None:
 
 
 def test_readme_names_every_command() -> None:
-    command = typer.main.get_command(app)
-    assert isinstance(command, click.Group)
+    command = root()
     named = {text.split()[1] for text in code(ROOT / "README.md", "kalam") if len(text.split()) > 1}
     hidden = {name for name, inner in command.commands.items() if inner.hidden}
     assert set(command.commands) - hidden - named == {"version"}
