@@ -521,6 +521,7 @@ kalam_connection_open(KalamConn *conn)
 
 	remember_target(conn, t);
 	connect_to(conn, t);
+	conn->made++;
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);
 }

@@ -45,6 +45,7 @@ struct KalamConn
 	PGconn	   *pg;				/* NULL: not connected */
 	KalamCapTable *caps;		/* stays when the connection goes, for plans made with it */
 	bool		asked;			/* caps are this connection's */
+	uint64		made;			/* how many there were so far: a cursor belongs to one of them */
 	MemoryContext cxt;			/* the strings below */
 	char	   *where;			/* host:port, for messages */
 	char	   *made_from;		/* every parameter it was made from */

@@ -190,7 +190,7 @@ own_sqlstate(int sqlstate, uint32 flags, char **hint)
 	if (sqlstate == ERRCODE_UNDEFINED_COLUMN)
 	{
 		*hint = "The remote table has changed: ALTER FOREIGN TABLE … DROP COLUMN or OPTIONS (SET column_name …), or IMPORT FOREIGN SCHEMA again.";
-		return ERRCODE_FDW_INVALID_COLUMN_NAME;
+		return ERRCODE_FDW_COLUMN_NAME_NOT_FOUND;
 	}
 	if (sqlstate == ERRCODE_UNDEFINED_TABLE || sqlstate == ERRCODE_INVALID_SCHEMA_NAME)
 		return ERRCODE_FDW_TABLE_NOT_FOUND;
@@ -566,8 +566,8 @@ send_request(KalamConn *conn, const KalamRequest *req)
 /* ---------- asking ahead ---------- */
 
 /* Its answer, when it comes, is taken in and thrown away, and the cursor it names closed. */
-void
-kalam_ahead_discard(KalamAhead *ahead)
+static void
+ahead_discard(KalamAhead *ahead)
 {
 	if (ahead->under_way && ahead->conn->ahead == ahead)
 		ahead->conn->ahead = NULL;
@@ -583,7 +583,7 @@ kalam_ahead_discard(KalamAhead *ahead)
 static void
 ahead_reset(void *arg)
 {
-	kalam_ahead_discard(arg);
+	ahead_discard(arg);
 }
 
 /* A failed read leaves the transaction failed: better this error now than 25P02 from what is asked next. */

@@ -1,0 +1,115 @@
+/*
+ * kalam_estimate.c: how many rows a scan gives, and what it costs.
+ *
+ * No question is asked of the server for this: planning must stay cheap.  What
+ * is known is the row count that ANALYZE left, PostgreSQL's own guesses of
+ * selectivity, and the key: the server finds rows by its leading columns
+ * without reading others, and a whole key names one row.
+ */
+#include "postgres.h"
+
+#include "nodes/nodeFuncs.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/restrictinfo.h"
+#include "utils/lsyscache.h"
+
+#include "kalam_read.h"
+
+#define UNKNOWN_PAGES 10		/* of a table never analyzed, as PostgreSQL guesses for new tables */
+
+/* ---------- the key ---------- */
+
+static Node *
+strip_relabel(Node *node)
+{
+	while (node && IsA(node, RelabelType))
+		node = (Node *) ((RelabelType *) node)->arg;
+	return node;
+}
+
+/* The column that a clause sets equal to something known; 0 if it is no such clause. */
+static AttrNumber
+equal_column(RelOptInfo *rel, Expr *clause)
+{
+	OpExpr	   *op = (OpExpr *) clause;
+	Node	   *left;
+	Node	   *right;
+	char	   *name;
+
+	if (!IsA(clause, OpExpr) || list_length(op->args) != 2)
+		return InvalidAttrNumber;
+	left = strip_relabel(linitial(op->args));
+	right = strip_relabel(lsecond(op->args));
+	if (kalam_is_parameter(rel, (Expr *) left))
+	{
+		Node	   *swap = left;
+
+		left = right;
+		right = swap;
+	}
+	if (!IsA(left, Var) || !bms_is_member(((Var *) left)->varno, rel->relids) ||
+		!kalam_is_parameter(rel, (Expr *) right))
+		return InvalidAttrNumber;
+	name = get_opname(op->opno);
+	return name && strcmp(name, "=") == 0 ? ((Var *) left)->varattno : InvalidAttrNumber;
+}
+
+/* How many leading columns of the key do these RestrictInfos give? */
+static int
+key_columns_given(RelOptInfo *rel, KalamRelInfo *info, List *conds)
+{
+	List	   *given = NIL;
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, conds)
+		given = lappend_int(given, equal_column(rel, lfirst_node(RestrictInfo, lc)->clause));
+	foreach(lc, info->keys)
+	{
+		if (!list_member_int(given, lfirst_int(lc)))
+			break;
+		n++;
+	}
+	list_free(given);
+	return n;
+}
+
+/* ---------- rows ---------- */
+
+static double
+unknown_tuples(RelOptInfo *rel)
+{
+	return clamp_row_est(UNKNOWN_PAGES * (double) BLCKSZ / (rel->reltarget->width + 24));
+}
+
+/* rel's own numbers */
+void
+kalam_estimate_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
+{
+	if (rel->tuples < 0 || (rel->tuples == 0 && rel->pages == 0))
+	{
+		rel->pages = UNKNOWN_PAGES;
+		rel->tuples = unknown_tuples(rel);
+	}
+	set_baserel_size_estimates(root, rel);
+	if (info->keys != NIL && key_columns_given(rel, info, info->remote_conds) == list_length(info->keys))
+		rel->rows = 1;
+}
+
+/* ---------- cost ---------- */
+
+void
+kalam_estimate_scan(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, List *conds, KalamEstimate *estimate)
+{
+	double		selected = clamp_row_est(rel->tuples * clauselist_selectivity(root, conds, rel->relid, JOIN_INNER, NULL));
+	int			given = key_columns_given(rel, info, conds);
+
+	estimate->one_row = info->keys != NIL && given == list_length(info->keys);
+	estimate->fetched = estimate->one_row ? 1 : selected;
+	estimate->startup_cost = info->table->startup_cost + info->local_cost.startup + rel->reltarget->cost.startup;
+	/* reading there what is not sent here: columns at a time, so cheaper than rows in PostgreSQL */
+	estimate->total_cost = estimate->startup_cost + cpu_operator_cost * (given > 0 ? estimate->fetched : rel->tuples);
+	estimate->total_cost += (info->table->tuple_cost + cpu_tuple_cost + info->local_cost.per_tuple +
+							 rel->reltarget->cost.per_tuple) * estimate->fetched;
+}

@@ -1,0 +1,315 @@
+/*
+ * kalam_plan.c: paths and plans of foreign scans.
+ *
+ * A table has one plain path, and one for each set of other tables whose
+ * columns, as parameters, restrict it: a nested loop then looks rows up by key.
+ *
+ * ForeignScan.fdw_private is a list, by KalamPlanPart: the statement, the
+ * attnums of the columns it fetches (none: it gives one NULL a row), how many
+ * rows are wanted at first, and whether it locks rows.  ForeignScan.fdw_exprs
+ * are the statement's parameters, $1 first.
+ *
+ * Rows are locked as they are read: for FOR UPDATE and FOR SHARE, and under
+ * UPDATE and DELETE, whose new values are computed from what is read here.
+ */
+#include "postgres.h"
+
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/paths.h"
+#include "optimizer/planmain.h"
+#include "optimizer/prep.h"
+#include "optimizer/restrictinfo.h"
+
+#include "kalam_read.h"
+
+/* ---------- size ---------- */
+
+static KalamConn *
+plan_connection(RelOptInfo *rel, KalamTable *table)
+{
+	Oid			userid = OidIsValid(rel->userid) ? rel->userid : GetUserId();
+
+	return kalam_connection_get(kalam_user_mapping(table->serverid, userid));
+}
+
+static void
+classify_conditions(RelOptInfo *rel, KalamRelInfo *info)
+{
+	ListCell   *lc;
+
+	foreach(lc, rel->baserestrictinfo)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+
+		if (kalam_is_shippable(info->conn, rel, rinfo->clause))
+			info->remote_conds = lappend(info->remote_conds, rinfo);
+		else
+			info->local_conds = lappend(info->local_conds, rinfo);
+	}
+}
+
+static void
+kalam_GetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
+{
+	KalamRelInfo *info = palloc0(sizeof(KalamRelInfo));
+
+	info->table = kalam_table_get(foreigntableid);
+	info->conn = plan_connection(rel, info->table);
+	info->keys = kalam_key_columns(foreigntableid);
+	classify_conditions(rel, info);
+	cost_qual_eval(&info->local_cost, info->local_conds, root);
+	kalam_estimate_size(root, rel, info);
+	rel->fdw_private = info;
+}
+
+/* ---------- paths ---------- */
+
+static void
+add_scan_path(PlannerInfo *root, RelOptInfo *rel, const KalamEstimate *estimate, double rows, Relids required_outer)
+{
+	ForeignPath *path;
+
+	path = create_foreignscan_path(root, rel, NULL, rows,
+#if PG_VERSION_NUM >= 180000
+								   0,
+#endif
+								   estimate->startup_cost, estimate->total_cost, NIL, required_outer, NULL,
+#if PG_VERSION_NUM >= 170000
+								   NIL,
+#endif
+								   NIL);
+	add_path(rel, (Path *) path);
+}
+
+/* A clause that says something about rel as soon as the other side is known; which tables that needs. */
+static Relids
+outer_of_clause(RelOptInfo *rel, KalamRelInfo *info, RestrictInfo *rinfo)
+{
+	Relids		outer;
+
+	if (!join_clause_is_movable_to(rinfo, rel) || !kalam_is_shippable(info->conn, rel, rinfo->clause))
+		return NULL;
+	outer = bms_union(rinfo->clause_relids, rel->lateral_relids);
+	return bms_del_member(outer, rel->relid);
+}
+
+static List *
+add_outer(List *outers, Relids outer)
+{
+	ListCell   *lc;
+
+	if (bms_is_empty(outer))
+		return outers;
+	foreach(lc, outers)
+	{
+		if (bms_equal(lfirst(lc), outer))
+			return outers;
+	}
+	return lappend(outers, outer);
+}
+
+static List *
+add_outers(List *outers, RelOptInfo *rel, KalamRelInfo *info, List *clauses)
+{
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+		outers = add_outer(outers, outer_of_clause(rel, info, lfirst_node(RestrictInfo, lc)));
+	return outers;
+}
+
+/* Is this member of an equivalence class the column, maybe relabelled? */
+static bool
+is_column(PlannerInfo *root, RelOptInfo *rel, EquivalenceClass *ec, EquivalenceMember *em, void *arg)
+{
+	Expr	   *expr = em->em_expr;
+
+	while (IsA(expr, RelabelType))
+		expr = ((RelabelType *) expr)->arg;
+	return IsA(expr, Var) && ((Var *) expr)->varno == rel->relid && ((Var *) expr)->varattno == *(AttrNumber *) arg;
+}
+
+/* The sets of other tables that could give this one's scan parameters. */
+static List *
+outer_sets(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
+{
+	List	   *outers = add_outers(NIL, rel, info, rel->joininfo);
+
+	if (!rel->has_eclass_joins)
+		return outers;
+	for (AttrNumber attno = 1; attno <= rel->max_attr; attno++)
+	{
+		if (bms_is_subset(rel->attr_needed[attno - rel->min_attr], rel->relids))
+			continue;			/* no join needs it */
+		outers = add_outers(outers, rel, info,
+							generate_implied_equalities_for_column(root, rel, is_column, &attno,
+																   rel->lateral_referencers));
+	}
+	return outers;
+}
+
+static List *
+shippable_clauses(RelOptInfo *rel, KalamRelInfo *info, List *clauses)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+	{
+		if (kalam_is_shippable(info->conn, rel, lfirst_node(RestrictInfo, lc)->clause))
+			result = lappend(result, lfirst(lc));
+	}
+	return result;
+}
+
+static void
+add_parameterized_path(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, Relids outer)
+{
+	ParamPathInfo *param = get_baserel_parampathinfo(root, rel, outer);
+	List	   *conds = shippable_clauses(rel, info, param->ppi_clauses);
+	KalamEstimate estimate;
+
+	kalam_estimate_scan(root, rel, info, list_concat(conds, info->remote_conds), &estimate);
+	if (estimate.one_row)
+		param->ppi_rows = 1;	/* no statistics would tell */
+	add_scan_path(root, rel, &estimate, param->ppi_rows, outer);
+}
+
+static void
+kalam_GetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
+{
+	KalamRelInfo *info = rel->fdw_private;
+	KalamEstimate estimate;
+	ListCell   *lc;
+
+	kalam_estimate_scan(root, rel, info, info->remote_conds, &estimate);
+	add_scan_path(root, rel, &estimate, rel->rows, rel->lateral_relids);
+	foreach(lc, outer_sets(root, rel, info))
+		add_parameterized_path(root, rel, info, lfirst(lc));
+}
+
+/* ---------- plan ---------- */
+
+static bool
+is_stored(Form_pg_attribute att)
+{
+#if PG_VERSION_NUM >= 180000
+	if (att->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+		return false;
+#endif
+	return !att->attisdropped;
+}
+
+/* What the plan's rows need, and what the conditions left here need. */
+static List *
+fetched_columns(RelOptInfo *rel, Relation relation, List *local_exprs)
+{
+	TupleDesc	desc = RelationGetDescr(relation);
+	Bitmapset  *used = NULL;
+	List	   *attrs = NIL;
+	bool		whole_row;
+
+	pull_varattnos((Node *) rel->reltarget->exprs, rel->relid, &used);
+	pull_varattnos((Node *) local_exprs, rel->relid, &used);
+	whole_row = bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, used);
+	for (AttrNumber attno = 1; attno <= desc->natts; attno++)
+	{
+		if (!is_stored(TupleDescAttr(desc, attno - 1)))
+			continue;
+		if (whole_row || bms_is_member(attno - FirstLowInvalidHeapAttributeNumber, used))
+			attrs = lappend_int(attrs, attno);
+	}
+	return attrs;
+}
+
+static const char *
+locking_clause(PlannerInfo *root, RelOptInfo *rel)
+{
+	PlanRowMark *mark;
+	const char *clause;
+
+	if (bms_is_member(rel->relid, root->all_result_relids) &&
+		(root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE))
+		return "FOR UPDATE";
+	mark = get_plan_rowmark(root->rowMarks, rel->relid);
+	if (mark == NULL || mark->strength == LCS_NONE)
+		return NULL;
+	clause = mark->strength >= LCS_FORNOKEYUPDATE ? "FOR UPDATE" : "FOR SHARE";
+	if (mark->waitPolicy == LockWaitBlock)
+		return clause;
+	return psprintf("%s %s", clause, mark->waitPolicy == LockWaitError ? "NOWAIT" : "SKIP LOCKED");
+}
+
+/*
+ * How many rows LIMIT or EXISTS will ask for, if they are the scan's first:
+ * more would be read, and locked, in vain.  0: no limit is known.
+ */
+static int
+rows_wanted(PlannerInfo *root, List *local_exprs)
+{
+	double		wanted = root->limit_tuples > 0 ? root->limit_tuples : root->tuple_fraction;
+
+	if (wanted < 1 || wanted > PG_INT32_MAX || local_exprs != NIL || root->query_pathkeys != NIL ||
+		root->parse->hasAggs || root->parse->groupClause != NIL || root->parse->distinctClause != NIL ||
+		root->parse->hasWindowFuncs ||
+		bms_membership(root->all_baserels) != BMS_SINGLETON)
+		return 0;
+	return (int) wanted;
+}
+
+static void
+split_clauses(RelOptInfo *rel, KalamRelInfo *info, List *clauses, List **remote, List **local)
+{
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+
+		if (rinfo->pseudoconstant)
+			continue;			/* decided once, above the scan */
+		if (list_member_ptr(info->remote_conds, rinfo) ||
+			(!list_member_ptr(info->local_conds, rinfo) && kalam_is_shippable(info->conn, rel, rinfo->clause)))
+			*remote = lappend(*remote, rinfo->clause);
+		else
+			*local = lappend(*local, rinfo->clause);
+	}
+}
+
+static ForeignScan *
+kalam_GetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid, ForeignPath *best_path, List *tlist,
+					 List *scan_clauses, Plan *outer_plan)
+{
+	KalamRelInfo *info = rel->fdw_private;
+	Relation	relation = table_open(foreigntableid, NoLock);
+	const char *locking = locking_clause(root, rel);
+	List	   *remote = NIL;
+	List	   *local = NIL;
+	List	   *params = NIL;
+	List	   *attrs;
+	StringInfoData sql;
+
+	split_clauses(rel, info, scan_clauses, &remote, &local);
+	attrs = fetched_columns(rel, relation, local);
+	initStringInfo(&sql);
+	kalam_deparse_select(&sql, info->conn, root, rel, relation, info->table, attrs, remote, locking, &params);
+	table_close(relation, NoLock);
+	return make_foreignscan(tlist, local, rel->relid, params,
+							list_make4(makeString(sql.data), attrs, makeInteger(rows_wanted(root, local)),
+									   makeBoolean(locking != NULL)),
+							NIL, remote, outer_plan);
+}
+
+void
+kalam_plan_routine(FdwRoutine *routine)
+{
+	routine->GetForeignRelSize = kalam_GetForeignRelSize;
+	routine->GetForeignPaths = kalam_GetForeignPaths;
+	routine->GetForeignPlan = kalam_GetForeignPlan;
+}

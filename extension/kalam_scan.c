@@ -1,0 +1,453 @@
+/*
+ * kalam_scan.c: running a foreign scan.
+ *
+ * The statement's answer is its first chunk of rows; if there are more, it
+ * names a cursor, and the next chunk is asked for while this one is worked on.
+ * Other statements on the connection may come between: what is under way for a
+ * scan is then taken in for it first.
+ *
+ * Most scans run in the remote transaction and name their statement's snapshot,
+ * so that all scans of a statement see the same.  The one scan of a client's
+ * own statement outside a transaction block is its own transaction over there,
+ * which saves the round trip that would end it.
+ *
+ * EndForeignScan is not called after an error: all a scan holds belongs to a
+ * memory context of its own, whose end closes the cursor.
+ */
+#include "postgres.h"
+
+#include "commands/explain.h"
+#include "executor/executor.h"
+#include "foreign/fdwapi.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/parsetree.h"
+#include "tcop/pquery.h"
+#include "utils/memutils.h"
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#endif
+
+#include "kalam_core.h"
+#include "kalam_read.h"
+
+/* One running scan: ForeignScanState.fdw_state */
+typedef struct KalamScan
+{
+	ForeignScanState *node;
+	KalamTable *table;
+	KalamConn  *conn;
+	const char *tenant;			/* NULL: none */
+	const char *sql;
+	int			wanted;			/* rows wanted at first; 0: all */
+	bool		locks;
+	bool		once;			/* it may be a transaction of its own */
+
+	int			nparams;
+	List	   *param_exprs;	/* of ExprState */
+	KalamConverter *converters;
+	Oid		   *types;
+
+	KalamReader *reader;
+	bool		started;
+	uint32		flags;			/* of the requests of this execution */
+	int			chunks;			/* so far */
+	PGresult   *res;			/* the chunk being read */
+	char	   *cursor;			/* there is more to ask for */
+	uint64		made;			/* the connection that has the cursor */
+	KalamAhead *ahead;			/* and it was asked for */
+
+	MemoryContext cxt;			/* all of this */
+	MemoryContext chunk_cxt;	/* res */
+	MemoryContext ahead_cxt;	/* ahead, and then its result */
+	MemoryContextCallback on_reset;
+} KalamScan;
+
+/* ---------- may it be a transaction of its own? ---------- */
+
+/* Counts foreign scans; false where a part of the plan could run more than once. */
+static bool
+plan_runs_once(Plan *plan, int *scans)
+{
+	ListCell   *lc;
+
+	if (plan == NULL)
+		return true;
+	switch (nodeTag(plan))
+	{
+		case T_ForeignScan:
+			(*scans)++;
+			return true;
+		case T_Append:
+			foreach(lc, ((Append *) plan)->appendplans)
+			{
+				if (!plan_runs_once(lfirst(lc), scans))
+					return false;
+			}
+			return true;
+		case T_SubqueryScan:
+			return plan_runs_once(((SubqueryScan *) plan)->subplan, scans);
+		case T_Result:
+		case T_ProjectSet:
+		case T_Sort:
+		case T_IncrementalSort:
+		case T_Agg:
+		case T_Group:
+		case T_Unique:
+		case T_Limit:
+		case T_WindowAgg:
+		case T_Material:
+		case T_Hash:
+		case T_HashJoin:
+		case T_MergeJoin:		/* goes back over its inner side only through Material */
+		case T_SeqScan:
+		case T_IndexScan:
+		case T_IndexOnlyScan:
+		case T_BitmapHeapScan:
+		case T_FunctionScan:
+		case T_ValuesScan:
+			return plan_runs_once(outerPlan(plan), scans) && plan_runs_once(innerPlan(plan), scans);
+		default:
+			return false;
+	}
+}
+
+/*
+ * The client's own statement, reading one foreign table once.  Not one of a
+ * function: its statements may have to see one snapshot, or each other's writes.
+ */
+static bool
+statement_runs_once(EState *estate)
+{
+	PlannedStmt *stmt = estate->es_plannedstmt;
+	int			scans = 0;
+
+	return ActivePortal != NULL && list_length(ActivePortal->stmts) == 1 &&
+		linitial(ActivePortal->stmts) == (void *) stmt &&
+		stmt->commandType == CMD_SELECT && !stmt->hasModifyingCTE && stmt->rowMarks == NIL && stmt->subplans == NIL &&
+		plan_runs_once(stmt->planTree, &scans) && scans == 1;
+}
+
+/* ---------- beginning ---------- */
+
+static void
+require_tenant(KalamScan *scan)
+{
+	if (scan->tenant != NULL || !scan->table->has_type || scan->table->type == KALAM_SHARED)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("no tenant is set for %s table \"%s\"", scan->table->type == KALAM_USER ? "user" : "stream",
+					RelationGetRelationName(scan->node->ss.ss_currentRelation)),
+			 errhint("SET kalam.user_id = '…'.")));
+}
+
+static Oid
+scan_user(ForeignScanState *node)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	Oid			userid;
+
+#if PG_VERSION_NUM >= 160000
+	userid = plan->checkAsUser;
+#else
+	userid = exec_rt_fetch(plan->scan.scanrelid, node->ss.ps.state)->checkAsUser;
+#endif
+	return OidIsValid(userid) ? userid : GetUserId();
+}
+
+static void
+prepare_parameters(KalamScan *scan, List *exprs)
+{
+	int			n = list_length(exprs);
+
+	scan->nparams = n;
+	scan->param_exprs = ExecInitExprList(exprs, (PlanState *) scan->node);
+	scan->converters = palloc(sizeof(KalamConverter) * Max(n, 1));
+	scan->types = palloc(sizeof(Oid) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		Node	   *expr = list_nth(exprs, i);
+
+		kalam_converter(&scan->converters[i], scan->conn, exprType(expr), exprTypmod(expr));
+		scan->types[i] = scan->converters[i].wire_oid;
+	}
+}
+
+/* A cursor that is left open is closed with the next request. */
+static void
+scan_on_reset(void *arg)
+{
+	KalamScan  *scan = arg;
+
+	if (scan->cursor && scan->made == scan->conn->made)
+		kalam_cursor_abandon(scan->conn, scan->cursor);
+	scan->cursor = NULL;
+}
+
+static KalamScan *
+scan_create(ForeignScanState *node)
+{
+	MemoryContext cxt = AllocSetContextCreate(node->ss.ps.state->es_query_cxt, "KalamDB scan", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	KalamScan  *scan = palloc0(sizeof(KalamScan));
+	UserMapping *user;
+
+	scan->cxt = cxt;
+	scan->node = node;
+	scan->table = kalam_table_get(RelationGetRelid(node->ss.ss_currentRelation));
+	user = kalam_user_mapping(scan->table->serverid, scan_user(node));
+	scan->tenant = kalam_tenant(user);
+	require_tenant(scan);
+	if (scan->tenant)
+		scan->tenant = pstrdup(scan->tenant);
+	scan->conn = kalam_connection_get(user);
+	scan->sql = strVal(list_nth(plan->fdw_private, KALAM_PLAN_SQL));
+	scan->wanted = intVal(list_nth(plan->fdw_private, KALAM_PLAN_WANTED));
+	scan->locks = boolVal(list_nth(plan->fdw_private, KALAM_PLAN_LOCKS));
+	scan->once = !scan->locks && statement_runs_once(node->ss.ps.state);
+	prepare_parameters(scan, plan->fdw_exprs);
+	scan->reader = kalam_reader_create(cxt, node->ss.ss_currentRelation, scan->conn,
+									   list_nth(plan->fdw_private, KALAM_PLAN_ATTRS));
+	scan->on_reset.func = scan_on_reset;
+	scan->on_reset.arg = scan;
+	MemoryContextRegisterResetCallback(cxt, &scan->on_reset);
+	MemoryContextSwitchTo(old);
+	return scan;
+}
+
+static void
+kalam_BeginForeignScan(ForeignScanState *node, int eflags)
+{
+	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
+		node->fdw_state = scan_create(node);
+}
+
+/* ---------- parameters ---------- */
+
+/* Their values, in the expression context's memory, which lasts until the next row. */
+static void
+take_parameters(KalamScan *scan, KalamRequest *req)
+{
+	ExprContext *econtext = scan->node->ss.ps.ps_ExprContext;
+	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+	int			n = scan->nparams;
+	char	  **values = palloc0(sizeof(char *) * n);
+	int		   *lengths = palloc0(sizeof(int) * n);
+	int		   *formats = palloc0(sizeof(int) * n);
+
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+		Datum		value = ExecEvalExpr(list_nth_node(ExprState, scan->param_exprs, i), econtext, &isnull);
+
+		if (!isnull)
+			values[i] = kalam_to_param(&scan->converters[i], value, &lengths[i], &formats[i]);
+	}
+	req->nparams = n;
+	req->types = scan->types;
+	req->values = (const char *const *) values;
+	req->lengths = lengths;
+	req->formats = formats;
+	MemoryContextSwitchTo(old);
+}
+
+/* ---------- chunks ---------- */
+
+/* A result becomes the chunk being read; it lives in cxt. */
+static void
+take_chunk(KalamScan *scan, MemoryContext cxt, PGresult *res)
+{
+	MemoryContext last = scan->chunk_cxt;
+
+	scan->chunk_cxt = cxt;
+	scan->res = res;
+	if (scan->cursor)
+		pfree(scan->cursor);
+	scan->cursor = NULL;
+	kalam_reader_take(scan->reader, res, scan->chunks++ == 0);
+	if (last)
+		MemoryContextDelete(last);
+	MemoryContextSwitchTo(scan->cxt);
+	scan->cursor = kalam_result_cursor(res);
+	scan->made = scan->conn->made;
+}
+
+static void
+fetch_request(KalamScan *scan, KalamRequest *req)
+{
+	if (scan->made != scan->conn->made)
+		kalam_connection_lost(scan->conn, "The connection on which the scan had begun is gone.");
+	req->sql = psprintf("FETCH %d FROM %s", scan->table->fetch_size, scan->cursor);
+	req->flags = scan->flags;
+	req->tenant = scan->tenant;
+}
+
+static MemoryContext
+new_chunk_context(KalamScan *scan)
+{
+	return AllocSetContextCreate(scan->cxt, "KalamDB chunk", ALLOCSET_DEFAULT_SIZES);
+}
+
+/* Asks for the next chunk, and does not wait for it. */
+static void
+ask_ahead(KalamScan *scan)
+{
+	KalamRequest req = {0};
+
+	scan->ahead_cxt = new_chunk_context(scan);
+	MemoryContextSwitchTo(scan->ahead_cxt);
+	fetch_request(scan, &req);
+	scan->ahead = kalam_request_ahead(scan->conn, &req);
+	/* from here on the answer to come says whether there still is a cursor */
+	pfree(scan->cursor);
+	scan->cursor = NULL;
+	MemoryContextSwitchTo(scan->cxt);
+}
+
+/* The first chunk. */
+static void
+start(KalamScan *scan)
+{
+	KalamRequest req = {0};
+	MemoryContext cxt = new_chunk_context(scan);
+	bool		own = scan->once && kalam_transaction_is_lone(scan->conn);
+
+	take_parameters(scan, &req);
+	MemoryContextSwitchTo(cxt);
+	scan->flags = KALAM_REQ_ARROW | (own ? 0 : KALAM_REQ_TXN);
+	req.sql = scan->sql;
+	req.flags = scan->flags;
+	req.tenant = scan->tenant;
+	req.fetch_size = scan->table->fetch_size;
+	if (scan->wanted > 0)
+		req.fetch_size = Min(scan->wanted, req.fetch_size);
+	if (!own)
+		req.snapshot = kalam_snapshot_number(scan->conn, scan->node->ss.ps.state);
+	scan->chunks = 0;
+	scan->started = true;
+	take_chunk(scan, cxt, kalam_request(scan->conn, &req));
+	if (scan->cursor && scan->wanted == 0)
+		ask_ahead(scan);
+}
+
+/* The next chunk; false if there is none. */
+static bool
+next_chunk(KalamScan *scan)
+{
+	MemoryContext cxt;
+	PGresult   *res;
+
+	if (scan->ahead)
+	{
+		cxt = scan->ahead_cxt;
+		MemoryContextSwitchTo(cxt);
+		res = kalam_ahead_wait(scan->ahead);
+		scan->ahead = NULL;
+		scan->ahead_cxt = NULL;
+	}
+	else if (scan->cursor)
+	{
+		KalamRequest req = {0};
+
+		cxt = new_chunk_context(scan);
+		MemoryContextSwitchTo(cxt);
+		fetch_request(scan, &req);
+		res = kalam_request(scan->conn, &req);
+	}
+	else
+		return false;
+	take_chunk(scan, cxt, res);
+	if (scan->cursor)
+		ask_ahead(scan);
+	return true;
+}
+
+static TupleTableSlot *
+kalam_IterateForeignScan(ForeignScanState *node)
+{
+	KalamScan  *scan = node->fdw_state;
+	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
+	MemoryContext old;
+	bool		more = true;
+
+	if (scan->started && kalam_reader_next(scan->reader, slot))
+		return slot;
+	ExecClearTuple(slot);		/* its values may go with the chunk */
+	old = MemoryContextSwitchTo(scan->cxt);
+	if (!scan->started)
+		start(scan);
+	while (more && !kalam_reader_next(scan->reader, slot))
+		more = next_chunk(scan);
+	MemoryContextSwitchTo(old);
+	return slot;
+}
+
+/* ---------- again, and the end ---------- */
+
+/* Forgets what was read; nobody waits for what is under way. */
+static void
+scan_stop(KalamScan *scan)
+{
+	ExecClearTuple(scan->node->ss.ss_ScanTupleSlot);
+	scan_on_reset(scan);
+	if (scan->ahead_cxt)
+		MemoryContextDelete(scan->ahead_cxt);
+	if (scan->chunk_cxt)
+		MemoryContextDelete(scan->chunk_cxt);
+	scan->ahead = NULL;
+	scan->ahead_cxt = NULL;
+	scan->chunk_cxt = NULL;
+	scan->res = NULL;
+	scan->started = false;
+}
+
+static void
+kalam_ReScanForeignScan(ForeignScanState *node)
+{
+	KalamScan  *scan = node->fdw_state;
+	bool		whole;
+
+	if (scan == NULL || !scan->started)
+		return;
+	whole = scan->chunks == 1 && scan->cursor == NULL && scan->ahead == NULL;
+	if (whole && node->ss.ps.chgParam == NULL)
+		kalam_reader_take(scan->reader, scan->res, true);
+	else
+		scan_stop(scan);
+}
+
+static void
+kalam_EndForeignScan(ForeignScanState *node)
+{
+	KalamScan  *scan = node->fdw_state;
+
+	if (scan == NULL)
+		return;
+	node->fdw_state = NULL;
+	scan_stop(scan);
+	MemoryContextDelete(scan->cxt);
+}
+
+/* ---------- EXPLAIN ---------- */
+
+static void
+kalam_ExplainForeignScan(ForeignScanState *node, ExplainState *es)
+{
+	List	   *private = ((ForeignScan *) node->ss.ps.plan)->fdw_private;
+
+	if (es->verbose)
+		ExplainPropertyText("Remote SQL", strVal(list_nth(private, KALAM_PLAN_SQL)), es);
+}
+
+void
+kalam_scan_routine(FdwRoutine *routine)
+{
+	routine->BeginForeignScan = kalam_BeginForeignScan;
+	routine->IterateForeignScan = kalam_IterateForeignScan;
+	routine->ReScanForeignScan = kalam_ReScanForeignScan;
+	routine->EndForeignScan = kalam_EndForeignScan;
+	routine->ExplainForeignScan = kalam_ExplainForeignScan;
+}
