@@ -144,16 +144,15 @@ class Chunks:
 class Cursor:
     """What FETCH reads from: a scan that its statement's first chunk did not finish."""
 
-    def __init__(self, name: str, chunks: Chunks, columns: tuple[Column, ...], schema: pa.Schema | None,
+    def __init__(self, name: str, chunks: Chunks, columns: tuple[Column, ...],
                  to_batch: Callable[[Sequence[Row]], pa.RecordBatch] | None, fetch: int, transaction: Transaction,
                  owner: bool, workers: Workers) -> None:
         self.name = name
         self.columns = columns
-        self.schema = schema  # None: plain rows
         self.fetch_size = fetch
         self.transaction = transaction
         self._chunks = chunks
-        self._to_batch = to_batch
+        self._to_batch = to_batch  # None: plain rows
         self._owner = owner  # the transaction exists for this cursor only
         self._workers = workers
 
@@ -168,7 +167,7 @@ class Cursor:
         if make is None:
             return Result(tag, columns=self.columns, rows=rows, cursor=cursor)
         batches = [await self._workers.run(session, lambda: None, lambda: make(rows))] if rows else []
-        return Result(tag, columns=self.columns, batches=batches, schema=self.schema, cursor=cursor)
+        return Result(tag, columns=self.columns, batches=batches, cursor=cursor)  # the schema came first
 
     def ahead(self) -> None:
         self._chunks.ahead(self.fetch_size)

@@ -147,7 +147,7 @@ async def _wire(run: Run, chunks: Chunks, columns: tuple[Column, ...], context: 
     run.state.scans += 1
     result.cursor = f"scan_{run.state.scans}"
     result.tag += f" {result.cursor}"
-    cursor = Cursor(result.cursor, chunks, columns, schema, to_batch, size, run.transaction, run.own, run.workers)
+    cursor = Cursor(result.cursor, chunks, columns, to_batch, size, run.transaction, run.own, run.workers)
     run.session.cursors[result.cursor] = cursor
     run.handed = True
     cursor.ahead()
