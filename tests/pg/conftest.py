@@ -19,7 +19,7 @@ from support.server import KalamServer
 from .ddl import Session
 
 TEMPLATE = "template_kalam"
-CRASH = re.compile(r"terminated by signal (?!2:|3:|9:|15:)|PANIC:|TRAP:")
+CRASH = re.compile(r"^.*(terminated by signal (?!2:|3:|9:|15:)|PANIC:|TRAP:).*\n?.*$", re.MULTILINE)
 
 _numbers = itertools.count(1)
 _logs: dict[str, Postgres | KalamServer] = {}
@@ -76,7 +76,7 @@ def pg(running_pg: Postgres) -> Iterator[Postgres]:
     before = running_pg.log_size()
     yield running_pg
     crash = CRASH.search(running_pg.log_since(before))
-    assert crash is None, f"PostgreSQL's log says: {crash.group() if crash else ''}"
+    assert crash is None, f"PostgreSQL crashed:\n{crash.group() if crash else ''}"
 
 
 @pytest.fixture
@@ -149,5 +149,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         began = item.stash.get(_began, {})
         for name, owner in _logs.items():
             if text := owner.log_since(began.get(name, 0)).strip():
-                report.sections.append((f"log of the {name}", text[-8000:]))
+                report.sections.append((f"log of the {name}", text[-4000:]))
     return report

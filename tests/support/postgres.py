@@ -43,7 +43,7 @@ class Postgres:
             self._initdb()
             self.configure(
                 port=str(self.port), unix_socket_directories=str(self.dir), listen_addresses="", fsync="off",
-                shared_preload_libraries="pg_kalam", max_connections="100", log_line_prefix="%m [%p] ", **settings,
+                shared_preload_libraries="pg_kalam", max_connections="100", log_checkpoints="off", log_line_prefix="%m [%p] ", **settings,
             )  # fmt: skip
         except BaseException:
             self.close()
@@ -76,12 +76,11 @@ class Postgres:
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
-        """Start it unless it runs, and wait until a query works."""
-        if self.running:
-            return
-        command = as_postgres([str(self.installed.bin / "postgres"), "-D", str(self.data)])
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        """Start it unless it runs, and wait until a query works: it may just be recovering from a crash."""
+        if not self.running:
+            command = as_postgres([str(self.installed.bin / "postgres"), "-D", str(self.data)])
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self._answers, "PostgreSQL's start", 30)
 
     def _answers(self) -> bool:
