@@ -111,9 +111,8 @@ def test_settings_page_is_what_the_code_says() -> None:
 
 
 def test_no_places_of_one_machine() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False
-    )
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if listed.returncode:  # not a clone: an unpacked source distribution
         pytest.skip("the list of the project's files comes from git")
     found = []

@@ -89,9 +89,7 @@ def test_every_import_is_allowed() -> None:
     found = [
         text
         for path in sorted(SOURCE.rglob("*.py"))
-        for text in violations(
-            module_of(path), path.read_text(encoding="utf-8"), is_package=path.name == "__init__.py"
-        )
+        for text in violations(module_of(path), path.read_text(encoding="utf-8"), is_package=path.name == "__init__.py")
     ]
     assert not found, "\n".join(found)
 
@@ -122,8 +120,8 @@ def test_txn_api_lies_below_its_package() -> None:
     [
         ("kalamdb.store.hot", "import kalamdb.txn.engine"),
         ("kalamdb.store.hot", "from kalamdb import txn"),
-        ("kalamdb.store.hot", "from ..txn.api import Engine"),
-        ("kalamdb.store", "from ..txn import api"),
+        ("kalamdb.store.hot", "from ..txn.engine import Engine"),
+        ("kalamdb.store", "from ..txn import engine"),
         ("kalamdb.rpc.session", "from kalamdb.sql.executor import SqlExecutor"),
         ("kalamdb.rpc.session", "def f():\n    from kalamdb.store import hot"),
         ("kalamdb.sql.read", "from kalamdb.txn.engine import open_engine"),

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+
 from support.build import Installed, install
 from support.postgres import Postgres
 from support.server import KalamServer

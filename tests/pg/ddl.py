@@ -22,7 +22,7 @@ class Session:
         self.conn.add_notice_handler(lambda diag: self.notices.append(diag.message_primary or ""))
 
     def __call__(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
-        cursor = self.conn.execute(sql, params or None)  # type: ignore[call-overload]
+        cursor = self.conn.execute(sql, params or None)
         return cursor.fetchall() if cursor.description else []
 
     def value(self, sql: str, *params: object) -> Any:
@@ -79,4 +79,4 @@ class Session:
         return [row[0] for row in rows]
 
     def exists(self, table: str) -> bool:
-        return self.value("SELECT to_regclass(%s) IS NOT NULL", table)
+        return bool(self.value("SELECT to_regclass(%s) IS NOT NULL", table))

@@ -268,11 +268,12 @@ def test_dropped_columns_are_not_sent(pair: Pair) -> None:
 
 def test_prepared_statements_with_changing_parameters(pair: Pair) -> None:
     pair.setup(ITEMS)
-    for sql, params in [
+    batches: list[tuple[str, list[tuple[object, ...]]]] = [
         ("INSERT INTO items VALUES (%s, %s, %s)", [(i, i, f"v{i}") for i in range(12)]),
         ("UPDATE items SET t = %s WHERE id = %s", [(f"u{i}", i) for i in range(0, 12, 2)]),
         ("DELETE FROM items WHERE n = %s", [(i,) for i in range(0, 12, 3)]),
-    ]:
+    ]
+    for sql, params in batches:
         for values in params:
             for side in (pair.heap, pair.kalam):
                 side.conn.execute(sql, values, prepare=True)

@@ -14,7 +14,7 @@ def z(text: str) -> bytes:
     return text.encode() + b"\0"
 
 
-def startup(minor: int = 0, **parameters: str) -> bytes:
+def startup(minor: int = 0, /, **parameters: str) -> bytes:
     body = struct.pack("!i", 3 << 16 | minor) + b"".join(z(k) + z(v) for k, v in parameters.items()) + b"\0"
     return struct.pack("!i", len(body) + 4) + body
 

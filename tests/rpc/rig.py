@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import frames
-from tiny import TinyExecutor
-
 from kalamdb.api import Role
 from kalamdb.auth.authenticator import Authenticator
 from kalamdb.rpc.listener import Listener
 from kalamdb.settings import Settings, load
+from kalamdb.txn.api import Accounts
+from tiny import TinyExecutor
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Rig:
         self._thread = threading.Thread(target=self.loop.run_forever, name="rig")
         self._thread.start()
         self.executor: TinyExecutor = self.call(self._make_executor())
-        self.authenticator = Authenticator(settings.auth, accounts)
+        self.authenticator = Authenticator(settings.auth, cast(Accounts, accounts))
         self.listener = Listener(settings, self.executor, self.authenticator, self.socket)
         self.call(self.listener.start())
 

@@ -6,15 +6,15 @@ import logging
 import time
 from collections.abc import Iterator
 
-import frames
 import jwt
 import psycopg
 import pytest
-from rig import Rig, StoredAccount, rig, wait_for
 
+import frames
 from kalamdb.api import Role
 from kalamdb.auth.lockout import Lockout
 from kalamdb.auth.passwords import hash_password, verify_password
+from rig import Rig, StoredAccount, rig, wait_for
 
 SECRET = "tell-nobody-1"
 KEY = "k" * 40

@@ -7,8 +7,9 @@ import socket
 import struct
 from collections.abc import Iterator
 
-import frames
 import pytest
+
+import frames
 from rig import Raw, Rig, rig, wait_for
 
 

@@ -6,15 +6,15 @@ import asyncio
 import struct
 from collections.abc import Awaitable, Callable
 
-import frames
 import pyarrow as pa
 import pytest
-from tiny import TinyExecutor, dba
 
+import frames
 from kalamdb.api import ARROW_OID, CONTEXT_OID, ClientSession
 from kalamdb.errors import KalamError
 from kalamdb.rpc import wire
 from kalamdb.rpc.session import CHUNK, Session
+from tiny import TinyExecutor, dba
 
 
 class Wire:

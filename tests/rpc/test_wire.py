@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 
-import frames
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import frames
 from kalamdb.errors import KalamError
 from kalamdb.rpc import wire
 

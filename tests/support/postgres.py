@@ -41,10 +41,9 @@ class Postgres:
         self.process: subprocess.Popen[bytes] | None = None
         try:
             self._initdb()
-            self.configure(
-                port=str(self.port), unix_socket_directories=str(self.dir), listen_addresses="", fsync="off",
-                shared_preload_libraries="pg_kalam", max_connections="100", log_checkpoints="off", log_line_prefix="%m [%p] ", **settings,
-            )  # fmt: skip
+            self.configure(port=str(self.port), unix_socket_directories=str(self.dir), listen_addresses="")
+            self.configure(shared_preload_libraries="pg_kalam", max_connections="100", fsync="off")
+            self.configure(log_line_prefix="%m [%p] ", log_checkpoints="off", **settings)
         except BaseException:
             self.close()
             raise

@@ -72,7 +72,7 @@ def insert(place: Place, table: str) -> float:
     )
     rate = pgbench(place, script)
     with psycopg.connect(place.dsn, autocommit=True) as connection:
-        connection.execute(f"DELETE FROM {table} WHERE id >= 1000000000")  # type: ignore[call-overload]
+        connection.execute(f"DELETE FROM {table} WHERE id >= 1000000000")
     return rate
 
 
@@ -80,7 +80,7 @@ def full_scan(place: Place, table: str) -> float:
     """Rows a second of a scan of all columns that the executor consumes and nobody prints."""
     with psycopg.connect(place.dsn, autocommit=True) as connection:
         plan = connection.execute(
-            f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) SELECT id, owner, a, b, c FROM {table}"  # type: ignore[call-overload]
+            f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) SELECT id, owner, a, b, c FROM {table}"
         ).fetchone()
     assert plan is not None
     top = plan[0][0]

@@ -44,10 +44,10 @@ class Tour:
     def rows(self, sql: str, schema: str | None = None) -> list[TupleRow]:
         if schema is not None:
             self.connection.execute(f"SET search_path = {schema}, public")
-        return self.connection.execute(sql).fetchall()  # type: ignore[call-overload,no-any-return]
+        return self.connection.execute(sql).fetchall()
 
     def run(self, sql: str) -> None:
-        self.connection.execute(sql)  # type: ignore[call-overload]
+        self.connection.execute(sql)
 
 
 def start_stack(data: Path, postgres: str) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def copy_in(tour: Tour, schema: str, table: Table, progress: Progress) -> None:
     with open_csv(table.file) as (source, size):
         task = progress.add_task(f"COPY {schema}.{table.name}", total=size)
         statement = f"COPY {schema}.{table.name} ({table.column_names}) FROM STDIN (FORMAT csv, HEADER, NULL 'NA')"
-        with tour.connection.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[call-overload]
+        with tour.connection.cursor() as cursor, cursor.copy(statement) as copy:
             while chunk := source.read(1 << 18):
                 copy.write(chunk)
                 progress.advance(task, len(chunk))

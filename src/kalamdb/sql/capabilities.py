@@ -37,8 +37,8 @@ TYPES: tuple[tuple[str, str, str, str], ...] = (
 
 #: pairs of types whose comparison operators exist in PostgreSQL and are evaluated here
 COMPARABLE: tuple[tuple[str, str], ...] = (
-    *product(("int2", "int4", "int8"), repeat=2),
-    *product(("float4", "float8"), repeat=2),
+    *product(("int2", "int4", "int8"), ("int2", "int4", "int8")),
+    *product(("float4", "float8"), ("float4", "float8")),
     ("bool", "bool"),
     ("numeric", "numeric"),
     ("text", "text"),

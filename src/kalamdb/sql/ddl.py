@@ -12,9 +12,15 @@ from kalamdb.sql.coerce import default_of
 from kalamdb.sql.lexer import quote
 from kalamdb.sql.run import Run
 from kalamdb.sql.statements import (
-    ColumnSpec, CreateNamespace, CreateTable, CreateUser, DropTable, DropUser, Name,
+    ColumnSpec,
+    CreateNamespace,
+    CreateTable,
+    CreateUser,
+    DropTable,
+    DropUser,
+    Name,
 )
-from kalamdb.txn.api import AccountDef, CheckDef, ColumnDef, Kind, TableDef
+from kalamdb.txn.api import AccountDef, ColumnDef, Kind, TableDef
 
 RESERVED_COLUMNS = frozenset({"_seq", "_userid", "_deleted"})
 #: namespaces nobody creates
@@ -138,9 +144,9 @@ def _definition(statement: CreateTable, namespace: str, kind: Kind, options: dic
     owner = options.pop("owner", None)
     columns = [_column(place, spec) for place, spec in enumerate(statement.columns)]
     names = [column.name for column in columns]
-    for column in names:
-        if names.count(column) > 1:
-            raise KalamError("42701", f'column "{column}" specified more than once', column=column)
+    for each in names:
+        if names.count(each) > 1:
+            raise KalamError("42701", f'column "{each}" specified more than once', column=each)
     key = _key(statement, names, kind)
     for place in key:
         if not columns[place].type.is_key:

@@ -27,8 +27,22 @@ from kalamdb.sql.run import Run
 from kalamdb.sql.settings import reset_settings, set_setting
 from kalamdb.sql.show import show
 from kalamdb.sql.statements import (
-    CloseCursor, Commit, CreateNamespace, CreateTable, CreateUser, Describe, DropTable, DropUser, Empty, ExecuteAs,
-    Fetch, ResetSettings, SetSetting, Show, ShowTable, Statement,
+    CloseCursor,
+    Commit,
+    CreateNamespace,
+    CreateTable,
+    CreateUser,
+    Describe,
+    DropTable,
+    DropUser,
+    Empty,
+    ExecuteAs,
+    Fetch,
+    ResetSettings,
+    SetSetting,
+    Show,
+    ShowTable,
+    Statement,
 )
 from kalamdb.sql.transaction import CONTROL, ENDING, SessionState, check_usable
 from kalamdb.sql.values import decode

@@ -163,7 +163,7 @@ class InsertPlan:
             while batch := _take(built, BATCH_ROWS):
                 yield batch
         elif self.source is not None:
-            source = read_source(self.source, run)
+            source = self.source.source(run)
             try:
                 while rows := await source.read(BATCH_ROWS):
                     yield list(self._built(run, [self.source_cells], rows))
@@ -196,10 +196,6 @@ def _take(rows: Iterator[tuple[str, Row]], count: int) -> list[tuple[str, Row]]:
         if len(taken) == count:
             break
     return taken
-
-
-def read_source(plan: Planned, run: Run) -> Any:
-    return plan.source(run)
 
 
 async def one_row(plan: QueryPlan, run: Run) -> Row:

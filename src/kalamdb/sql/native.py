@@ -204,7 +204,7 @@ def _plural(count: int, unit: str) -> str:
 
 def interval_text(months: int, days: int, nanos: int) -> str:
     """An interval as PostgreSQL writes it under IntervalStyle postgres."""
-    parts = []
+    parts: list[str] = []
     years, months = int(months / 12), months - 12 * int(months / 12)
     for count, unit in ((years, "year"), (months, "mon"), (days, "day")):
         if count:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import sqlglot
 from sqlglot import errors as sqlglot_errors
@@ -17,9 +17,35 @@ from sqlglot import exp
 from kalamdb.errors import KalamError
 from kalamdb.sql.lexer import Token, tokenize
 from kalamdb.sql.statements import (
-    ArrowWrite, Begin, CheckSpec, CloseCursor, ColumnSpec, Commit, CreateNamespace, CreateTable, CreateUser, Describe,
-    DropTable, DropUser, Empty, ExecuteAs, Fetch, Modes, Name, Query, Release, ResetSettings, Rollback, RollbackTo,
-    RollbackToLevel, Savepoint, SetSetting, SetTransaction, Show, ShowTable, Statement,
+    ArrowWrite,
+    Begin,
+    CheckSpec,
+    CloseCursor,
+    ColumnSpec,
+    Commit,
+    CreateNamespace,
+    CreateTable,
+    CreateUser,
+    Describe,
+    DropTable,
+    DropUser,
+    Empty,
+    ExecuteAs,
+    Fetch,
+    Modes,
+    Name,
+    Query,
+    Release,
+    ResetSettings,
+    Rollback,
+    RollbackTo,
+    RollbackToLevel,
+    Savepoint,
+    SetSetting,
+    SetTransaction,
+    Show,
+    ShowTable,
+    Statement,
 )
 
 if TYPE_CHECKING:
@@ -604,7 +630,7 @@ def parse_tree(sql: str) -> exp.Expression:
     if not isinstance(tree, exp.Query | exp.Insert | exp.Update | exp.Delete | exp.Values):
         first = sql.split(None, 1)[0].upper()
         raise KalamError("0A000", f"this form of {first} is not supported", position=1)
-    return tree
+    return cast(exp.Expression, tree)  # sqlglot's Query is a trait of such nodes
 
 
 def parse_expression(sql: str) -> exp.Expression:

@@ -6,7 +6,6 @@ they looked up still means the same definition.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -131,7 +130,8 @@ def make_plan(statement: Statement, catalog: CatalogView, path: Path, params: Pa
 
 def _plan_arrow(write: ArrowWrite, catalog: CatalogView, path: Path, params: Params) -> Plan:
     if params.oid(write.param) != ARROW_OID:
-        raise KalamError("42804", f"parameter ${write.param + 1} of FROM ARROW must be of type {ARROW_OID} (kalam_arrow)")
+        number = write.param + 1
+        raise KalamError("42804", f"parameter ${number} of FROM ARROW must be of type {ARROW_OID} (kalam_arrow)")
     table = access.resolve(catalog, write.table, path)
     if write.verb == "insert":
         return plan_arrow_insert(write, table, params)

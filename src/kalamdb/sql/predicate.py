@@ -213,8 +213,8 @@ class _Compiler:
                 left = self.operand(node.left, node.family)
                 return f"({left} {node.op} {self.operand(node.right, node.family)})"
             case InList():
-                item = self.operand(node.item, node.family)
-                return f"({item} IN ({', '.join(self.operand(value, node.family) for value in node.values)}))"
+                left = self.operand(node.item, node.family)
+                return f"({left} IN ({', '.join(self.operand(value, node.family) for value in node.values)}))"
             case Junction():
                 return "(" + (" AND " if node.every else " OR ").join(self.sql(item) for item in node.items) + ")"
             case Not():

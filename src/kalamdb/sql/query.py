@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from sqlglot import exp
@@ -255,7 +255,7 @@ def given_table(table: TableDef, alias: str, role: str) -> exp.Table:
     return node
 
 
-def rows_tree(table: TableDef, alias: str, items: Sequence[exp.Expression], where: exp.Expression | None, *,
+def rows_tree(table: TableDef, alias: str, items: Sequence[exp.Expr], where: exp.Expression | None, *,
               excluded: bool = False) -> exp.Select:
     """SELECT row number, items FROM given rows [JOIN excluded rows] WHERE …, as a tree for the planner."""
     number = exp.column(exp.to_identifier(ROW_NUMBER, quoted=True), table=exp.to_identifier(alias, quoted=True))
@@ -392,12 +392,12 @@ class Planner:
             else:
                 alias.this.set("quoted", True)
             node.replace(exp.Table(this=exp.to_identifier(f"k{place}", quoted=True), alias=alias))
-        return tree.transform(lambda node: self._node(node, hidden))
+        return cast(exp.Expression, tree.transform(lambda node: self._node(node, hidden)))
 
-    def _node(self, node: exp.Expression, hidden: bool) -> exp.Expression:
+    def _node(self, node: exp.Expr, hidden: bool) -> exp.Expr:
         match node:
             case exp.Identifier() if not node.args.get("quoted"):
-                return exp.to_identifier(node.this.lower(), quoted=True)
+                return exp.Identifier(this=node.this.lower(), quoted=True)
             case exp.Parameter():
                 index = parameter_index(node)
                 self.params.type(index)
@@ -569,7 +569,7 @@ def _filters_reach(select: exp.Select, node: exp.Table) -> bool:
     return not any(join.side == "RIGHT" for join in joins[place + 1 :])
 
 
-def _conjuncts(node: exp.Expression) -> Iterator[exp.Expression]:
+def _conjuncts(node: exp.Expr) -> Iterator[exp.Expr]:
     node = node.unnest()
     if isinstance(node, exp.And):
         for part in node.flatten():

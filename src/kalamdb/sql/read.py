@@ -20,7 +20,14 @@ from kalamdb.sql import access
 from kalamdb.sql.bind import Binder, NotSimple, Params, identifier, parameter_index
 from kalamdb.sql.cursors import ListSource, Source, ThreadSource
 from kalamdb.sql.predicate import (
-    SEQ, Compiled, Condition, KeyRange, Value, compile_condition, evaluate, key_range,
+    SEQ,
+    Compiled,
+    Condition,
+    KeyRange,
+    Value,
+    compile_condition,
+    evaluate,
+    key_range,
 )
 from kalamdb.sql.run import Run, answer
 from kalamdb.sql.statements import Name
@@ -112,16 +119,30 @@ class ReadPlan:
     wire: bool = True
 
     def start(self, run: Run) -> Result | Awaitable[Result]:
-        table = self.table
-        tenant = access.read_tenant(run.session.account, table, run.tenant)
-        if self.lock is not None:
-            access.write_tenant(run.session.account, table, run.tenant)
-            return answer(run, self._locking(run, tenant), self.columns)
-        keys = self.filter.keys(table, run.params) if tenant is not None else None
-        if keys is not None and self.limit is None:
-            rows = self._get(run, tenant or "", keys)
+        if (rows := self._rows_by_key(run)) is not None:
             return Result(f"SELECT {len(rows)}", columns=self.columns, rows=rows)
-        return answer(run, self._scan(run, tenant), self.columns)
+        return answer(run, self._source(run), self.columns)
+
+    def source(self, run: Run) -> Source:
+        """The rows for a statement that reads them itself, as INSERT … SELECT does."""
+        rows = self._rows_by_key(run)
+        return self._source(run) if rows is None else ListSource(rows)
+
+    def _source(self, run: Run) -> Source:
+        account, table = run.session.account, self.table
+        tenant = access.read_tenant(account, table, run.tenant)
+        if self.lock is None:
+            return self._scan(run, tenant)
+        access.write_tenant(account, table, run.tenant)
+        return self._locking(run, tenant)
+
+    def _rows_by_key(self, run: Run) -> list[Row] | None:
+        """What the condition gives by whole keys; None if it takes a scan."""
+        if self.lock is not None or self.limit is not None:
+            return None
+        tenant = access.read_tenant(run.session.account, self.table, run.tenant)
+        keys = self.filter.keys(self.table, run.params) if tenant is not None else None
+        return None if keys is None else self._get(run, tenant or "", keys)
 
     def _get(self, run: Run, tenant: str, keys: list[Key]) -> list[Row]:
         get, snapshot, table, rest = run.transaction.get, run.snapshot, self.table, self.filter.range.rest

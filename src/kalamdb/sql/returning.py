@@ -59,5 +59,6 @@ def plan_returning(clause: exp.Expression | None, table: TableDef, target: exp.T
     except NotSimple:
         query = RowQuery(table, plan_rows(list(clause.expressions)))
         return Returning(query.plan.columns[1:], lambda row: row, query)
-    columns = tuple(Column(name, *column_type(table, position)) for name, position in zip(names, positions, strict=True))
+    places = zip(names, positions, strict=True)
+    columns = tuple(Column(name, *column_type(table, position)) for name, position in places)
     return Returning(columns, picker(positions))

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import cast, get_args
 
 from kalamdb.api import ClientSession, Context, Result
 from kalamdb.errors import KalamError
 from kalamdb.sql.cursors import close_cursors
 from kalamdb.sql.statements import (
-    Begin, Commit, Modes, Release, Rollback, RollbackTo, RollbackToLevel, Savepoint, SetTransaction, Statement,
+    Begin,
+    Commit,
+    Modes,
+    Release,
+    Rollback,
+    RollbackTo,
+    RollbackToLevel,
+    Savepoint,
+    SetTransaction,
+    Statement,
 )
 from kalamdb.txn.api import Engine, Isolation, Transaction
 
@@ -73,10 +83,10 @@ def enter(engine: Engine, session: ClientSession, context: Context) -> Transacti
     if current is None:
         if wanted is None:
             return None
-        if wanted.iso not in ("read committed", "repeatable read", "serializable"):
+        if wanted.iso not in get_args(Isolation):
             raise KalamError("22023", f'invalid isolation level "{wanted.iso}"')
         current = engine.begin(
-            session, isolation=wanted.iso, read_only=wanted.ro, txn_id=wanted.id,
+            session, isolation=cast(Isolation, wanted.iso), read_only=wanted.ro, txn_id=wanted.id,
             lock_timeout_ms=context.lock_timeout,
         )
         session.transaction = current

@@ -19,9 +19,16 @@ from kalamdb.sql import access, coerce
 from kalamdb.sql.bind import Binder, NotSimple, Operand, Params, identifier
 from kalamdb.sql.cursors import ThreadSource
 from kalamdb.sql.insert import (
-    Cell, PlanQuery, constant_cell, default_cell, function_cell, is_default, param_cell, target_positions,
+    Cell,
+    PlanQuery,
+    constant_cell,
+    default_cell,
+    function_cell,
+    is_default,
+    param_cell,
+    target_positions,
 )
-from kalamdb.sql.predicate import SEQ, USERID, Condition, Field, conjunction
+from kalamdb.sql.predicate import SEQ, USERID, Condition, conjunction
 from kalamdb.sql.query import QueryPlan, _conjuncts, column_type, rows_tree
 from kalamdb.sql.read import Filter, picker, qualifiers
 from kalamdb.sql.returning import Returning

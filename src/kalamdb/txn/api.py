@@ -59,7 +59,8 @@ class TableDef:
 class CatalogView(Protocol):
     """The catalog as one transaction sees it (its own DDL included)."""
 
-    version: int  # changes with any visible DDL: the plan cache's key
+    @property
+    def version(self) -> int: ...  # changes with any visible DDL: the plan cache's key
 
     def table(self, namespace: str, name: str) -> TableDef | None: ...
     def tables(self, namespace: str | None = None) -> list[TableDef]: ...
