@@ -16,6 +16,7 @@
 
 #include "access/sysattr.h"
 #include "access/table.h"
+#include "catalog/heap.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/cost.h"
@@ -206,6 +207,22 @@ is_stored(Form_pg_attribute att)
 	return !att->attisdropped;
 }
 
+/* Rows have no place and no transaction numbers here; only tableoid is known. */
+static void
+refuse_system_columns(Relation relation, Bitmapset *used)
+{
+	for (int attno = FirstLowInvalidHeapAttributeNumber + 1; attno < 0; attno++)
+	{
+		if (attno != TableOidAttributeNumber &&
+			bms_is_member(attno - FirstLowInvalidHeapAttributeNumber, used))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("rows of foreign table \"%s\" have no system column \"%s\"",
+							RelationGetRelationName(relation),
+							NameStr(SystemAttributeDefinition(attno)->attname))));
+	}
+}
+
 /* What the plan's rows need, and what the conditions left here need. */
 static List *
 fetched_columns(RelOptInfo *rel, Relation relation, List *local_exprs)
@@ -217,6 +234,7 @@ fetched_columns(RelOptInfo *rel, Relation relation, List *local_exprs)
 
 	pull_varattnos((Node *) rel->reltarget->exprs, rel->relid, &used);
 	pull_varattnos((Node *) local_exprs, rel->relid, &used);
+	refuse_system_columns(relation, used);
 	whole_row = bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, used);
 	for (AttrNumber attno = 1; attno <= desc->natts; attno++)
 	{

@@ -19,6 +19,7 @@
 #include "commands/explain.h"
 #include "executor/executor.h"
 #include "foreign/fdwapi.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parsetree.h"
@@ -113,6 +114,14 @@ plan_runs_once(Plan *plan, int *scans)
 	}
 }
 
+/* Is it what the client, or the function that opened a cursor, asked for?  Not a statement inside it. */
+static bool
+portal_is_for(PlannedStmt *stmt)
+{
+	return ActivePortal != NULL && list_length(ActivePortal->stmts) == 1 &&
+		linitial(ActivePortal->stmts) == (void *) stmt;
+}
+
 /*
  * The client's own statement, reading one foreign table once.  Not one of a
  * function: its statements may have to see one snapshot, or each other's writes.
@@ -123,8 +132,7 @@ statement_runs_once(EState *estate)
 	PlannedStmt *stmt = estate->es_plannedstmt;
 	int			scans = 0;
 
-	return ActivePortal != NULL && list_length(ActivePortal->stmts) == 1 &&
-		linitial(ActivePortal->stmts) == (void *) stmt &&
+	return portal_is_for(stmt) && ActivePortal->name[0] == '\0' &&
 		stmt->commandType == CMD_SELECT && !stmt->hasModifyingCTE && stmt->rowMarks == NIL && stmt->subplans == NIL &&
 		plan_runs_once(stmt->planTree, &scans) && scans == 1;
 }
@@ -216,13 +224,6 @@ scan_create(ForeignScanState *node)
 	MemoryContextRegisterResetCallback(cxt, &scan->on_reset);
 	MemoryContextSwitchTo(old);
 	return scan;
-}
-
-static void
-kalam_BeginForeignScan(ForeignScanState *node, int eflags)
-{
-	if (!(eflags & EXEC_FLAG_EXPLAIN_ONLY))
-		node->fdw_state = scan_create(node);
 }
 
 /* ---------- parameters ---------- */
@@ -363,6 +364,72 @@ next_chunk(KalamScan *scan)
 	if (scan->cursor)
 		ask_ahead(scan);
 	return true;
+}
+
+/* ---------- callbacks ---------- */
+
+static bool
+needs_other_nodes(Node *node, void *arg)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Param))
+		return ((Param *) node)->paramkind == PARAM_EXEC;
+	return expression_tree_walker(node, needs_other_nodes, arg);
+}
+
+/* Reads a row, any row, as the parameters that tell which are not there yet. */
+static void
+take_snapshot(KalamScan *scan)
+{
+	KalamRequest req = {0};
+	StringInfoData sql;
+	PGresult   *res;
+	char	   *cursor;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT NULL FROM ");
+	kalam_deparse_table(&sql, scan->table);
+	req.sql = sql.data;
+	req.flags = KALAM_REQ_TXN;
+	req.tenant = scan->tenant;
+	req.fetch_size = 1;
+	req.snapshot = kalam_snapshot_number(scan->conn, scan->node->ss.ps.state);
+	res = kalam_request(scan->conn, &req);
+	cursor = kalam_result_cursor(res);
+	if (cursor)
+		kalam_cursor_abandon(scan->conn, cursor);
+	kalam_result_free(res);
+}
+
+/*
+ * Between a cursor's opening and its first FETCH other statements may write.
+ * It must not see that, so the server has to take the snapshot now.
+ */
+static void
+open_cursor(KalamScan *scan)
+{
+	ForeignScan *plan = (ForeignScan *) scan->node->ss.ps.plan;
+	MemoryContext old = MemoryContextSwitchTo(scan->cxt);
+
+	if (needs_other_nodes((Node *) plan->fdw_exprs, NULL))
+		take_snapshot(scan);
+	else
+		start(scan);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+kalam_BeginForeignScan(ForeignScanState *node, int eflags)
+{
+	KalamScan  *scan;
+
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+	scan = scan_create(node);
+	node->fdw_state = scan;
+	if (portal_is_for(node->ss.ps.state->es_plannedstmt) && ActivePortal->name[0] != '\0')
+		open_cursor(scan);
 }
 
 static TupleTableSlot *

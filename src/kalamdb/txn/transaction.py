@@ -73,7 +73,8 @@ class StoreTransaction:
             raise AssertionError("transaction used after its end")
         made = TxnSnapshot(self._committed(), self._overlay.position)
         self._overlay.position += 1
-        if number:
+        if number:  # more statements will name it: fixed now, whether this one reads or not
+            made.hot.pin()
             self._snapshots[number] = made
         return made
 
