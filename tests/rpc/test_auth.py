@@ -48,6 +48,8 @@ def refused(server: Rig, user: str, password: str | None) -> dict[str, str]:
 def account(server: Rig, user: str, password: str) -> tuple[str, Role]:
     with psycopg.connect(server.dsn(user, password=password)) as connection:
         pid = connection.info.backend_pid
+        # The client may read its welcome before the listener's thread has come to the next line.
+        wait_for(lambda: server.listener._by_pid[pid].session, "the session")
         session = server.listener._by_pid[pid].session
         assert session is not None
         return session.client.account.name, session.client.account.role
