@@ -23,6 +23,7 @@
 #include "commands/tablecmds.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "port/pg_bswap.h"
 #if PG_VERSION_NUM >= 160000
 #include "nodes/miscnodes.h"
 #endif
@@ -280,6 +281,18 @@ local_column(Oid relid, const char *remote)
 	return found;
 }
 
+/* place of a remote column in the key, from 1; 0: not part of it */
+static int
+key_place(PGresult *rows, int row)
+{
+	uint32		place;
+
+	if (PQgetisnull(rows, row, 4) || PQgetlength(rows, row, 4) != sizeof(place))
+		return 0;
+	memcpy(&place, PQgetvalue(rows, row, 4), sizeof(place));
+	return (int) pg_ntoh32(place);
+}
+
 /*
  * The remote key as column options.  A table whose local columns do not have
  * all of it can be read, and has no key here.
@@ -293,13 +306,13 @@ remote_key(Oid relid, PGresult *rows)
 	{
 		AttrNumber	attnum;
 
-		if (PQgetisnull(rows, i, 4))
+		if (key_place(rows, i) == 0)
 			continue;
 		attnum = local_column(relid, PQgetvalue(rows, i, 0));
 		if (attnum == 0)
 			return NIL;
 		cmds = lappend(cmds, add_option(AT_AlterColumnGenericOptions, get_attname(relid, attnum, false), "key",
-										PQgetvalue(rows, i, 4)));
+										psprintf("%d", key_place(rows, i))));
 	}
 	return cmds;
 }
@@ -316,7 +329,7 @@ compare_key(Oid relid, KalamTable *table, PGresult *rows)
 		int			row = find_remote(rows, name);
 
 		place++;
-		if (row < 0 || PQgetisnull(rows, row, 4) || atoi(PQgetvalue(rows, row, 4)) != place)
+		if (row < 0 || key_place(rows, row) != place)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
 					 errmsg("column \"%s\" is not number %d of the key of remote table %s.%s", name, place,

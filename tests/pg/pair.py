@@ -41,7 +41,10 @@ class Side:
     def run(self, sql: str, params: Any = None) -> Outcome:
         try:
             cursor = self.conn.execute(self.text(sql), params)
-            return Outcome(cursor.rowcount, cursor.fetchall() if cursor.description else None)
+            rows = cursor.fetchall() if cursor.description else None
+            if rows and "ORDER BY" not in sql:  # in no order that a table would promise
+                rows.sort(key=repr)
+            return Outcome(cursor.rowcount, rows)
         except psycopg.Error as error:
             diag = error.diag
             return Outcome(-1, None, error.sqlstate, diag.message_primary, diag.message_detail, diag.constraint_name)
@@ -92,9 +95,10 @@ class Side:
 
 
 class Pair:
-    def __init__(self, dsn: str, kind: str = "shared") -> None:
+    def __init__(self, dsn: str, kind: str = "shared", *, system_columns: bool = False) -> None:
+        """Without system columns ``*`` means the same on both sides."""
         name = f"w{uuid4().hex[:12]}"
-        clause = f"USING kalamdb WITH (type = '{kind}')"
+        clause = f"USING kalamdb WITH (type = '{kind}', system_columns = '{str(system_columns).lower()}')"
         with psycopg.connect(dsn, autocommit=True) as conn:
             conn.execute(f"CREATE SCHEMA {name}_h")
             conn.execute(f"CREATE SCHEMA {name}_k")

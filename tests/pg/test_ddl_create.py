@@ -391,7 +391,7 @@ def test_hostile_names(db: Session, ns: str, name: str) -> None:
 
 
 def test_control_characters_in_a_pinned_name_are_refused(db: Session, ns: str) -> None:
-    db.fails(f'CREATE TABLE {ns}."tab\t" (id bigint) USING kalamdb', "HV00D", "table")
+    db.fails(f'CREATE TABLE {ns}."tab\t" (id bigint) USING kalamdb', "HV00D", "Control characters")
     db(f'CREATE TABLE {ns}.t ("tab\t\n" bigint PRIMARY KEY) USING kalamdb')
     db(f"INSERT INTO {ns}.t VALUES (1)")
     assert db(f'SELECT "tab\t\n" FROM {ns}.t') == [(1,)]

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.pg
 
 @pytest.fixture
 def side(dsn: str) -> Iterator[Side]:
-    pair = Pair(dsn, "user")
+    pair = Pair(dsn, "user", system_columns=True)
     pair.setup("CREATE TABLE notes (id int PRIMARY KEY, body text) {using}")
     yield pair.kalam
     pair.close()
@@ -133,7 +133,7 @@ def test_tenant_is_that_of_the_statement(side: Side) -> None:
 
 @pytest.fixture
 def stream(dsn: str) -> Iterator[Side]:
-    pair = Pair(dsn, "stream', ttl_seconds = '600")
+    pair = Pair(dsn, "stream', ttl_seconds = '600", system_columns=True)
     pair.setup("CREATE TABLE events (id int PRIMARY KEY, body text) {using}")
     yield pair.kalam
     pair.close()
@@ -167,7 +167,7 @@ def test_table_that_is_not_updatable(side: Side) -> None:
 
 
 def test_partitions(dsn: str) -> None:
-    pair = Pair(dsn, "shared")
+    pair = Pair(dsn, "shared", system_columns=True)
     try:
         pair.setup("CREATE TABLE base (id int PRIMARY KEY, n int, t text) {using}")
         for side in (pair.heap, pair.kalam):

@@ -70,6 +70,9 @@ class CatalogView(Protocol):
 class Snapshot(Protocol):
     """Committed data as of one instant and the transaction's own writes up to one position."""
 
+    def pin(self) -> None:
+        """Fix the instant now; otherwise the first read does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scan:
