@@ -28,6 +28,7 @@
 #include "nodes/miscnodes.h"
 #endif
 #include "parser/parse_type.h"
+#include "port/pg_bswap.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -170,26 +171,10 @@ parse_type(const char *name)
 	return typid;
 }
 
-/* Types that hold the same values go together. */
-static int
-family(Oid typid)
+static bool
+is_text(Oid typid)
 {
-	switch (typid)
-	{
-		case INT2OID:
-		case INT4OID:
-		case INT8OID:
-			return 1;
-		case FLOAT4OID:
-		case FLOAT8OID:
-			return 2;
-		case TEXTOID:
-		case VARCHAROID:
-		case BPCHAROID:
-			return 3;
-		default:
-			return 0;
-	}
+	return typid == TEXTOID || typid == VARCHAROID || typid == BPCHAROID;
 }
 
 static bool
@@ -201,10 +186,10 @@ comparable(KalamConn *conn, Oid local, const char *remote_name)
 	if (strcmp(remote_name, "file") == 0)
 		return local == JSONBOID;
 	remote = parse_type(remote_name);
-	if (local == remote || (family(local) != 0 && family(local) == family(remote)))
+	if (local == remote || (is_text(local) && is_text(remote)))
 		return true;
 	/* what the server has no form for it keeps as text */
-	return family(remote) == 3 && kalam_capability(conn, 't', local) == NULL;
+	return is_text(remote) && kalam_capability(conn, 't', local) == NULL;
 }
 
 static void

@@ -144,7 +144,7 @@ take_schema(KalamReader *reader)
 	for (int i = 0; i < reader->ncols; i++)
 	{
 		if (reader->layouts[i] != reader->converters[i].layout)
-			remote_columns_differ(reader, i, psprintf("sent as %s", kalam_layout_name(reader->layouts[i])));
+			remote_columns_differ(reader, i, kalam_layout_name(reader->layouts[i]));
 	}
 	reader->next_row = 1;
 }

@@ -52,6 +52,8 @@ async def create_namespace(statement: CreateNamespace, run: Run) -> Result:
     if name in run.transaction.catalog.namespaces():
         if not statement.if_not_exists:
             raise KalamError("42P06", f'schema "{name}" already exists')
+        if run.context is not None and not run.exec:  # pg_kalam makes sure of it before every table
+            return Result("CREATE NAMESPACE")
         return Result("CREATE NAMESPACE", notices=(f'schema "{name}" already exists, skipping',))
     await run.transaction.create_namespace(name)
     return Result("CREATE NAMESPACE")

@@ -255,8 +255,6 @@ class SqlExecutor:
             run.wrote = True
             if run.transaction.read_only:
                 raise KalamError("25006", "cannot execute a writing statement in a read-only transaction")
-            if context is not None and context.snap:  # its writes must not show in what it reads later
-                run.snapshot.pin()
         outcome: Result | Awaitable[Result] = plan.start(run)
         return outcome
 

@@ -70,9 +70,6 @@ class CatalogView(Protocol):
 class Snapshot(Protocol):
     """Committed data as of one instant and the transaction's own writes up to one position."""
 
-    def pin(self) -> None:
-        """Fix the instant now; otherwise the first read does."""
-
 
 @dataclass(frozen=True, slots=True)
 class Scan:
@@ -115,7 +112,7 @@ class Transaction(Protocol):
     level: int  # 1: no savepoint
 
     def snapshot(self, number: int = 0) -> Snapshot:
-        """Snapshot of that number, taken at its first use; 0: a fresh one for this call."""
+        """Snapshot of that number, fixed when it is first named; 0: a fresh one for this call."""
 
     def release(self, number: int) -> None: ...
 

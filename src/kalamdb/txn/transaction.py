@@ -38,9 +38,6 @@ class TxnSnapshot:
         self.hot = hot
         self.position = position
 
-    def pin(self) -> None:
-        self.hot.pin()
-
 
 class StoreTransaction:
     """``kalamdb.txn.api.Transaction``."""
