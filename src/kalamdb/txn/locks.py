@@ -139,6 +139,7 @@ class LockTable:
             if waiter.owner not in held.holders:
                 waiter.owner.locks.append(key)
             held.holders[waiter.owner] = waiter.share
+            waiter.owner.waits_for = None  # at once: until its task runs, others look for deadlocks
             waiter.future.set_result(None)
         if not held.holders:
             del self._held[key]
