@@ -37,9 +37,9 @@ _OPTIONS: dict[str, frozenset[str]] = {
 
 
 def check_name(name: str, what: str) -> str:
-    if not name or len(name.encode()) > NAME_BYTES or any(ord(char) < 32 or ord(char) == 127 for char in name):
+    if not name or len(name.encode()) > NAME_BYTES:
         raise KalamError("42602", f'invalid name for a {what}: "{name}"',
-                         hint=f"Names have 1 to {NAME_BYTES} bytes and no control characters.")
+                         hint=f"Names have 1 to {NAME_BYTES} bytes.")
     return name
 
 
