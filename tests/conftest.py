@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 from support.build import NAMES
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # So that fixtures end what they started when somebody ends the test run.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", 143))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
