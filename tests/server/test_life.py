@@ -116,6 +116,13 @@ def test_kill_in_the_middle_of_writers(server: KalamServer) -> None:
     assert set(answered) <= found <= set(begun)
 
 
+def test_outcome_of_a_transaction_nobody_knows(conn: psycopg.Connection) -> None:
+    assert conn.execute("SHOW TRANSACTION OUTCOME 'no such id'").fetchall() == [("unknown",)]
+    for wrong in ("SHOW TRANSACTION OUTCOME", "SHOW TRANSACTION OUTCOME 7"):
+        with pytest.raises(psycopg.errors.SyntaxError):
+            conn.execute(wrong)
+
+
 def test_insert_from_a_select_of_another_table(conn: psycopg.Connection) -> None:
     for statement in (
         "CREATE SHARED TABLE a (id bigint PRIMARY KEY, body text)",

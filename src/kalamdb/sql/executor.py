@@ -41,6 +41,7 @@ from kalamdb.sql.statements import (
     ResetSettings,
     SetSetting,
     Show,
+    ShowOutcome,
     ShowTable,
     Statement,
 )
@@ -211,7 +212,7 @@ class SqlExecutor:
             return self._plan(run, entry, params, formats)
         statement = entry.statement
         match statement:
-            case Show() | ShowTable() | Describe():
+            case Show() | ShowOutcome() | ShowTable() | Describe():
                 return show(statement, run)
             case SetSetting() | ResetSettings():
                 if run.exec:

@@ -44,6 +44,7 @@ from kalamdb.sql.statements import (
     SetSetting,
     SetTransaction,
     Show,
+    ShowOutcome,
     ShowTable,
     Statement,
 )
@@ -363,6 +364,8 @@ class Parser:
             return Show("tables", namespace)
         if self.accept("transaction", "isolation", "level"):
             return Show("transaction_isolation")
+        if self.accept("transaction", "outcome"):
+            return ShowOutcome(self.string())
         if self.accept("time", "zone"):
             return Show("timezone")
         return Show(self._setting_name())

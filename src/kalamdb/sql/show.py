@@ -11,7 +11,7 @@ from kalamdb.sql import access
 from kalamdb.sql.capabilities import capabilities
 from kalamdb.sql.run import Run
 from kalamdb.sql.settings import all_settings, show_setting
-from kalamdb.sql.statements import Describe, Show, ShowTable, Statement
+from kalamdb.sql.statements import Describe, Show, ShowOutcome, ShowTable, Statement
 from kalamdb.txn.api import TableDef
 
 
@@ -30,6 +30,7 @@ TABLES = columns_of("namespace", "table", "type", "owner")
 TABLE = columns_of("option", "value")
 DESCRIBE = columns_of("name", "type", "not_null:bool", "default", "key:int4", "system:bool")
 SETTINGS = columns_of("name", "setting")
+OUTCOME = columns_of("outcome")
 
 
 def result_columns(statement: Statement) -> tuple[Column, ...] | None:
@@ -38,6 +39,8 @@ def result_columns(statement: Statement) -> tuple[Column, ...] | None:
             return DESCRIBE
         case ShowTable():
             return TABLE
+        case ShowOutcome():
+            return OUTCOME
         case Show(what="capabilities"):
             return CAPABILITIES
         case Show(what="namespaces" | "schemas"):
@@ -97,6 +100,8 @@ def show(statement: Statement, run: Run) -> Result:
             if table is None and not statement.if_exists:
                 raise access.undefined_table(statement.table)
             rows = [] if table is None else _table_options(table)
+        case ShowOutcome():
+            rows = [(run.engine.outcome(statement.id),)]
         case Show(what="capabilities"):
             rows = capabilities(run.engine.server_id, run.engine.node_id)
         case Show(what="namespaces" | "schemas"):

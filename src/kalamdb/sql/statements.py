@@ -216,5 +216,12 @@ class ShowTable(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class ShowOutcome(Statement):
+    """SHOW TRANSACTION OUTCOME 'id': what became of a transaction that the client named."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Empty(Statement):
     pass
