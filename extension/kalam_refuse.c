@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "catalog/pg_foreign_table.h"
 #include "catalog/pg_inherits.h"
 #include "commands/defrem.h"
 #include "utils/lsyscache.h"
@@ -89,8 +90,11 @@ options_command(const AlterTableCmd *cmd)
 	{
 		DefElem    *def = lfirst_node(DefElem, lc);
 
-		if (!is_local_option(def))
-			return psprintf("changing option \"%s\"", def->defname);
+		if (is_local_option(def))
+			continue;
+		if (def->arg != NULL)	/* what is no option at all is told as such */
+			kalam_check_option(ForeignTableRelationId, def->defname, defGetString(def));
+		return psprintf("changing option \"%s\"", def->defname);
 	}
 	return NULL;
 }
