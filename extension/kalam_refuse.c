@@ -14,6 +14,7 @@
 #include "commands/defrem.h"
 #include "utils/lsyscache.h"
 
+#include "kalam_core.h"
 #include "kalam_ddl.h"
 
 /* options of a foreign table that say nothing to the server */

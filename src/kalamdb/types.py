@@ -555,7 +555,8 @@ _BY_OID.update({19: TEXT, 705: TEXT, 1042: TEXT})
 _ALIASES = {
     "boolean": "bool", "smallint": "int2", "integer": "int4", "int": "int4", "bigint": "int8", "real": "float4",
     "double precision": "float8", "double": "float8", "decimal": "numeric", "character varying": "varchar",
-    "string": "text", "file": "jsonb", "timestamp without time zone": "timestamp", "timestamp with time zone": "timestamptz",
+    "string": "text", "file": "jsonb",
+    "timestamp without time zone": "timestamp", "timestamp with time zone": "timestamptz",
 }
 _DECLARED = re.compile(r"\s*([a-z_][a-z0-9_ ]*?)\s*(?:\(\s*([\d\s,+-]+?)\s*\))?\s*((?:with|without) time zone)?\s*")
 
