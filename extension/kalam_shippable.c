@@ -203,6 +203,28 @@ ship_list(List *nodes, ShipContext *cxt)
 	return true;
 }
 
+/* An operand may not be a condition: docs/protocol.md. */
+static bool
+ship_operand(Node *node, ShipContext *cxt)
+{
+	if (exprType(node) == BOOLOID && !IsA(node, Var) && !kalam_is_parameter(cxt->rel, (Expr *) node))
+		return false;
+	return ship(node, cxt);
+}
+
+static bool
+ship_operands(List *nodes, ShipContext *cxt)
+{
+	ListCell   *lc;
+
+	foreach(lc, nodes)
+	{
+		if (!ship_operand(lfirst(lc), cxt))
+			return false;
+	}
+	return true;
+}
+
 /* Not the system columns that every table has, nor the row as a whole. */
 static bool
 ship_var(Var *var)
@@ -215,7 +237,7 @@ ship_call(char kind, Oid oid, Oid collation, List *args, ShipContext *cxt)
 {
 	const KalamCap *cap = kalam_capability(cxt->conn, kind, oid);
 
-	return cap != NULL && collation_allowed(cap, collation) && ship_list(args, cxt);
+	return cap != NULL && collation_allowed(cap, collation) && ship_operands(args, cxt);
 }
 
 /* The operator must be equality, or for NOT IN its negation. */
@@ -261,7 +283,8 @@ in_values(Node *values, ShipContext *cxt)
 static bool
 ship_in(ScalarArrayOpExpr *expr, ShipContext *cxt)
 {
-	return in_operator(expr, cxt) && in_values(lsecond(expr->args), cxt) && ship(linitial(expr->args), cxt);
+	return in_operator(expr, cxt) && in_values(lsecond(expr->args), cxt) &&
+		ship_operand(linitial(expr->args), cxt);
 }
 
 /*

@@ -197,7 +197,7 @@ class LockSource:
     async def read(self, count: int) -> list[Row]:
         wanted = count if self._left is None else min(count, self._left)
         while len(self._held) < wanted and not self._ended:
-            await self._lock_some(LOCK_ROWS if self._left is None else wanted - len(self._held))
+            await self._lock_some(min(LOCK_ROWS, wanted - len(self._held)))
         rows, self._held = self._held[:wanted], self._held[wanted:]
         if self._left is not None:
             self._left -= len(rows)

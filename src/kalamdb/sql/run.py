@@ -129,7 +129,8 @@ async def _plain(run: Run, chunks: Chunks, columns: tuple[Column, ...]) -> Resul
 
 async def _wire(run: Run, chunks: Chunks, columns: tuple[Column, ...], context: Context) -> Result:
     size = max(1, min(context.fetch, MAX_FETCH))
-    large = await chunks.peek(SMALL + 1) > SMALL
+    # no further than the first chunk: rows may be locked as they are read
+    large = size > SMALL and await chunks.peek(SMALL + 1) > SMALL
     schema = types.arrow_schema([(column.name, column.type) for column in columns]) if context.arrow and large else None
     rows = await chunks.take(size)
     result = Result(f"SELECT {len(rows)}", columns=columns)

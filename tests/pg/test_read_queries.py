@@ -1,0 +1,145 @@
+"""SELECT against the same statements on ordinary tables: conditions, joins, parameters, extreme values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from psycopg.types.string import TextLoader
+
+from .pair import Outcome, Pair
+
+pytestmark = pytest.mark.pg
+
+ROWS = """
+CREATE TABLE a (id bigint PRIMARY KEY, n int, t text, v varchar(10), f float8, d numeric, b bool,
+    ts timestamptz) {using};
+INSERT INTO a SELECT g, NULLIF(g % 7, 3), 'text ' || g, 'v' || g % 5, g / 4.0, g / 8.0, NULLIF(g % 3, 2) = 1,
+    '2024-01-01 00:00+00'::timestamptz + g * interval '1 hour' FROM generate_series(1, 600) g;
+INSERT INTO a VALUES (1001, NULL, NULL, NULL, 'NaN', 'NaN', NULL, 'infinity'),
+    (1002, -1, '', '', '-0', 0.00, true, '-infinity'), (1003, 0, 'Z', 'ä', 'Infinity', 1e30, false, NULL);
+CREATE TABLE c (id int, sub int, t text, PRIMARY KEY (id, sub)) {using};
+INSERT INTO c SELECT g % 50, g, 'c' || g FROM generate_series(1, 200) g;
+CREATE TABLE empty (id int PRIMARY KEY, t text) {using};
+"""  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["shared", "user"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def pair(dsn: str, kind: str) -> Iterator[Pair]:
+    pair = Pair(dsn, kind)
+    pair.setup(ROWS)
+    for side in (pair.heap, pair.kalam):  # NaN is not equal to itself in Python, and infinity no datetime
+        for name in ("float8", "numeric", "timestamptz"):
+            side.conn.adapters.register_loader(name, TextLoader)
+    yield pair
+    pair.close()
+
+
+def agree(pair: Pair, *queries: str) -> list[Outcome]:
+    """Nothing is written, so only the outcomes are compared; all that differ are told."""
+    outcomes = [(query, pair.heap.run(query), pair.kalam.run(query)) for query in queries]
+    assert not [outcome for outcome in outcomes if outcome[1] != outcome[2]]
+    return [got for _, _, got in outcomes]
+
+
+CONDITIONS = [
+    "id = 5", "id = 5000", "5 = id", "id < 3", "id <= 3 AND id <> 2", "id BETWEEN 3 AND 6", "id > 599 OR id = 1",
+    "n = 2 AND t > 'text 5'", "n IS NULL", "n IS NOT NULL AND id < 9", "NOT n = 2", "NOT (n = 2 OR n IS NULL)",
+    "n IN (1, 2)", "n IN (1, NULL)", "n NOT IN (1, 2)", "n NOT IN (1, NULL)", "n = ANY ('{}')", "n = ANY (NULL::int[])",
+    "n <> ALL ('{1,2,5}')", "n = ALL ('{1}')", "id = ANY ('{1,2,2,NULL,700}'::int[])", "id::int = 4", "n + 1 = 3",
+    "b", "NOT b", "b IS TRUE", "b IS NOT TRUE", "b IS FALSE", "b IS NOT FALSE", "b IS UNKNOWN", "b IS NOT UNKNOWN",
+    "b = (n = 1)", "(n = 1) IS NULL", "(n = 1) IS UNKNOWN", "n IS DISTINCT FROM 1", "n IS NOT DISTINCT FROM NULL",
+    "t = ''", "t = 'text 7'", "t < 'text 11'", "t COLLATE \"C\" >= 'text 6'", "t LIKE 'text 1%'", "v = 'v1' AND t <> v",
+    "v IN ('v1', 'ä')", "t BETWEEN 'Z' AND 'a'", "f = 'NaN'", "f > 1e300", "f = 0", "f < 0.5", "d = 'NaN'", "d > 70",
+    "d = 0", "d IN (1.5, 0.000)", "d < 0.3", "ts = 'infinity'", "ts < '2024-01-01 05:00+00'", "ts IS NULL",
+    "ts < now()",
+    "ts BETWEEN '2024-01-02' AND '2024-01-03'", "n = n", "id = n", "id > (SELECT max(sub) FROM c)",
+    "id IN (SELECT sub FROM c WHERE id < 4)", "NOT EXISTS (SELECT FROM c WHERE c.id = a.n)", "FALSE", "NULL", "1 = 1",
+    "n = 1 / NULLIF(n - n, 0)", "(n = 0 OR 10 / n = 5)", "random() >= 0", "a IS NOT NULL", "a.* IS NULL",
+]  # fmt: skip
+
+
+def test_conditions(pair: Pair) -> None:
+    outcomes = agree(pair, *(f"SELECT id FROM a WHERE {condition}" for condition in CONDITIONS))
+    assert {outcome.sqlstate for outcome in outcomes} == {None}
+
+
+def test_conditions_fail_alike(pair: Pair) -> None:
+    outcomes = agree(pair, "SELECT id FROM a WHERE 1 / (n - 1) = 1", "SELECT id FROM a WHERE t::int = 1")
+    assert [outcome.sqlstate for outcome in outcomes] == ["22012", "22P02"]
+
+
+def test_whole_rows_and_extreme_values(pair: Pair) -> None:
+    agree(pair, "SELECT * FROM a", "SELECT a FROM a WHERE id > 590",
+          "SELECT count(*), count(n), sum(id), min(t), max(v), sum(d) FILTER (WHERE d < 5) FROM a")
+
+
+QUERIES = [
+    "SELECT a.id, c.t FROM a JOIN c ON c.sub = a.id",
+    "SELECT a.id, c.t FROM a LEFT JOIN c ON c.id = a.id AND c.sub = a.id WHERE a.id < 20",
+    "SELECT a.t, c.t FROM a FULL JOIN c ON a.id = c.sub WHERE a.id < 20 OR c.sub > 190",
+    "SELECT v.x, (SELECT t FROM a WHERE id = v.x) FROM (VALUES (1), (2), (NULL), (9999)) v(x)",
+    "SELECT v.x, l.t FROM (VALUES (1), (2), (2)) v(x), "
+    "LATERAL (SELECT t FROM c WHERE c.id = v.x ORDER BY sub LIMIT 2) l",
+    "SELECT x.id, y.id FROM a x, a y WHERE x.id = y.id + 1 AND y.n = 1",
+    "SELECT n, count(*), array_agg(id ORDER BY id) FROM a GROUP BY n HAVING count(*) > 3",
+    "SELECT DISTINCT v FROM a",
+    "SELECT id FROM a ORDER BY t COLLATE \"C\" DESC, id LIMIT 5 OFFSET 3",
+    "SELECT id FROM a UNION ALL SELECT sub FROM c UNION ALL SELECT id FROM empty",
+    "WITH x AS MATERIALIZED (SELECT * FROM a WHERE n = 1) SELECT count(*) FROM x JOIN x y USING (id)",
+    "WITH RECURSIVE r(i) AS (SELECT 1::bigint UNION SELECT a.id + 1 FROM r JOIN a ON a.id = r.i WHERE r.i < 9)"
+    " SELECT i FROM r",
+    "SELECT * FROM empty",
+    "SELECT count(*), max(t) FROM empty",
+    "SELECT 1 / (id - 3) FROM a",
+    "SELECT id FROM a WHERE t = 'text 9' FOR UPDATE",
+    "SELECT a.id FROM a JOIN c ON a.id = c.sub WHERE c.id = 3 FOR SHARE OF a NOWAIT",
+]  # fmt: skip
+
+
+def test_queries(pair: Pair) -> None:
+    agree(pair, *QUERIES)
+
+
+@pytest.mark.parametrize(
+    "setting", ["enable_hashjoin = enable_mergejoin", "enable_nestloop", "plan_cache_mode", "fetch"]
+)
+def test_queries_by_other_plans(pair: Pair, setting: str) -> None:
+    """The same answers whatever the plan, and however small the chunks."""
+    side = pair.kalam
+    if setting == "plan_cache_mode":
+        side.conn.execute("SET plan_cache_mode = force_generic_plan")
+    elif setting == "fetch":
+        for table in ("a", "c"):
+            side.conn.execute(f"ALTER FOREIGN TABLE {table} OPTIONS (ADD fetch_size '7')")
+    else:
+        for name in setting.split(" = "):
+            side.conn.execute(f"SET {name} = off")
+        side.conn.execute("SET enable_material = off")
+    agree(pair, *QUERIES)
+
+
+def test_prepared_statements(pair: Pair) -> None:
+    script = """
+        PREPARE one(bigint) AS SELECT t FROM a WHERE id = $1;
+        PREPARE several(int, int) AS SELECT id FROM a WHERE n IN ($1, $2) OR id = $1 + 100;
+        PREPARE listed(int[]) AS SELECT id FROM a WHERE n = ANY ($1) AND t >= 'text 3'
+    """
+    pair.setup(script)
+    for i in range(8):  # past the change to a generic plan
+        agree(pair, f"EXECUTE one({i})", f"EXECUTE several({i}, NULL)", f"EXECUTE listed('{{{i},NULL}}')")
+    agree(pair, "EXECUTE one(NULL)")
+
+
+@pytest.mark.parametrize("param", [5, None, 10**15])
+def test_bound_parameters(pair: Pair, param: int | None) -> None:
+    for condition, value in (("id = %s", param), ("n = ANY (%s)", [param, 1])):
+        query = f"SELECT id, t FROM a WHERE {condition}"
+        assert pair.kalam.run(query, [value]) == pair.heap.run(query, [value])
+
+
