@@ -1,0 +1,170 @@
+"""The command ``kalam``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from kalamdb import __version__
+from kalamdb.cli.output import err, fail, out, report, told
+
+app = typer.Typer(
+    name="kalam", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="KalamDB for PostgreSQL: tables made with CREATE TABLE … USING kalamdb.\n\n"
+         "First steps: `kalam up`, then psql with the connection string it prints.",
+)
+pg = typer.Typer(no_args_is_help=True, help="The extension pg_kalam in a PostgreSQL of yours.")
+app.add_typer(pg, name="pg")
+
+DEFAULT_DATA = Path(".kalam")
+Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Data directory; $KALAM_DATA names another default.",
+                                    envvar="KALAM_DATA")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="0: the one it had before, or a free one.")]
+_WHICH = "bundled16, bundled18, or the path of a pg_config."
+
+
+@app.command()
+def up(
+    data: Data = DEFAULT_DATA,
+    postgres: Annotated[str | None, typer.Option(metavar="WHICH", help=f"{_WHICH} Default: bundled16, or as before."
+                                                 )] = None,
+    pg_port: Port = 0,
+    rpc_port: Port = 0,
+    http_port: Port = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Start a private PostgreSQL and a KalamDB server, or what of them does not run.
+
+    Returns when a query works. Both go on in the background until `kalam down`. With --json it prints one object:
+    dsn, rpc {host, port}, http, data, pids {server, postgres}.
+    """
+    from kalamdb.stack import stack
+
+    with told():
+        found = stack.up(data, postgres=postgres, pg_port=pg_port, rpc_port=rpc_port, http_port=http_port,
+                         report=report)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found)))
+        return
+    out.print(Text(f"PostgreSQL  {found.dsn}\nKalamDB     {found.rpc['host']}:{found.rpc['port']}"
+                   + (f", {found.http}" if found.http else "") + f"\ndata        {found.data}"))
+    out.print(Text(f'\npsql "{found.dsn}"', "bold"))
+
+
+@app.command()
+def down(data: Data = DEFAULT_DATA) -> None:
+    """Stop what `kalam up` started on this data directory. The data stay."""
+    from kalamdb.stack import stack
+
+    with told():
+        stopped = stack.down(data)
+    err.print(Text(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running"))
+
+
+@app.command()
+def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """Say what runs on a data directory; exit code 3 unless both programs do."""
+    from kalamdb.stack import stack
+
+    with told():
+        found = stack.status(data)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found)))
+    else:
+        for name, pid in (("PostgreSQL", found.postgres_pid), ("KalamDB server", found.server_pid)):
+            out.print(Text(f"{name:<15} {f'running, process {pid}' if pid else 'not running'}"))
+        out.print(Text(f"{'made with':<15} {found.postgres}\n{'data':<15} {found.data}"))
+        if found.stack is not None:
+            out.print(Text(f"{'connect':<15} {found.stack.dsn}"))
+    if found.stack is None:
+        raise typer.Exit(3)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def serve(context: typer.Context) -> None:
+    """Run the KalamDB server in the foreground; every setting is an option (kalam serve --help, docs/settings.md)."""
+    from kalamdb.server import main
+
+    raise typer.Exit(main(context.args))
+
+
+@app.command("sql")
+def sql_command(
+    statement: Annotated[str | None, typer.Argument(help="Statements of the server's own SQL; none: a prompt, or what "
+                                                    "comes on standard input.")] = None,
+    data: Data = DEFAULT_DATA,
+    host: Annotated[str | None, typer.Option(help="A server elsewhere; with --port.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Its RPC port.")] = None,
+    user: Annotated[str, typer.Option(help="Account; bearer: the password is a token or the shared secret.")] = "kalam",
+    tenant: Annotated[str | None, typer.Option(metavar="ID", help="Sets kalam.user_id first.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+) -> None:
+    """Run SQL on the KalamDB server itself. A password comes from $KALAM_PASSWORD.
+
+    Exit code 1 if a statement failed.
+    """
+    from kalamdb.cli.sql import Shell, connect, prompt, server_address
+
+    with told():
+        if (host is None) != (port is None):
+            raise fail("--host and --port belong together", code=2)
+        address = (host, port) if host is not None and port is not None else server_address(data)
+        with connect(*address, user, os.environ.get("KALAM_PASSWORD")) as connection:
+            if tenant is not None:
+                connection.execute("SELECT set_config('kalam.user_id', %s, false)", [tenant])
+            shell = Shell(connection, as_json=as_json)
+            if statement is None and sys.stdin.isatty():
+                prompt(shell, f"{address[0]}:{address[1]}")
+            elif not shell.run(statement if statement is not None else sys.stdin.read()):
+                raise typer.Exit(1)
+
+
+PgConfig = Annotated[str, typer.Option("--pg-config", metavar="WHICH", help=_WHICH)]
+
+
+@pg.command("install")
+def pg_install(pg_config: PgConfig = "pg_config") -> None:
+    """Build the extension and install it into a PostgreSQL's folders. Running sessions keep what they have loaded."""
+    from kalamdb.stack import install
+
+    with told():
+        found = install.find(pg_config)
+        changed = install.install(found, report)
+    for path in changed:
+        out.print(Text(f"installed {path}"))
+    if not changed:
+        out.print(Text(f"PostgreSQL {found.version} has this version already"))
+    err.print(Text("next: kalam pg config-snippet", "dim"))
+
+
+@pg.command("config-snippet")
+def pg_config_snippet(
+    host: Annotated[str, typer.Option(help="Where the KalamDB server is.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Its RPC port.")] = 9188,
+) -> None:
+    """Print what to add to postgresql.conf, and the SQL to run once in each database."""
+    quoted = host.replace("'", "''")
+    print(
+        "# postgresql.conf; then restart PostgreSQL\n"
+        "shared_preload_libraries = 'pg_kalam'   # after a comma, if others are there\n\n"
+        "-- once in each database, as a superuser\n"
+        "CREATE EXTENSION pg_kalam;\n"
+        f"CREATE SERVER kalam_server FOREIGN DATA WRAPPER pg_kalam OPTIONS (host '{quoted}', port '{port}');\n"
+        "-- for roles that make tables and choose a tenant\n"
+        "-- GRANT USAGE ON FOREIGN SERVER kalam_server TO app;\n"
+        "-- GRANT SET ON PARAMETER kalam.user_id TO app;"
+    )
+
+
+@app.command()
+def version() -> None:
+    """Print the release."""
+    print(f"kalamdb {__version__}")

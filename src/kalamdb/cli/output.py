@@ -1,0 +1,43 @@
+"""How the command talks: results on stdout, everything else on stderr, one line for an error and one for its hint."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import typer
+from rich.console import Console
+
+from kalamdb.errors import KalamError
+from kalamdb.settings import SettingError
+from kalamdb.stack.common import StackError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def report(text: str) -> None:
+    """Progress of something that takes a while."""
+    err.print(f"[dim]{text} …[/dim]")
+
+
+def fail(message: str, hint: str | None = None, code: int = 1) -> typer.Exit:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return typer.Exit(code)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What a user can cause ends the command with its message."""
+    try:
+        yield
+    except (StackError, KalamError, SettingError) as error:
+        raise fail(error.message, error.hint) from None
+    except psycopg.OperationalError as error:
+        raise fail(str(error).strip()) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

@@ -1,0 +1,135 @@
+"""``kalam sql``: one statement, a script on standard input, or a prompt; results as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from rich.table import Table
+from rich.text import Text
+
+from kalamdb.cli.output import err, out
+from kalamdb.stack.common import StackError
+
+#: rows held for a table on the screen at once; JSON is written row by row
+SCREEN_ROWS = 1000
+HISTORY = Path("~/.kalam_history")
+
+
+def server_address(data: Path) -> tuple[str, int]:
+    """Where the server of a data directory listens."""
+    try:
+        state = json.loads((data / "server.json").read_text())
+    except (OSError, ValueError):
+        raise StackError(f"no KalamDB server is running on {data}",
+                         f"kalam up --data {data} starts one; --host and --port reach any other.") from None
+    return state["rpc"]["host"], state["rpc"]["port"]
+
+
+def connect(host: str, port: int, user: str, password: str | None) -> psycopg.Connection[Any]:
+    return psycopg.connect(
+        host=host, port=port, user=user, password=password, dbname="kalam", autocommit=True,
+        application_name="kalam sql", connect_timeout=10,
+    )
+
+
+class Shell:
+    """Runs statements on one connection and shows what they give. ``as_json``: one JSON value a line."""
+
+    def __init__(self, connection: psycopg.Connection[Any], *, as_json: bool) -> None:
+        self._connection = connection
+        self._as_json = as_json
+        connection.add_notice_handler(lambda diag: err.print(Text(f"{diag.severity}:  {diag.message_primary}")))
+
+    def run(self, statement: str) -> bool:
+        """False if the server refused it; the error has been shown."""
+        try:
+            cursor = self._connection.cursor()
+            cursor.execute(statement.encode())  # bytes: nothing in it is a placeholder
+            while True:
+                self._show(cursor)
+                if not cursor.nextset():
+                    return True
+        except psycopg.Error as error:
+            show_error(error)
+            return False
+
+    def _show(self, cursor: psycopg.Cursor[Any]) -> None:
+        if cursor.description is None:
+            if self._as_json:
+                out.print_json(data={"message": cursor.statusmessage, "affected": max(cursor.rowcount, 0)}, indent=None)
+            elif cursor.statusmessage:
+                out.print(Text(cursor.statusmessage))
+        elif self._as_json:
+            names = [column.name for column in cursor.description]
+            for row in cursor:
+                item = dict(zip(names, row, strict=True))
+                sys.stdout.write(json.dumps(item, default=_plain, ensure_ascii=False) + "\n")
+        else:
+            self._table(cursor)
+
+    def _table(self, cursor: psycopg.Cursor[Any]) -> None:
+        assert cursor.description is not None
+        rows = cursor.fetchall()
+        for start in range(0, max(len(rows), 1), SCREEN_ROWS):
+            table = Table(box=None, pad_edge=False)
+            for column in cursor.description:
+                table.add_column(Text(column.name), overflow="fold")
+            for row in rows[start : start + SCREEN_ROWS]:
+                table.add_row(*[Text("∅", "dim") if value is None else Text(_plain(value)) for value in row])
+            out.print(table)
+        out.print(Text(f"({len(rows)} row{'' if len(rows) == 1 else 's'})", "dim"))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def show_error(error: psycopg.Error) -> None:
+    """As psql shows it."""
+    diag = error.diag
+    lines = [f"ERROR:  {diag.sqlstate}: {diag.message_primary}" if diag.message_primary else f"ERROR:  {error}"]
+    more = (("DETAIL", diag.message_detail), ("HINT", diag.message_hint), ("POSITION", diag.statement_position))
+    lines += [f"{word}:  {text}" for word, text in more if text]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def prompt(shell: Shell, name: str) -> None:
+    """Statements end in a semicolon; \\q or the end of input leaves."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    history_file = HISTORY.expanduser()
+    try:
+        history_file.touch(mode=0o600)
+        history: Any = FileHistory(str(history_file))
+    except OSError:
+        history = InMemoryHistory()
+    session: PromptSession[str] = PromptSession(history=history)
+    out.print(Text(f"KalamDB at {name}. Statements end with a semicolon; \\q leaves.", "dim"))
+    pending = ""
+    while True:
+        try:
+            line = session.prompt(f"{'kalam' if not pending else '     '}> ")
+        except KeyboardInterrupt:
+            pending = ""
+            continue
+        except EOFError:
+            return
+        if not pending and line.strip() in ("\\q", "quit", "exit"):
+            return
+        pending += line + "\n"
+        if line.rstrip().endswith(";"):
+            shell.run(pending)
+            pending = ""
+        elif not pending.strip():
+            pending = ""
