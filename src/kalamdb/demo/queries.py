@@ -21,7 +21,7 @@ QUERIES = (
     Query(
         "one flight by its key",
         "SELECT dep_time, arr_time, tailnum, dest FROM flights"
-        " WHERE time_hour = '2013-07-04 12:00:00+00' AND carrier = 'UA' AND flight = 695 AND origin = 'LGA'",
+        " WHERE time_hour = '2013-07-04 12:00:00+00' AND carrier = 'UA' AND flight = 1058 AND origin = 'LGA'",
     ),
     Query(
         "flights to Honolulu on New Year's Day",
@@ -68,8 +68,8 @@ QUERIES = (
         " GROUP BY w.visib ORDER BY w.visib",
     ),
     Query(
-        "planes that never flew in 2013 (anti join)",
-        "SELECT p.tailnum FROM planes p WHERE NOT EXISTS (SELECT 1 FROM flights f WHERE f.tailnum = p.tailnum)",
+        "airports that no flight went to (anti join)",
+        "SELECT a.faa, a.name FROM airports a WHERE NOT EXISTS (SELECT 1 FROM flights f WHERE f.dest = a.faa)",
         ordered=False,
     ),
     Query(

@@ -75,7 +75,7 @@ def working_in(folder: Path) -> bool:
     """Does a process have this folder as its working directory?"""
     for link in Path("/proc").glob("[0-9]*/cwd"):
         with suppress(OSError):
-            if link.readlink() == folder:
+            if link.readlink() == folder.resolve():
                 return True
     return False
 
