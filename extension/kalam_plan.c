@@ -207,7 +207,11 @@ is_stored(Form_pg_attribute att)
 	return !att->attisdropped;
 }
 
-/* Rows have no place and no transaction numbers here; only tableoid is known. */
+/*
+ * Rows have no place and no transaction numbers here; only tableoid is known.
+ * In the rows of a partition they may be: PostgreSQL itself asks all partitions
+ * for ctid to lock the local ones' rows by it.
+ */
 static void
 refuse_system_columns(Relation relation, Bitmapset *used)
 {
@@ -232,9 +236,11 @@ fetched_columns(RelOptInfo *rel, Relation relation, List *local_exprs)
 	List	   *attrs = NIL;
 	bool		whole_row;
 
-	pull_varattnos((Node *) rel->reltarget->exprs, rel->relid, &used);
 	pull_varattnos((Node *) local_exprs, rel->relid, &used);
 	refuse_system_columns(relation, used);
+	pull_varattnos((Node *) rel->reltarget->exprs, rel->relid, &used);
+	if (rel->reloptkind == RELOPT_BASEREL)
+		refuse_system_columns(relation, used);
 	whole_row = bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, used);
 	for (AttrNumber attno = 1; attno <= desc->natts; attno++)
 	{
