@@ -60,8 +60,8 @@ def prepare(dsn: str, rows: int) -> None:
             ).format(str(info["host"]), str(info["port"]))
         )
         connection.execute(
-            sql.SQL("CREATE USER MAPPING FOR CURRENT_USER SERVER bench_loopback OPTIONS (user {})").format(
-                str(info["user"])
+            sql.SQL("CREATE USER MAPPING FOR CURRENT_USER SERVER bench_loopback OPTIONS (user {}, password {})").format(
+                str(info["user"]), str(info["password"])
             )
         )
         connection.execute(f"CREATE FOREIGN TABLE bench_fdw ({COLUMNS}) SERVER bench_loopback"

@@ -17,7 +17,7 @@ import psycopg
 
 COLUMNS = "id bigint NOT NULL, owner text, a text, b double precision, c timestamptz"
 ROW = (
-    "i, 'owner-' || lpad((i % {owners})::text, 4, '0'), 'row number ' || i, (i * 7919 % 1000003) / 3.0::float8,"
+    "i, 'owner-' || lpad((i % {owners})::text, 4, '0'), 'row number ' || i, (i::bigint * 7919 % 1000003) / 3.0::float8,"
     " timestamptz '2026-01-01' + make_interval(secs => i)"
 )
 
