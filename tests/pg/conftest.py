@@ -1,4 +1,6 @@
-"""One PostgreSQL with the extension and one KalamDB server for the session; a database of its own for each test.
+"""One PostgreSQL with the extension and one KalamDB server for the session; a database for each module of tests.
+
+Tests of a module keep apart by `ns`; one that would spoil its database for others takes `second`, which is its own.
 
 A test may kill or stop either: the next test finds both running. What both logged during a test is shown if it fails,
 and a backend that crashed fails the test it crashed in.
@@ -9,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Generator, Iterator
-from typing import Any
+from contextlib import contextmanager
 
 import pytest
 
@@ -80,34 +82,34 @@ def pg(running_pg: Postgres) -> Iterator[Postgres]:
     assert crash is None, f"PostgreSQL crashed:\n{crash.group() if crash else ''}"
 
 
-@pytest.fixture
-def make_database(pg: Postgres, server: KalamServer) -> Iterator[Any]:
-    """A function that makes one more database with the extension and `kalam_server`, and returns its dsn."""
-    made: list[str] = []
-
-    def make() -> str:
-        name = f"t{next(_numbers)}"
-        with pg.connect() as conn:
-            conn.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        made.append(name)
-        return pg.dsn(name)
-
-    yield make
+@contextmanager
+def _database(pg: Postgres) -> Iterator[str]:
+    """One more database with the extension and `kalam_server`."""
+    name = f"t{next(_numbers)}"
     pg.start()
     with pg.connect() as conn:
-        for name in made:
-            conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    yield pg.dsn(name)
+    pg.start()
+    with pg.connect() as conn:
+        conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def module_dsn(running_pg: Postgres) -> Iterator[str]:
+    with _database(running_pg) as dsn:
+        yield dsn
 
 
 @pytest.fixture
-def dsn(make_database: Any) -> str:
-    """A superuser's way into the test's own database."""
-    return str(make_database())
+def dsn(module_dsn: str, pg: Postgres, server: KalamServer) -> str:
+    """A superuser's way into the module's database."""
+    return module_dsn
 
 
 @pytest.fixture
 def db(dsn: str) -> Iterator[Session]:
-    """A session in the test's own database."""
+    """A session in the module's database."""
     yield from _session(dsn)
 
 
@@ -118,9 +120,10 @@ def other(dsn: str) -> Iterator[Session]:
 
 
 @pytest.fixture
-def second(make_database: Any) -> Iterator[Session]:
-    """A session in one more database of the same PostgreSQL."""
-    yield from _session(make_database())
+def second(pg: Postgres, server: KalamServer) -> Iterator[Session]:
+    """A session in one more database of the same PostgreSQL, which is the test's own."""
+    with _database(pg) as dsn:
+        yield from _session(dsn)
 
 
 def _session(dsn: str) -> Iterator[Session]:
@@ -131,7 +134,7 @@ def _session(dsn: str) -> Iterator[Session]:
 
 @pytest.fixture
 def ns(dsn: str) -> str:
-    """The name of a schema of the test's database that is no other test's namespace on the server."""
+    """The name of a new schema, which is no other test's, nor another test's namespace on the server."""
     name = f"ns{next(_numbers)}"
     with Session(dsn).conn as conn:
         conn.execute(f"CREATE SCHEMA {name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import psycopg
@@ -86,8 +87,10 @@ def test_local_work_of_a_lost_transaction_is_undone(db: Session, server: KalamSe
     db(f"INSERT INTO {ns}.local VALUES (1)")
     db(f"INSERT INTO {table} VALUES (2, 'lost')")
     server.kill()
+    start = threading.Thread(target=server.start)  # COMMIT waits for it, to ask what became of the transaction
+    start.start()
     lost(db, "COMMIT")
-    server.start()
+    start.join()
     assert db(f"SELECT * FROM {ns}.local") == []
     assert db(f"SELECT id FROM {table}") == [(1,)]
 
