@@ -89,11 +89,14 @@ def status(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
-def serve(context: typer.Context) -> None:
+def serve(
+    context: typer.Context,
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data directory.")] = None,
+) -> None:
     """Run the KalamDB server in the foreground; every setting is an option (kalam serve --help, docs/settings.md)."""
     from kalamdb.server import main
 
-    raise typer.Exit(main(context.args))
+    raise typer.Exit(main([*(("--data", str(data)) if data is not None else ()), *context.args]))
 
 
 @app.command("sql")
