@@ -76,9 +76,12 @@ def part_encoder(type_name: str) -> Callable[[Any], bytes]:
         return integer_bytes
     if type_name in _FLOATS:
         return float_bytes
-    return {"numeric": numeric_bytes, "bool": _bool_bytes, "bytea": blob_bytes, "uuid": _uuid_bytes}.get(
-        type_name, text_bytes
-    )
+    return _ENCODERS.get(type_name, text_bytes)
+
+
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    "numeric": numeric_bytes, "bool": _bool_bytes, "bytea": blob_bytes, "uuid": _uuid_bytes,
+}
 
 
 def float_operand(value: float) -> float | bytes:

@@ -96,11 +96,14 @@ class Catalog:
     def load(self, connection: apsw.Connection) -> None:
         self.namespaces = {name for (name,) in connection.execute("SELECT name FROM kalam_namespaces")}
         query = "SELECT id, definition FROM kalam_tables WHERE dropped_at IS NULL"
+        number: Any
+        text: Any
         for number, text in connection.execute(query).fetchall():
             self._add(load_table(number, text))
         for name, role, password in connection.execute("SELECT name, role, password_hash FROM kalam_accounts"):
             self.accounts[name] = AccountDef(name, Role(role), password)
-        self._last_id = connection.execute("SELECT coalesce(max(id), 0) FROM kalam_tables").fetchall()[0][0]
+        ((number,),) = connection.execute("SELECT coalesce(max(id), 0) FROM kalam_tables").fetchall()
+        self._last_id = number
 
     def next_id(self) -> int:
         self._last_id += 1

@@ -36,7 +36,7 @@ _NAN = float("nan")
 def open_scratch() -> apsw.Connection:
     """A database in memory, with the functions that scans use."""
     connection = apsw.Connection(":memory:")
-    connection.create_scalar_function(NUMERIC_FUNCTION, _numeric_order, 1, deterministic=True)
+    _add_functions(connection)
     return connection
 
 
@@ -50,8 +50,13 @@ def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA wal_autocheckpoint=4000").fetchall()
     connection.execute(f"PRAGMA cache_size={-8192 if read_only else -65536}")
-    connection.create_scalar_function(NUMERIC_FUNCTION, _numeric_order, 1, deterministic=True)
+    _add_functions(connection)
     return connection
+
+
+def _add_functions(connection: apsw.Connection) -> None:
+    # apsw's type for a function has any number of arguments
+    connection.create_scalar_function(NUMERIC_FUNCTION, _numeric_order, 1, deterministic=True)  # type: ignore[arg-type]
 
 
 def _numeric_order(text: str | None) -> bytes | None:

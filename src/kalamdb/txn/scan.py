@@ -6,7 +6,9 @@ SQLite table of the same shape, so that one evaluator decides for both.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from kalamdb.api import Row
@@ -105,13 +107,9 @@ class StoreScan:
         outputs, head = self._outputs()
         statement = scan_sql(self._layout, self._scan, ["_userid", "k", *outputs], self._since, limit=False)
         mine = self._judged(own, outputs)
-        count = 0
-        limit = self._scan.limit
-        load = self._layout.loader((*self._identity(), *self._scan.columns), 3 if self._layout.key and head else 2 + head)
-        for row in _merge(self._visible(statement, hidden), mine):
-            if limit is not None and count >= limit:
-                return
-            count += 1
+        plain = 3 if self._layout.key and head else 2 + head
+        load = self._layout.loader((*self._identity(), *self._scan.columns), plain)
+        for row in islice(_merge(self._visible(statement, hidden), mine), self._scan.limit):
             loaded = row if load is None else load(row)
             yield self._finish(loaded[2:]) if head else loaded[2:]
 
@@ -189,17 +187,14 @@ def _merge(committed: Iterator[Row], own: list[Row]) -> Iterator[Row]:
     yield from own[place:]
 
 
-_TESTS = {
-    "=": lambda k, value: k == value, ">=": lambda k, value: k >= value, ">": lambda k, value: k > value,
-    "<": lambda k, value: k < value, "<=": lambda k, value: k <= value,
-}
+_TESTS = {"=": operator.eq, ">=": operator.ge, ">": operator.gt, "<": operator.lt, "<=": operator.le}
 
 
 def _range_check(layout: Layout, scan: Scan) -> Any:
     bounds, possible = layout.codec.bounds(scan.key_prefix, scan.low, scan.high)
     if not possible:
         return lambda k: False
-    tests = [(_TESTS[operator], value) for operator, value in bounds]
+    tests = [(_TESTS[sign], value) for sign, value in bounds]
     if not tests:
         return lambda k: True
     return lambda k: all(test(k, value) for test, value in tests)

@@ -454,8 +454,10 @@ def _shown(table: TableDef, place: int, value: Any) -> str:
 
 def _null(table: TableDef, column: str, row: Row) -> KalamError:
     whole = ", ".join(_shown(table, place, value) for place, value in enumerate(row))
-    return KalamError("23502", f'null value in column "{column}" of relation "{table.name}" violates not-null constraint',
-                      detail=f"Failing row contains ({whole}).", schema=table.namespace, table=table.name, column=column)
+    return KalamError(
+        "23502", f'null value in column "{column}" of relation "{table.name}" violates not-null constraint',
+        detail=f"Failing row contains ({whole}).", schema=table.namespace, table=table.name, column=column,
+    )
 
 
 def duplicate(table: TableDef, row: Row) -> KalamError:
