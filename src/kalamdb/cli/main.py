@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from psycopg import sql
 from rich.text import Text
 
 from kalamdb import __version__
@@ -122,7 +123,7 @@ def sql_command(
         address = (host, port) if host is not None and port is not None else server_address(data)
         with connect(*address, user, os.environ.get("KALAM_PASSWORD")) as connection:
             if tenant is not None:
-                connection.execute("SELECT set_config('kalam.user_id', %s, false)", [tenant])
+                connection.execute(sql.SQL("SET kalam.user_id = {}").format(sql.Literal(tenant)))
             shell = Shell(connection, as_json=as_json)
             if statement is None and sys.stdin.isatty():
                 prompt(shell, f"{address[0]}:{address[1]}")

@@ -37,7 +37,7 @@ def told() -> Iterator[None]:
         yield
     except (StackError, KalamError, SettingError) as error:
         raise fail(error.message, error.hint) from None
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         raise fail(str(error).strip()) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

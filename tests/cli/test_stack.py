@@ -1,0 +1,208 @@
+"""The contract of `kalam up`, `down` and `status`, with real processes; and what they say when they cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from support.ports import free_port
+
+KALAM = Path(sys.executable).with_name("kalam")
+
+
+def kalam(*words: str | Path, check: bool = True, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("KALAM_")}
+    done = subprocess.run([KALAM, *words], capture_output=True, text=True, check=False, env=env, input=text)
+    if check:
+        assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def up(data: Path, *words: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(kalam("up", "--data", data, "--json", *words).stdout)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("stack") / "da ta"
+    yield folder
+    kalam("down", "--data", folder)
+
+
+@pytest.fixture
+def stack(data: Path) -> dict[str, Any]:
+    return up(data)
+
+
+def ask(stack: dict[str, Any], sql: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(stack["dsn"], autocommit=True) as conn:
+        cursor = conn.execute(sql)  # type: ignore[call-overload]
+        return cursor.fetchall() if cursor.description else []
+
+
+def test_what_up_prints(stack: dict[str, Any], data: Path) -> None:
+    assert set(stack) == {"dsn", "rpc", "http", "data", "pids"}
+    assert set(stack["rpc"]) == {"host", "port"}
+    assert set(stack["pids"]) == {"server", "postgres"}
+    assert stack["data"] == str(data)
+    assert ask(stack, "SELECT current_database(), current_setting('is_superuser')") == [("kalam", "on")]
+    assert ask(stack, "SELECT extname FROM pg_extension WHERE extname = 'pg_kalam'") == [("pg_kalam",)]
+    assert ask(stack, "SELECT srvname FROM pg_foreign_server") == [("kalam_server",)]
+    with psycopg.connect(host=stack["rpc"]["host"], port=stack["rpc"]["port"], user="kalam", dbname="kalam") as conn:
+        assert conn.execute("SELECT 1").fetchall() == [(1,)]
+
+
+def test_up_again_finds_it(stack: dict[str, Any], data: Path) -> None:
+    assert up(data) == stack
+    status = json.loads(kalam("status", "--data", data, "--json").stdout)
+    assert status["stack"] == stack
+
+
+@pytest.mark.parametrize("victims", [["server"], ["postgres"], ["server", "postgres"]])
+def test_what_died_is_started_again(stack: dict[str, Any], data: Path, victims: list[str]) -> None:
+    ask(stack, "CREATE TABLE IF NOT EXISTS kept (id bigint PRIMARY KEY) USING kalamdb WITH (type = 'shared')")
+    before = ask(stack, "INSERT INTO kept SELECT coalesce(max(id), 0) + 1 FROM kept RETURNING id")[0][0]
+    for victim in victims:
+        os.kill(stack["pids"][victim], signal.SIGKILL)
+    again = up(data)
+    for part in ("dsn", "rpc", "http", "data"):
+        assert again[part] == stack[part]
+    for part, pid in again["pids"].items():
+        assert (pid != stack["pids"][part]) == (part in victims)
+    assert ask(again, "SELECT max(id) FROM kept") == [(before,)]
+
+
+def test_down_and_up(stack: dict[str, Any], data: Path) -> None:
+    kalam("down", "--data", data)
+    assert kalam("status", "--data", data, check=False).returncode == 3
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(stack["dsn"])
+    kalam("down", "--data", data)
+    again = up(data)
+    assert (again["dsn"], again["rpc"]) == (stack["dsn"], stack["rpc"])
+
+
+def test_two_at_once(stack: dict[str, Any], data: Path) -> None:
+    kalam("down", "--data", data)
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: up(data), range(2))
+    assert one == two
+
+
+def test_ports_as_asked(tmp_path: Path) -> None:
+    ports = [str(free_port()) for _ in range(3)]
+    words = ("--pg-port", ports[0], "--rpc-port", ports[1], "--http-port", ports[2])
+    try:
+        stack = up(tmp_path / "d", *words)
+        assert f":{ports[0]}/" in stack["dsn"]
+        assert str(stack["rpc"]["port"]) == ports[1]
+        assert stack["http"].endswith(f":{ports[2]}")
+        other = kalam("up", "--data", tmp_path / "d", "--rpc-port", ports[0], check=False)
+        assert other.returncode == 1
+        assert f"on port {ports[1]}, not {ports[0]}" in other.stderr
+        taken = kalam("up", "--data", tmp_path / "e", "--rpc-port", ports[1], check=False)
+        assert taken.returncode == 1
+        assert f"port {ports[1]}" in taken.stderr
+    finally:
+        kalam("down", "--data", tmp_path / "d")
+
+
+@pytest.mark.parametrize("settings", ["[auth]\nshared_secret = 'a secret with \"quotes\" and more'\n"])
+def test_a_server_with_a_secret(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "kalamdb.toml").write_text(settings)
+    try:
+        stack = up(tmp_path / "d")
+        assert ask(stack, "SELECT kalam_exec('SELECT 1 AS one')") == [('[{"one":1}]',)]
+        assert up(tmp_path / "d") == stack
+    finally:
+        kalam("down", "--data", tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["up", "--data", "{}/x", "--postgres", "bundled12"], "bundled16"),
+        (["up", "--data", "{}/x", "--postgres", "/nowhere/pg_config"], "/nowhere/pg_config"),
+        (["up", "--data", "/proc/nowhere"], "/proc/nowhere"),
+        (["down", "--data", "{}/none"], "none"),
+        (["status", "--data", "{}/none"], "kalam up"),
+        (["pg", "install", "--pg-config", "/nowhere"], "/nowhere"),
+        (["sql", "--data", "{}/none", "SELECT 1"], "no KalamDB server is running"),
+        (["sql", "--host", "127.0.0.1", "SELECT 1"], "--port"),
+    ],
+)
+def test_what_cannot_be_done(tmp_path: Path, words: list[str], told: str) -> None:
+    done = kalam(*[word.format(tmp_path) for word in words], check=False)
+    assert done.returncode in (1, 2)
+    assert told in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_bad_setting_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "kalamdb.toml").write_text("[rpc]\nmax_mesage = 3\n")
+    done = kalam("up", "--data", tmp_path / "d", check=False)
+    assert done.returncode == 1
+    assert "max_mesage" in done.stderr
+    assert "max_message" in done.stderr
+    kalam("down", "--data", tmp_path / "d")
+
+
+def test_another_postgres_for_the_same_data(stack: dict[str, Any], data: Path) -> None:
+    done = kalam("up", "--data", data, "--postgres", "bundled18", check=False)
+    assert done.returncode == 1
+    assert "was made with bundled16" in done.stderr
+
+
+# ---------- kalam sql ----------
+def test_sql_as_table_and_json(stack: dict[str, Any], data: Path) -> None:
+    table = kalam("sql", "--data", data, "SELECT 1 AS one, 'x' AS two, NULL AS three").stdout
+    assert table.split() == ["one", "two", "three", "1", "x", "∅", "(1", "row)"]
+    rows = kalam("sql", "--data", data, "--json", "SELECT 1 AS one, true AS yes; SELECT 'ü' AS u").stdout.splitlines()
+    assert [json.loads(row) for row in rows] == [{"one": 1, "yes": True}, {"u": "ü"}]
+
+
+def test_sql_from_standard_input(stack: dict[str, Any], data: Path) -> None:
+    script = "CREATE NAMESPACE IF NOT EXISTS typed;\nSELECT '100 %s ;' AS t;\n"
+    assert "100 %s ;" in kalam("sql", "--data", data, text=script).stdout
+
+
+def test_sql_error(stack: dict[str, Any], data: Path) -> None:
+    done = kalam("sql", "--data", data, "SELECT * FROM nowhere.t", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ERROR:  42P01: ")
+
+
+def test_sql_for_a_tenant(stack: dict[str, Any], data: Path) -> None:
+    sql = "CREATE NAMESPACE IF NOT EXISTS app; CREATE USER TABLE IF NOT EXISTS app.n (id bigint PRIMARY KEY)"
+    kalam("sql", "--data", data, sql)
+    kalam("sql", "--data", data, "--tenant", "al'ice", "INSERT INTO app.n VALUES (1)")
+    answer = kalam("sql", "--data", data, "--tenant", "al'ice", "--json", "SELECT id, _userid FROM app.n").stdout
+    assert json.loads(answer) == {"id": 1, "_userid": "al'ice"}
+    assert kalam("sql", "--data", data, "--tenant", "bob", "--json", "SELECT id FROM app.n").stdout == ""
+
+
+# ---------- the rest ----------
+def test_version_and_snippet() -> None:
+    assert kalam("version").stdout.startswith("kalamdb 0.")
+    snippet = kalam("pg", "config-snippet", "--host", "db's", "--port", "9999").stdout
+    assert "shared_preload_libraries = 'pg_kalam'" in snippet
+    assert "host 'db''s', port '9999'" in snippet
+
+
+@pytest.mark.parametrize("words", [[], ["up"], ["down"], ["status"], ["serve"], ["sql"], ["pg"], ["pg", "install"]])
+def test_help(words: list[str]) -> None:
+    assert len(kalam(*words, "--help").stdout) > 200
