@@ -48,7 +48,7 @@ def stack(data: Path) -> dict[str, Any]:
 
 def ask(stack: dict[str, Any], sql: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(stack["dsn"], autocommit=True) as conn:
-        cursor = conn.execute(sql)  # type: ignore[call-overload]
+        cursor = conn.execute(sql)
         return cursor.fetchall() if cursor.description else []
 
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -106,23 +107,27 @@ class Layout:
                 values[place] = NAN
         return tuple(values)
 
-    def loader(self, positions: Sequence[int], offset: int = 0) -> Callable[[Row], Row] | None:
+    def loader(self, positions: Sequence[int], offset: int = 0) -> Callable[[list[Row]], list[Row]] | None:
         """Brings back what ``stored`` changed, for rows of these columns after ``offset`` others; None: nothing."""
         places = [offset + place for place, position in enumerate(positions) if position in self.floats]
         if not places:
             return None
+        pickers = [itemgetter(place) for place in places]
 
-        def load(row: Row) -> Row:
-            for place in places:
-                if type(row[place]) is bytes:
-                    values = list(row)
-                    for found in places:
-                        if type(values[found]) is bytes:
-                            values[found] = _NAN
-                    return tuple(values)
-            return row
+        def load(rows: list[Row]) -> list[Row]:
+            if not any(bytes in map(type, map(pick, rows)) for pick in pickers):
+                return rows
+            return [_with_nan(row, places) for row in rows]
 
         return load
+
+
+def _with_nan(row: Row, places: Sequence[int]) -> Row:
+    values = list(row)
+    for place in places:
+        if type(values[place]) is bytes:
+            values[place] = _NAN
+    return tuple(values)
 
 
 class Layouts:

@@ -31,25 +31,28 @@ class StoreScan:
         self._position = position
         self._stop = Stop()
         self._cursor: Any = None
-        self._rows: Iterator[Row] | None = None
+        self._parts: Iterator[list[Row]] | None = None
+        self._left: list[Row] = []  # of the last part
 
     def fetch(self, n: int) -> list[Row]:
         self._stop.check()
-        if self._rows is None:
-            self._rows = self._merged() if self._own else self._committed()
-        rows: list[Row] = []
-        for row in self._rows:
-            rows.append(row)
-            if len(rows) >= n:
-                break
-        return rows
+        if self._parts is None:
+            self._parts = self._merged() if self._own else self._committed()
+        rows, self._left = self._left, []
+        while len(rows) < n:
+            part = next(self._parts, None)
+            if part is None:
+                return rows
+            rows = rows + part if rows else part
+        self._left = rows[n:]
+        return rows[:n] if self._left else rows
 
     def interrupt(self) -> None:
         self._stop.asked = True
 
     def close(self) -> None:
         cursor, self._cursor = self._cursor, None
-        self._rows = iter(())
+        self._parts, self._left = iter(()), []
         if cursor is not None:
             self._reader.finish(cursor)
 
@@ -74,16 +77,15 @@ class StoreScan:
         return head + [layout.output(position) for position in scan.columns], len(head)
 
     # ---------- committed rows alone ----------
-    def _committed(self) -> Iterator[Row]:
+    def _committed(self) -> Iterator[list[Row]]:
         outputs, head = self._outputs()
         statement = scan_sql(self._layout, self._scan, outputs or ["1"], self._since, limit=True)
         if statement is None:
             return
         load = self._loader(head)
         for rows in self._chunks(*statement):
-            for row in rows:
-                loaded = row if load is None else load(row)
-                yield self._finish(loaded) if head else loaded
+            loaded = rows if load is None else load(rows)
+            yield [self._finish(row) for row in loaded] if head else loaded
 
     def _loader(self, head: int) -> Any:
         positions = (*self._identity(), *self._scan.columns)
@@ -102,16 +104,17 @@ class StoreScan:
             yield rows
 
     # ---------- merged with own rows ----------
-    def _merged(self) -> Iterator[Row]:
+    def _merged(self) -> Iterator[list[Row]]:
         hidden, own = self._split_own()
         outputs, head = self._outputs()
         statement = scan_sql(self._layout, self._scan, ["_userid", "k", *outputs], self._since, limit=False)
         mine = self._judged(own, outputs)
         plain = 3 if self._layout.key and head else 2 + head
         load = self._layout.loader((*self._identity(), *self._scan.columns), plain)
-        for row in islice(_merge(self._visible(statement, hidden), mine), self._scan.limit):
-            loaded = row if load is None else load(row)
-            yield self._finish(loaded[2:]) if head else loaded[2:]
+        merged = islice(_merge(self._visible(statement, hidden), mine), self._scan.limit)
+        while rows := list(islice(merged, TURN_ROWS)):
+            loaded = rows if load is None else load(rows)
+            yield [self._finish(row[2:]) for row in loaded] if head else [row[2:] for row in loaded]
 
     def _split_own(self) -> tuple[set[RowKey], list[tuple[RowKey, Row]]]:
         """Keys whose committed rows are hidden, and own rows that may qualify."""

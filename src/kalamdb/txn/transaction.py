@@ -108,7 +108,7 @@ class StoreTransaction:
         if layout.floats:
             load = layout.loader(range(len(layout.columns)))
             if load is not None:
-                row = load(row)
+                row = load([row])[0]
         return row
 
     def scan(self, snapshot: TxnSnapshot, scan: Scan) -> StoreScan:
