@@ -130,11 +130,18 @@ def test_credentials_that_are_right(db: Session, ns: str, guarded: KalamServer) 
 
 
 def test_account_login(db: Session, ns: str, guarded: KalamServer) -> None:
-    with psycopg.connect(guarded.dsn("bearer", password=SECRET), autocommit=True) as conn:
-        conn.execute(f"CREATE USER {ns}_app PASSWORD 'long enough' ROLE service")
-    name = make_server(db, ns, guarded.port, ", auth_mode 'account_login'")
-    db(f"CREATE USER MAPPING FOR PUBLIC SERVER {name} OPTIONS (login_user '{ns}_app', login_password 'long enough')")
-    assert db.value(f"SELECT kalam_exec('SELECT 2 AS two', '{name}')") == '[{"two":2}]'
+    name = make_server(db, ns, guarded.port, f", auth_header 'Bearer {SECRET}'")
+    create = f"SELECT kalam_exec('CREATE USER {ns}_app PASSWORD ''long enough'' ROLE service', '{name}')"
+    db("BEGIN")
+    db(create)
+    db("ROLLBACK")
+    db(create)
+    db.fails(create, "42710", f"{ns}_app")
+    other = f"{ns}_t"
+    db(f"CREATE SERVER {other} FOREIGN DATA WRAPPER pg_kalam "
+       f"OPTIONS (host '127.0.0.1', port '{guarded.port}', auth_mode 'account_login')")
+    db(f"CREATE USER MAPPING FOR PUBLIC SERVER {other} OPTIONS (login_user '{ns}_app', login_password 'long enough')")
+    assert db.value(f"SELECT kalam_exec('SELECT 2 AS two', '{other}')") == '[{"two":2}]'
 
 
 def test_no_tenant(db: Session, ns: str) -> None:

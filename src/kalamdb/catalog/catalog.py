@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import apsw
@@ -125,36 +126,40 @@ class Catalog:
                 self.by_id.pop(before.id, None)
             if table is not None:
                 self._add(table)
+        for user, account in changes.accounts.items():
+            if account is None:
+                self.accounts.pop(user, None)
+            else:
+                self.accounts[user] = account
         self.version = self.next_version()
 
 
+@dataclass(frozen=True, slots=True)
 class CatalogChanges:
-    """One transaction's definitions: new namespaces; tables by name, None where dropped."""
+    """One transaction's definitions: new namespaces; tables and accounts by name, None where dropped."""
 
-    def __init__(self, namespaces: frozenset[str] = frozenset(), tables: dict[TableName, TableDef | None] | None = None,
-                 dropped: tuple[int, ...] = (), version: int = 0) -> None:
-        self.namespaces = namespaces
-        self.tables = tables or {}
-        self.dropped = dropped  # ids of committed tables
-        self.version = version
-
-    def __bool__(self) -> bool:
-        return bool(self.namespaces or self.tables or self.dropped)
+    namespaces: frozenset[str] = frozenset()
+    tables: Mapping[TableName, TableDef | None] = field(default_factory=dict)
+    dropped: tuple[int, ...] = ()  # ids of committed tables
+    accounts: Mapping[str, AccountDef | None] = field(default_factory=dict)
+    version: int = 0
 
     def created(self) -> list[TableDef]:
         return [table for table in self.tables.values() if table is not None]
 
     def with_namespace(self, name: str, version: int) -> CatalogChanges:
-        return CatalogChanges(self.namespaces | {name}, self.tables, self.dropped, version)
+        return replace(self, namespaces=self.namespaces | {name}, version=version)
 
     def with_table(self, table: TableDef, version: int) -> CatalogChanges:
-        return CatalogChanges(self.namespaces, {**self.tables, (table.namespace, table.name): table}, self.dropped,
-                              version)
+        return replace(self, tables={**self.tables, (table.namespace, table.name): table}, version=version)
 
     def without_table(self, table: TableDef, version: int) -> CatalogChanges:
         own = any(made is not None and made.id == table.id for made in self.tables.values())
-        return CatalogChanges(self.namespaces, {**self.tables, (table.namespace, table.name): None},
-                              self.dropped if own else (*self.dropped, table.id), version)
+        return replace(self, tables={**self.tables, (table.namespace, table.name): None},
+                       dropped=self.dropped if own else (*self.dropped, table.id), version=version)
+
+    def with_account(self, name: str, account: AccountDef | None, version: int) -> CatalogChanges:
+        return replace(self, accounts={**self.accounts, name: account}, version=version)
 
     def apply(self, connection: apsw.Connection, layouts: Layouts) -> None:
         """In the writer's thread, within its transaction. A dropped table's rows stay until they are purged."""
@@ -169,6 +174,12 @@ class CatalogChanges:
             connection.execute(layout.create)
             if layout.index is not None:
                 connection.execute(layout.index)
+        for name, account in self.accounts.items():
+            if account is None:
+                connection.execute("DELETE FROM kalam_accounts WHERE name = ?", (name,))
+            else:
+                connection.execute("REPLACE INTO kalam_accounts VALUES (?, ?, ?)",
+                                   (name, int(account.role), account.password_hash))
 
 
 class View:
@@ -201,6 +212,11 @@ class View:
         own = self.changes.namespaces if self.changes is not None else frozenset()
         return sorted(self._catalog.namespaces | own)
 
+    def account(self, name: str) -> AccountDef | None:
+        if self.changes is not None and name in self.changes.accounts:
+            return self.changes.accounts[name]
+        return self._catalog.accounts.get(name)
+
     def has(self, table: TableDef) -> bool:
         """Is this table still there?"""
         if self.changes is not None:
@@ -213,31 +229,13 @@ class View:
 
 
 class Accounts:
-    """``kalamdb.txn.api.Accounts`` over a catalog; ``submit`` hands a job to the writer."""
+    """``kalamdb.txn.api.Accounts`` over a catalog."""
 
-    def __init__(self, catalog: Catalog, submit: Callable[[Callable[[apsw.Connection], Any]], Any]) -> None:
+    def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._submit = submit
 
     def get(self, name: str) -> AccountDef | None:
         return self._catalog.accounts.get(name)
 
     def all(self) -> list[AccountDef]:
         return sorted(self._catalog.accounts.values(), key=lambda account: account.name)
-
-    async def put(self, account: AccountDef, *, replace: bool = False) -> None:
-        def store(connection: apsw.Connection) -> None:
-            known = connection.execute("SELECT 1 FROM kalam_accounts WHERE name = ?", (account.name,)).fetchall()
-            if known and not replace:
-                raise KalamError("42710", f'user "{account.name}" already exists')
-            connection.execute("REPLACE INTO kalam_accounts VALUES (?, ?, ?)",
-                               (account.name, int(account.role), account.password_hash))
-
-        await self._submit(store)
-        self._catalog.accounts[account.name] = account
-
-    async def drop(self, name: str) -> bool:
-        if name not in self._catalog.accounts:
-            return False
-        await self._submit(lambda connection: connection.execute("DELETE FROM kalam_accounts WHERE name = ?", (name,)))
-        return self._catalog.accounts.pop(name, None) is not None

@@ -227,8 +227,6 @@ MIN_PASSWORD = 8
 
 
 async def create_user(statement: CreateUser, run: Run) -> Result:
-    """Accounts are stored at once, whatever becomes of the transaction; so not inside one."""
-    _outside_transaction(run, "CREATE USER" if not statement.alter else "ALTER USER")
     access.can_manage(run.session.account, "manage accounts", Role.DBA)
     name = check_name(statement.name, "user")
     role = None if statement.role is None else _ROLES.get(statement.role.lower())
@@ -236,7 +234,7 @@ async def create_user(statement: CreateUser, run: Run) -> Result:
         raise KalamError("22023", f'invalid role "{statement.role}"', hint="Roles are user, service, dba and system.")
     if role is not None and role > run.session.account.role:
         raise KalamError("42501", "permission denied to grant a role above one's own")
-    before = run.engine.accounts.get(name)
+    before = run.transaction.catalog.account(name)
     if statement.alter:
         if before is None:
             raise KalamError("42704", f'user "{name}" does not exist')
@@ -246,7 +244,7 @@ async def create_user(statement: CreateUser, run: Run) -> Result:
     kept = before.password_hash if before is not None else None
     hashed = kept if statement.password is None else await _hash(run, statement.password)
     role = role or (before.role if before is not None else Role.USER)
-    await run.engine.accounts.put(AccountDef(name, role, hashed), replace=statement.alter)
+    await run.transaction.put_account(AccountDef(name, role, hashed))
     return Result("ALTER USER" if statement.alter else "CREATE USER")
 
 
@@ -263,19 +261,13 @@ def _not_above(account: AccountDef, run: Run) -> None:
         raise KalamError("42501", f'permission denied to change user "{account.name}"')
 
 
-def _outside_transaction(run: Run, what: str) -> None:
-    if not run.own:
-        raise KalamError("25001", f"{what} cannot run inside a transaction block")
-
-
 async def drop_user(statement: DropUser, run: Run) -> Result:
-    _outside_transaction(run, "DROP USER")
     access.can_manage(run.session.account, "manage accounts", Role.DBA)
-    account = run.engine.accounts.get(statement.name)
+    account = run.transaction.catalog.account(statement.name)
     if account is None:
         if not statement.if_exists:
             raise KalamError("42704", f'user "{statement.name}" does not exist')
         return Result("DROP USER", notices=(f'user "{statement.name}" does not exist, skipping',))
     _not_above(account, run)
-    await run.engine.accounts.drop(statement.name)
+    await run.transaction.drop_account(statement.name)
     return Result("DROP USER")

@@ -24,7 +24,7 @@ from kalamdb.sql.run import Run
 from kalamdb.sql.show import result_columns
 from kalamdb.sql.statements import ArrowWrite, ExecuteAs, Query, Statement
 from kalamdb.sql.update import plan_arrow_change, plan_delete, plan_update
-from kalamdb.txn.api import CatalogView, TableDef
+from kalamdb.txn.api import AccountDef, CatalogView, TableDef
 from kalamdb.types import PgType
 
 Path = tuple[str, ...]
@@ -64,6 +64,9 @@ class Recorder:
 
     def namespaces(self) -> list[str]:
         return self._catalog.namespaces()
+
+    def account(self, name: str) -> AccountDef | None:
+        return self._catalog.account(name)
 
 
 @dataclass(slots=True)

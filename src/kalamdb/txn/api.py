@@ -65,6 +65,7 @@ class CatalogView(Protocol):
     def table(self, namespace: str, name: str) -> TableDef | None: ...
     def tables(self, namespace: str | None = None) -> list[TableDef]: ...
     def namespaces(self) -> list[str]: ...
+    def account(self, name: str) -> AccountDef | None: ...
 
 
 class Snapshot(Protocol):
@@ -150,6 +151,11 @@ class Transaction(Protocol):
 
     async def drop_table(self, table: TableDef) -> None: ...
 
+    async def put_account(self, account: AccountDef) -> None:
+        """Make an account, or replace the one of its name. It counts at log-in after the commit."""
+
+    async def drop_account(self, name: str) -> None: ...
+
     # savepoints
     def set_level(self, floor: int, level: int) -> None:
         """Release levels above floor, then open levels up to level."""
@@ -180,12 +186,6 @@ class Accounts(Protocol):
 
     def get(self, name: str) -> AccountDef | None: ...
     def all(self) -> list[AccountDef]: ...
-
-    async def put(self, account: AccountDef, *, replace: bool = False) -> None:
-        """Store durably. 42710 if it exists and ``replace`` is false."""
-
-    async def drop(self, name: str) -> bool:
-        """Remove durably; False if there was none."""
 
 
 class Engine(Protocol):

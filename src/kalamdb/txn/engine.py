@@ -54,7 +54,7 @@ class StoreEngine:
         self.layouts = Layouts()
         self.locks = LockTable()
         self.live = LiveReader(path)
-        self.accounts = Accounts(catalog, self._submit)
+        self.accounts = Accounts(catalog)
         self.check_row: Callable[[TableDef, Row], None] = _no_checks
         self._clock = Clock(last_seq)
         self._row_numbers = Clock(last_seq)

@@ -16,7 +16,7 @@ from kalamdb.api import Row
 from kalamdb.catalog.catalog import CatalogChanges, View
 from kalamdb.errors import KalamError
 from kalamdb.store.hot import HotSnapshot, Layout
-from kalamdb.txn.api import Isolation, Key, RowId, Scan, TableDef
+from kalamdb.txn.api import AccountDef, Isolation, Key, RowId, Scan, TableDef
 from kalamdb.txn.locks import LockKey, Waiter
 from kalamdb.txn.overlay import Overlay, TableOverlay
 from kalamdb.txn.scan import StoreScan
@@ -358,6 +358,17 @@ class StoreTransaction:
         if not self.catalog.has(table):
             raise _gone(table)
         self._define((self.catalog.changes or CatalogChanges()).without_table(table, self._version()))
+
+    async def put_account(self, account: AccountDef) -> None:
+        await self._change_account(account.name, account)
+
+    async def drop_account(self, name: str) -> None:
+        await self._change_account(name, None)
+
+    async def _change_account(self, name: str, account: AccountDef | None) -> None:
+        self._check_writable()
+        await self._lock(("account", name))
+        self._define((self.catalog.changes or CatalogChanges()).with_account(name, account, self._version()))
 
     def _version(self) -> int:
         return self._engine.catalog.next_version()
