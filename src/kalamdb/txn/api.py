@@ -204,7 +204,7 @@ class Engine(Protocol):
     ) -> Transaction:
         """A transaction. Cheap: resources are taken at first use."""
 
-    def outcome(self, txn_id: str) -> Literal["committed", "aborted", "in progress", "unknown"]:
+    def outcome(self, txn_id: str) -> Literal["committed", "aborted", "in progress"]:
         """What became of a transaction that its client named; known for an hour at least, over a restart too."""
 
     async def close(self) -> None:

@@ -39,7 +39,7 @@ ENDED_KEPT = 10_000
 PURGE_EVERY = 1.0
 PURGE_ROWS = 5_000
 NODE_IDS = 1024
-Outcome = Literal["committed", "aborted", "in progress", "unknown"]
+Outcome = Literal["committed", "aborted", "in progress"]
 
 
 class StoreEngine:
@@ -89,12 +89,15 @@ class StoreEngine:
             self._ended.popitem(last=False)
 
     def outcome(self, txn_id: str) -> Outcome:
-        """What became of a transaction that the client named; asked after the answer to its COMMIT was lost."""
+        """What became of a transaction that the client named; asked after the answer to its COMMIT was lost.
+
+        A commit is on the disk together with its outcome, so one that left none there has not happened.
+        """
         if txn_id in self._active:
             return "in progress"
         if self.live.query("SELECT 1 FROM kalam_outcomes WHERE txn_id = ?", (txn_id,)):
             return "committed"
-        return self._ended.get(txn_id, "unknown")
+        return self._ended.get(txn_id, "aborted")
 
     def hot_snapshot(self) -> HotSnapshot:
         return HotSnapshot(self._readers)
