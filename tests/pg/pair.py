@@ -82,12 +82,13 @@ class Side:
             )
         ]
 
-    def contents(self) -> dict[str, list[tuple[Any, ...]]]:
+    def contents(self) -> dict[str, list[str]]:
+        """Rows as their text: Python has neither an infinite date, nor a NaN that equals itself."""
         found = {}
         for table in self.tables():
             columns = ", ".join(self.columns(table))
-            rows = self.conn.execute(f"SELECT {columns} FROM {table}").fetchall()
-            found[table] = sorted(rows, key=repr)
+            rows = self.conn.execute(f"SELECT t::text FROM (SELECT {columns} FROM {table}) t").fetchall()
+            found[table] = sorted(row[0] for row in rows)
         return found
 
     def failed(self) -> bool:
