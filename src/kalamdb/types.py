@@ -117,7 +117,8 @@ def _read_bool_binary(data: bytes) -> int:
 
 
 # ---------- integers ----------
-_INTEGER = re.compile(r"[+-]?\d+(_\d+)*")
+_SPACE = " \t\n\r\v\f"  # what PostgreSQL skips around a number
+_INTEGER = re.compile(r"[+-]?\d+(_\d+)*", re.ASCII)
 
 
 def _integer(display: str, bits: int) -> tuple[Reader, BinaryReader, BinaryWriter]:
@@ -125,9 +126,13 @@ def _integer(display: str, bits: int) -> tuple[Reader, BinaryReader, BinaryWrite
     form = struct.Struct({16: ">h", 32: ">i", 64: ">q"}[bits])
 
     def read(text: str) -> int:
-        if not _INTEGER.fullmatch(text.strip()):
+        word = text.strip(_SPACE)
+        if not _INTEGER.fullmatch(word):
             raise _invalid(display, text)
-        number = int(text)
+        digits = word.lstrip("+-0_") or "0"
+        # the length first: Python does not convert thousands of digits
+        number = int(digits) if len(digits) <= 40 else 2 * limit
+        number = -number if word[0] == "-" else number
         if not -limit <= number < limit:
             raise KalamError("22003", f'value "{text}" is out of range for type {display}')
         return number
@@ -140,7 +145,7 @@ def _integer(display: str, bits: int) -> tuple[Reader, BinaryReader, BinaryWrite
 
 
 # ---------- floats ----------
-_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _SPECIAL = {"nan": float("nan"), "infinity": float("inf"), "inf": float("inf"), "+infinity": float("inf"),
             "+inf": float("inf"), "-infinity": float("-inf"), "-inf": float("-inf")}
 
@@ -179,7 +184,7 @@ def _float(display: str, *, single: bool) -> tuple[Reader, Writer, BinaryReader,
     form = struct.Struct(">f" if single else ">d")
 
     def read(text: str) -> float:
-        word = text.strip().lower()
+        word = text.strip(_SPACE).lower()
         if word in _SPECIAL:
             return _SPECIAL[word]
         if not _FLOAT.fullmatch(word):
@@ -206,7 +211,7 @@ def _float(display: str, *, single: bool) -> tuple[Reader, Writer, BinaryReader,
 
 
 # ---------- numeric ----------
-_NUMERIC = re.compile(r"([+-]?)(\d+(?:_\d+)*)?(?:\.(\d*(?:_\d+)*))?(?:[eE]([+-]?\d+))?")
+_NUMERIC = re.compile(r"([+-]?)(\d+(?:_\d+)*)?(?:\.(\d*(?:_\d+)*))?(?:[eE]([+-]?\d+))?", re.ASCII)
 _NUMERIC_SPECIAL = {"nan": "NaN", "infinity": "Infinity", "inf": "Infinity", "+infinity": "Infinity",
                     "+inf": "Infinity", "-infinity": "-Infinity", "-inf": "-Infinity"}
 _MAX_INTEGRAL, _MAX_SCALE = 131_072, 16_383
@@ -214,7 +219,7 @@ _MAX_INTEGRAL, _MAX_SCALE = 131_072, 16_383
 
 def read_numeric(text: str) -> str:
     """PostgreSQL's own text of a number: no exponent, its scale kept."""
-    word = text.strip()
+    word = text.strip(_SPACE)
     special = _NUMERIC_SPECIAL.get(word.lower())
     if special is not None:
         return special
@@ -222,7 +227,8 @@ def read_numeric(text: str) -> str:
     if not match or not (match[2] or match[3]):
         raise _invalid("numeric", text)
     whole, fraction = (match[2] or "").replace("_", ""), (match[3] or "").replace("_", "")
-    exponent = int(match[4] or 0)
+    power = match[4] or "0"
+    exponent = int(power) if len(power) <= 1000 else 3 * _MAX_INTEGRAL
     if abs(exponent) > 2 * _MAX_INTEGRAL:
         raise KalamError("22003", "value overflows numeric format")
     digits, scale = whole + fraction, len(fraction) - exponent
@@ -237,7 +243,7 @@ def read_numeric(text: str) -> str:
 
 
 def _read_numeric_binary(data: bytes) -> str:
-    count, weight, sign, scale = struct.unpack_from(">hhHH", data)
+    count, weight, sign, scale = struct.unpack_from(">HhHH", data)
     if sign >= 0xC000:
         return {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}[sign]
     groups = struct.unpack(f">{count}H", data[8:])
@@ -255,7 +261,7 @@ def _read_numeric_binary(data: bytes) -> str:
 def _write_numeric_binary(text: str) -> bytes:
     special = {"NaN": 0xC000, "Infinity": 0xD000, "-Infinity": 0xF000}.get(text)
     if special is not None:
-        return struct.pack(">hhHH", 0, 0, special, 0)
+        return struct.pack(">HhHH", 0, 0, special, 0)
     sign = 0x4000 if text[0] == "-" else 0
     whole, _, fraction = text.lstrip("-").partition(".")
     scale = len(fraction)
@@ -270,7 +276,7 @@ def _write_numeric_binary(text: str) -> bytes:
         groups.pop()
     if not groups:
         sign, weight = 0, 0
-    return struct.pack(f">hhHH{len(groups)}H", len(groups), weight, sign, scale, *groups)
+    return struct.pack(f">HhHH{len(groups)}H", len(groups), weight, sign, scale, *groups)
 
 
 # ---------- text, bytes, uuid ----------
@@ -628,6 +634,9 @@ def _round_numeric(text: str, precision: int, scale: int) -> str:
         raise overflow
     minus = text[0] == "-"
     whole, _, fraction = text.lstrip("-").partition(".")
+    if whole != "0" and len(whole) > precision - scale:
+        raise overflow
+    fraction = fraction[: max(scale, 0) + 1]  # one digit decides the rounding, and Python does not convert thousands
     digits = int(whole + fraction)
     shift = len(fraction) - scale
     if shift > 0:
