@@ -131,6 +131,28 @@ def test_a_server_with_a_secret(tmp_path: Path, settings: str) -> None:
         kalam("down", "--data", tmp_path / "d")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+def test_root_where_user_namespaces_are_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in many containers. The folders on the way are closed to others; later the namespace works again."""
+    refusing = tmp_path / "bin" / "unshare"
+    refusing.parent.mkdir()
+    refusing.write_text("#!/bin/sh\nexit 1\n")
+    refusing.chmod(0o755)
+    folder = tmp_path / "d"
+    try:
+        with monkeypatch.context() as forbidden:
+            forbidden.setenv("PATH", f"{refusing.parent}:{os.environ['PATH']}")
+            stack = up(folder)
+            assert (folder / "postgres").stat().st_uid != 0
+            os.kill(stack["pids"]["postgres"], signal.SIGKILL)
+            assert up(folder)["dsn"] == stack["dsn"]
+            kalam("down", "--data", folder)
+        assert up(folder)["dsn"] == stack["dsn"]
+        assert (folder / "postgres").stat().st_uid == 0
+    finally:
+        kalam("down", "--data", folder)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -1,7 +1,8 @@
 """The private PostgreSQL: a cluster in a folder, on 127.0.0.1 alone, its superuser behind a password.
 
 PostgreSQL refuses to run as root. Root starts it under another user id of a user namespace, in which root's files stay
-readable; where the system does not allow that, under the account ``nobody``, to which the folder is then given.
+readable. Where the system does not allow that (containers often forbid it), it runs under the account ``nobody``, to
+which the folder is then given, with the right to pass folders that only root may enter, if root has that to give.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -60,13 +62,15 @@ class Cluster:
             secret.flush()
             shutil.rmtree(self.data, ignore_errors=True)
             self.data.mkdir(mode=0o700)
-            prefix = _prefix()
-            if prefix and prefix[0] == "setpriv":
-                for path in (self.data, Path(secret.name)):
-                    os.chown(path, *_other_account())
-            command = [*prefix, str(self.bindir / "initdb"), "-D", str(self.data), "-U", SUPERUSER, "-E", "UTF8",
+            runner = _runner()
+            runner.give(self.data)
+            runner.give(Path(secret.name))
+            command = [*runner.prefix, str(self.bindir / "initdb"), "-D", str(self.data), "-U", SUPERUSER, "-E", "UTF8",
                        "--locale=C.UTF-8", "-A", "scram-sha-256", f"--pwfile={secret.name}", "--no-sync"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+            except OSError as error:
+                raise StackError(f"cannot run {self.bindir / 'initdb'}: {error.strerror}") from None
         if done.returncode:
             shutil.rmtree(self.data, ignore_errors=True)
             raise StackError(f"initdb failed:\n{(done.stderr or done.stdout)[-3000:]}")
@@ -86,7 +90,9 @@ class Cluster:
         """Start it; ``wait`` says when it is ready."""
         self._clear_lock_file()
         self.configure(port)
-        return spawn([*_prefix(), str(self.bindir / "postgres"), "-D", str(self.data)], self.log)
+        runner = _runner()
+        runner.take_over(self.data)
+        return spawn([*runner.prefix, str(self.bindir / "postgres"), "-D", str(self.data)], self.log)
 
     def _clear_lock_file(self) -> None:
         """Remove the lock file of a postmaster that was killed and that nobody has reaped.
@@ -144,6 +150,30 @@ def port_is_free(port: int) -> bool:
 
 
 # ---------- as whom ----------
+@dataclass(frozen=True)
+class _Runner:
+    """How a command is run as somebody else than root; ``owner`` then owns PostgreSQL's files, None: as it is."""
+
+    prefix: tuple[str, ...] = ()
+    owner: tuple[int, int] | None = None
+
+    def give(self, path: Path) -> None:
+        if self.owner is not None:
+            os.chown(path, *self.owner, follow_symlinks=False)
+
+    def take_over(self, folder: Path) -> None:
+        """The files of a cluster that root has run in the other way before."""
+        if self.owner is None:
+            return
+        now = folder.stat().st_uid
+        if now == self.owner[0]:
+            return
+        if now not in (0, _other_account()[0]):
+            raise StackError(f"{folder} belongs to user {_name(now)}", "Run this as that user.")
+        for path in (folder, *folder.rglob("*")):
+            self.give(path)
+
+
 def _other_account() -> tuple[int, int]:
     for name in ("nobody", "daemon"):
         with suppress(KeyError):
@@ -153,16 +183,35 @@ def _other_account() -> tuple[int, int]:
     return found.pw_uid, found.pw_gid
 
 
+def _name(user: int) -> str:
+    with suppress(KeyError):
+        return pwd.getpwuid(user).pw_name
+    return str(user)
+
+
 @functools.cache
-def _prefix() -> tuple[str, ...]:
-    """What makes a command run as somebody else than root."""
+def _runner() -> _Runner:
+    """The first way that works here.
+
+    In the user namespace PostgreSQL can reach what root can. As an account it needs a capability for that: reading is
+    enough, but what containers usually leave to root is only the wider one.
+    """
     if os.geteuid() != 0:
-        return ()
+        return _Runner()
     user, group = _other_account()
     inside = ("unshare", "-U", f"--map-user={user}", f"--map-group={group}")
-    if shutil.which("unshare") and subprocess.run([*inside, "true"], capture_output=True, check=False).returncode == 0:
-        return inside
-    if shutil.which("setpriv"):
-        return ("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups")
+    if _works(inside):
+        return _Runner(inside, (0, 0))
+    account = ("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups")
+    for right in ("dac_read_search", "dac_override", None):
+        rights = (f"--inh-caps=+{right}", f"--ambient-caps=+{right}") if right else ()
+        if _works((*account, *rights)):
+            return _Runner((*account, *rights), (user, group))
     raise StackError("PostgreSQL refuses to run as root, and there is no way to become somebody else here",
                      "Run this as an ordinary user, or install util-linux (unshare, setpriv).")
+
+
+def _works(prefix: tuple[str, ...]) -> bool:
+    if shutil.which(prefix[0]) is None:
+        return False
+    return subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
