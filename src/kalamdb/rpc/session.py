@@ -71,6 +71,7 @@ class Session:
         self._statements: dict[str, Statement] = {}
         self._portals: dict[str, Portal] = {}
         self._out: list[Any] = []
+        self._answered = False  # it holds a whole answer
         self._work: asyncio.Future[Any] | None = None
         self._then: Callable[[Any], None] = self._nothing
         self._cancel_error: KalamError | None = None
@@ -97,7 +98,8 @@ class Session:
             self._timer.cancel()
             self._timer = None
         self._turn()
-        self._flush()
+        if self._work is None or self._answered:  # the beginning of an answer waits for its end: one write
+            self._flush()
         if self._work is None and not self._ended:
             self._rest()
         self._link.settled()
@@ -239,6 +241,7 @@ class Session:
         self.released.set_result(None)
 
     def _flush(self) -> None:
+        self._answered = False
         if self._out:
             self._link.write(b"".join(self._out))
             self._out.clear()
@@ -264,6 +267,7 @@ class Session:
         if self._portals and status == "I":
             self._drop_portals()
         self._out.append(wire.READY[status])
+        self._answered = True
         self._owes_ready = False
         self._ready_sent = True
 

@@ -264,11 +264,11 @@ class SqlExecutor:
             result = outcome if isinstance(outcome, Result) else await outcome
             if run.own and not run.handed:
                 if run.wrote:
-                    await settled(run.transaction.commit())
+                    await run.transaction.commit()
                 else:
                     run.transaction.rollback()
             elif not run.own and run.context is not None and run.context.commit:
-                await settled(transaction.commit(run.session, run.state))
+                await transaction.commit(run.session, run.state)
         except asyncio.CancelledError:
             self._abort(run)
             raise cancelled() from None
@@ -304,7 +304,7 @@ class SqlExecutor:
         return result if result is not None else self._commit(session, state)
 
     async def _commit(self, session: ClientSession, state: SessionState) -> Result:
-        await settled(transaction.commit(session, state))
+        await transaction.commit(session, state)
         return Result("COMMIT")
 
     # ---------- the end ----------
@@ -322,19 +322,6 @@ class SqlExecutor:
 def lock_timeout_of(session: ClientSession) -> int:
     """lock_timeout of a session in milliseconds."""
     return transaction.milliseconds(session.settings.get("lock_timeout", "0"))
-
-
-async def settled(work: Awaitable[Any]) -> Any:
-    """A commit under way is not cancelled: its outcome is waited for."""
-    task = asyncio.ensure_future(work)
-    while True:
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.done():
-                if task.cancelled():
-                    raise
-                return task.result()
 
 
 def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:

@@ -119,7 +119,7 @@ class ReadPlan:
     wire: bool = True
 
     def start(self, run: Run) -> Result | Awaitable[Result]:
-        if (rows := self._rows_by_key(run)) is not None:
+        if (rows := self._rows_by_key(run, alone=run.own)) is not None:
             return Result(f"SELECT {len(rows)}", columns=self.columns, rows=rows)
         return answer(run, self._source(run), self.columns)
 
@@ -136,22 +136,27 @@ class ReadPlan:
         access.write_tenant(account, table, run.tenant)
         return self._locking(run, tenant)
 
-    def _rows_by_key(self, run: Run) -> list[Row] | None:
-        """What the condition gives by whole keys; None if it takes a scan."""
+    def _rows_by_key(self, run: Run, *, alone: bool = False) -> list[Row] | None:
+        """What the condition gives by whole keys; None if it takes a scan. ``alone``: the transaction does no more."""
         if self.lock is not None or self.limit is not None:
             return None
         tenant = access.read_tenant(run.session.account, self.table, run.tenant)
         keys = self.filter.keys(self.table, run.params) if tenant is not None else None
-        return None if keys is None else self._get(run, tenant or "", keys)
+        if keys is None:
+            return None
+        if alone and len(keys) == 1:  # one row is a snapshot of its own
+            return self._picked(run, [run.transaction.get_newest(self.table, tenant or "", keys[0])])
+        return self._get(run, tenant or "", keys)
 
     def _get(self, run: Run, tenant: str, keys: list[Key]) -> list[Row]:
-        get, snapshot, table, rest = run.transaction.get, run.snapshot, self.table, self.filter.range.rest
-        rows: list[Row] = []
-        for key in keys:
-            row = get(snapshot, table, tenant, key)
-            if row is not None and (rest is None or evaluate(rest, row, run.params) is True):
-                rows.append(self.pick(row))
-        return rows
+        get, snapshot, table = run.transaction.get, run.snapshot, self.table
+        return self._picked(run, [get(snapshot, table, tenant, key) for key in keys])
+
+    def _picked(self, run: Run, rows: Sequence[Row | None]) -> list[Row]:
+        rest, pick = self.filter.range.rest, self.pick
+        return [
+            pick(row) for row in rows if row is not None and (rest is None or evaluate(rest, row, run.params) is True)
+        ]
 
     def _limit(self, run: Run) -> int | None:
         if self.limit is None:

@@ -37,6 +37,24 @@ def storage_error(error: BaseException) -> BaseException:
     return error
 
 
+class Settled(asyncio.Future[Any]):
+    """A job's future. It cannot be cancelled: what is queued will be stored, and its outcome must be known.
+
+    A task that is cancelled while it waits for one gets CancelledError when the job is done; ``outcome`` then tells.
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return False
+
+
+async def outcome(future: Settled) -> Any:
+    """What a job gave, or its error, whatever happened to the task that waits."""
+    try:
+        return await future
+    except asyncio.CancelledError:
+        return future.result()
+
+
 class Writer:
     """``connection`` belongs to the thread from here on."""
 
@@ -49,9 +67,9 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="kalam-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> asyncio.Future[Any]:
+    def submit(self, job: Job) -> Settled:
         """From the event loop. The future has the job's result, or its error; then nothing of it was stored."""
-        future: asyncio.Future[Any] = self._loop.create_future()
+        future = Settled(loop=self._loop)
         self._queue.put((job, future))
         return future
 

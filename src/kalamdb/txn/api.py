@@ -121,6 +121,9 @@ class Transaction(Protocol):
     def get(self, snapshot: Snapshot, table: TableDef, tenant: str, key: Key) -> Row | None:
         """The row of a whole key: (*columns, _seq, _userid), or None. Microseconds."""
 
+    def get_newest(self, table: TableDef, tenant: str, key: Key) -> Row | None:
+        """As ``get``, of the newest committed row: for a transaction that reads this one row and does nothing else."""
+
     def scan(self, snapshot: Snapshot, scan: Scan) -> ScanCursor: ...
 
     # writing: takes row locks, waits for other writers, checks key uniqueness (23505 with constraint, detail
@@ -167,7 +170,10 @@ class Transaction(Protocol):
         """An error happened: status E."""
 
     async def commit(self) -> int | None:
-        """Durable when it returns: the commit's sequence number; None if nothing was written. Locks freed."""
+        """Durable when it returns: the commit's sequence number; None if nothing was written. Locks freed.
+
+        Once it is under way, cancelling the task does not stop it.
+        """
 
     def rollback(self) -> None: ...
 

@@ -23,7 +23,7 @@ from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, create_schema, meta
 from kalamdb.errors import KalamError
 from kalamdb.store.hot import HotSnapshot, Layouts, LiveReader, ReaderPool, apply_rows, open_connection
-from kalamdb.store.writer import Writer, storage_error
+from kalamdb.store.writer import Settled, Writer, outcome, storage_error
 from kalamdb.txn.api import Isolation, TableDef
 from kalamdb.txn.clock import Clock, now_ms, seq_at
 from kalamdb.txn.locks import LockTable
@@ -126,12 +126,12 @@ class StoreEngine:
                 connection.execute("REPLACE INTO kalam_outcomes VALUES (?, ?, ?)", (txn_id, seq, now_ms()))
             return seq
 
-        seq: int = await self._submit(job)
+        seq: int = await outcome(self._submit(job))
         if changes:
             self.catalog.publish(changes)
         return seq
 
-    def _submit(self, job: Any) -> asyncio.Future[Any]:
+    def _submit(self, job: Any) -> Settled:
         future = self._writer.submit(job)
         self._commits.add(future)
         future.add_done_callback(self._commits.discard)

@@ -101,6 +101,11 @@ class StoreTransaction:
         row = snapshot.hot.get(layout, tenant, k)
         return None if row is None else self._alive(table, layout, row)
 
+    def get_newest(self, table: TableDef, tenant: str, key: Key) -> Row | None:
+        layout = self._engine.layouts.of(table)
+        row = self._engine.live.get(layout, tenant, layout.codec.encode(key))
+        return None if row is None else self._alive(table, layout, row)
+
     def _alive(self, table: TableDef, layout: Layout, row: Row) -> Row | None:
         """As read back from SQLite; None where a stream's row has expired."""
         if layout.stream and row[-2] <= self._engine.horizon(table):
