@@ -117,7 +117,7 @@ def test_kill_in_the_middle_of_writers(server: KalamServer) -> None:
 
 
 def test_outcome_of_a_transaction_nobody_knows(conn: psycopg.Connection) -> None:
-    assert conn.execute("SHOW TRANSACTION OUTCOME 'no such id'").fetchall() == [("unknown",)]
+    assert conn.execute("SHOW TRANSACTION OUTCOME 'no such id'").fetchall() == [("aborted",)]
     for wrong in ("SHOW TRANSACTION OUTCOME", "SHOW TRANSACTION OUTCOME 7"):
         with pytest.raises(psycopg.errors.SyntaxError):
             conn.execute(wrong)
