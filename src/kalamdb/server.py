@@ -44,6 +44,7 @@ def run(settings: Settings) -> int:
     try:
         _make_data_directory(settings.data)
         with _locked(settings.data):
+            (settings.data / STATE_FILE).unlink(missing_ok=True)  # of a server that was killed
             asyncio.run(_serve(settings))
     except StartError as error:
         log.error("%s", error)

@@ -22,7 +22,7 @@ ENV_PREFIX = "KALAM_"
 #: What container platforms put into the environment of every program for a service called "kalam".
 _FOREIGN_ENV = re.compile(r"KALAM_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 #: Names that are not settings: for the program's callers and for tests.
-_OTHER_ENV = re.compile(r"KALAM_(CONFIG|TEST_\w+|BENCH_\w+|DEMO_\w+)")
+_OTHER_ENV = re.compile(r"KALAM_(CONFIG|PASSWORD|TEST_\w+|BENCH_\w+|DEMO_\w+)")
 
 _DEFAULT_DATA = Path("kalamdb-data")
 

@@ -20,9 +20,13 @@ from support.ports import free_port
 KALAM = Path(sys.executable).with_name("kalam")
 
 
-def kalam(*words: str | Path, check: bool = True, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("KALAM_")}
-    done = subprocess.run([KALAM, *words], capture_output=True, text=True, check=False, env=env, input=text)
+def kalam(
+    *words: str | Path, check: bool = True, text: str | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("KALAM_")}
+    done = subprocess.run(
+        [KALAM, *words], capture_output=True, text=True, check=False, env=own | (env or {}), input=text
+    )
     if check:
         assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -94,6 +98,58 @@ def test_down_and_up(stack: dict[str, Any], data: Path) -> None:
     assert (again["dsn"], again["rpc"]) == (stack["dsn"], stack["rpc"])
 
 
+def test_another_name_of_the_same_folder(stack: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(data)
+    assert up(tmp_path / "link")["pids"] == stack["pids"]
+    assert kalam("sql", "--data", tmp_path / "link", "--json", "SELECT 1 AS one").stdout == '{"one": 1}\n'
+
+
+def test_variables_of_libpq_lead_nowhere_else(stack: dict[str, Any], data: Path) -> None:
+    strange = {"PGHOSTADDR": "192.0.2.1", "PGSSLMODE": "require", "PGSERVICE": "none", "PGOPTIONS": "-c nosuch=1"}
+    assert json.loads(kalam("up", "--data", data, "--json", env=strange).stdout) == stack
+    assert kalam("sql", "--data", data, "--json", "SELECT 1 AS one", env=strange).stdout == '{"one": 1}\n'
+
+
+def test_a_process_number_used_again(tmp_path: Path) -> None:
+    """What was killed left its number behind; another program has it now, and must be left alone."""
+    folder = tmp_path / "d"
+    try:
+        stack = up(folder)
+        for victim in stack["pids"].values():
+            os.kill(victim, signal.SIGKILL)
+        with subprocess.Popen(["sleep", "600"]) as other:
+            try:
+                for name in ("server.json", "postgres/postmaster.pid"):
+                    text = (folder / name).read_text()
+                    for victim in stack["pids"].values():
+                        text = text.replace(str(victim), str(other.pid))
+                    (folder / name).write_text(text)
+                status = json.loads(kalam("status", "--data", folder, "--json", check=False).stdout)
+                assert (status["server_pid"], status["postgres_pid"]) == (None, None)
+                kalam("down", "--data", folder)
+                assert other.poll() is None
+            finally:
+                other.kill()
+        again = up(folder)
+        assert (again["dsn"], again["rpc"], again["http"]) == (stack["dsn"], stack["rpc"], stack["http"])
+    finally:
+        kalam("down", "--data", folder)
+
+
+def test_an_extension_that_was_built_anew_is_loaded(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    try:
+        stack = up(folder)
+        saved = json.loads((folder / "stack.json").read_text())
+        (folder / "stack.json").write_text(json.dumps(saved | {"build": "an older one"}))
+        again = up(folder)
+        assert again["dsn"] == stack["dsn"]
+        assert again["pids"]["server"] == stack["pids"]["server"]
+        assert again["pids"]["postgres"] != stack["pids"]["postgres"]
+    finally:
+        kalam("down", "--data", folder)
+
+
 def test_two_at_once(stack: dict[str, Any], data: Path) -> None:
     kalam("down", "--data", data)
     with ThreadPoolExecutor(2) as pool:
@@ -127,8 +183,34 @@ def test_a_server_with_a_secret(tmp_path: Path, settings: str) -> None:
         stack = up(tmp_path / "d")
         assert ask(stack, "SELECT kalam_exec('SELECT 1 AS one')") == [('[{"one":1}]',)]
         assert up(tmp_path / "d") == stack
+        assert kalam("sql", "--data", tmp_path / "d", "--json", "SELECT 1 AS one").stdout == '{"one": 1}\n'
+        wrong = kalam("sql", "--data", tmp_path / "d", "--user", "bearer", "SELECT 1", check=False,
+                      env={"KALAM_PASSWORD": "not the secret"})
+        assert wrong.returncode == 1
+        assert "$KALAM_PASSWORD" in wrong.stderr
+        assert "not the secret" not in wrong.stderr
     finally:
         kalam("down", "--data", tmp_path / "d")
+
+
+def test_settings_that_leave_postgres_outside(tmp_path: Path) -> None:
+    (tmp_path / "kalamdb.toml").write_text('[auth]\nmode = "password"\n')
+    try:
+        done = kalam("up", "--data", tmp_path, check=False)
+        assert done.returncode == 1
+        assert "auth.shared_secret" in done.stderr
+    finally:
+        kalam("down", "--data", tmp_path)
+
+
+def test_without_http(tmp_path: Path) -> None:
+    (tmp_path / "kalamdb.toml").write_text('[http]\nport = "off"\n')
+    try:
+        stack = up(tmp_path)
+        assert stack["http"] is None
+        assert up(tmp_path) == stack
+    finally:
+        kalam("down", "--data", tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
@@ -158,7 +240,11 @@ def test_root_where_user_namespaces_are_forbidden(tmp_path: Path, monkeypatch: p
     [
         (["up", "--data", "{}/x", "--postgres", "bundled12"], "bundled16"),
         (["up", "--data", "{}/x", "--postgres", "/nowhere/pg_config"], "/nowhere/pg_config"),
+        (["up", "--data", "{}/x", "--postgres", "/bin/true"], "/bin/true is not a pg_config"),
+        (["up", "--data", "{}/x", "--postgres", "/bin/false"], "/bin/false is not a pg_config"),
         (["up", "--data", "/proc/nowhere"], "/proc/nowhere"),
+        (["up", "--data", "/dev/null"], "/dev/null"),
+        (["up", "--rpc-port", "65536"], "--rpc-port"),
         (["down", "--data", "{}/none"], "none"),
         (["status", "--data", "{}/none"], "kalam up"),
         (["pg", "install", "--pg-config", "/nowhere"], "/nowhere"),
@@ -171,6 +257,31 @@ def test_what_cannot_be_done(tmp_path: Path, words: list[str], told: str) -> Non
     assert done.returncode in (1, 2)
     assert told in done.stderr
     assert done.stdout == ""
+
+
+def test_a_damaged_memory(tmp_path: Path) -> None:
+    (tmp_path / "stack.json").write_text("{")
+    done = kalam("up", "--data", tmp_path, check=False)
+    assert done.returncode == 1
+    assert "stack.json" in done.stderr
+
+
+def test_no_compiler(tmp_path: Path) -> None:
+    """Nothing is in the cache yet, and the path has no make."""
+    done = kalam("up", "--data", tmp_path / "d", check=False,
+                 env={"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "c")})
+    assert done.returncode == 1
+    assert "hint: Debian: apt-get install build-essential" in done.stderr
+
+
+def test_no_headers(tmp_path: Path) -> None:
+    config = tmp_path / "pg_config"
+    config.write_text("#!/bin/sh\ncase $1 in --version) echo PostgreSQL 17.2;; *) echo /nowhere;; esac\n")
+    config.chmod(0o755)
+    done = kalam("pg", "install", "--pg-config", config, check=False,
+                 env={"XDG_CACHE_HOME": str(tmp_path / "c")})
+    assert done.returncode == 1
+    assert "hint: Debian: apt-get install postgresql-server-dev-17" in done.stderr
 
 
 def test_a_bad_setting_stops_the_start(tmp_path: Path) -> None:
@@ -195,6 +306,40 @@ def test_sql_as_table_and_json(stack: dict[str, Any], data: Path) -> None:
     assert table.split() == ["one", "two", "three", "1", "x", "∅", "(1", "row)"]
     rows = kalam("sql", "--data", data, "--json", "SELECT 1 AS one, true AS yes; SELECT 'ü' AS u").stdout.splitlines()
     assert [json.loads(row) for row in rows] == [{"one": 1, "yes": True}, {"u": "ü"}]
+
+
+def test_sql_values_that_python_lacks(stack: dict[str, Any], data: Path) -> None:
+    sql = "SELECT 'infinity'::timestamp AS t, 'NaN'::float8 AS f, '1.50'::numeric AS n"
+    row = json.loads(kalam("sql", "--data", data, "--json", sql).stdout)
+    assert row == {"t": "infinity", "f": "NaN", "n": "1.50"}
+    assert kalam("sql", "--data", data, sql).stdout.splitlines()[1].split() == ["infinity", "NaN", "1.50"]
+
+
+def test_sql_table_in_a_pipe(stack: dict[str, Any], data: Path) -> None:
+    """Lines are not folded, and no value reaches a terminal as a command to it."""
+    lines = kalam("sql", "--data", data, "SELECT repeat('x', 300) AS a, chr(27) || '[31m' AS b").stdout.splitlines()
+    assert lines[1].split() == ["x" * 300, "\\x1b[31m"]
+
+
+def test_sql_reader_that_has_seen_enough(stack: dict[str, Any], data: Path) -> None:
+    command = [str(KALAM), "sql", "--data", str(data), "--json", "SELECT * FROM generate_series(1, 50000) AS g"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_sql_after_the_server_was_killed(tmp_path: Path) -> None:
+    """Its server.json is still there."""
+    try:
+        os.kill(up(tmp_path)["pids"]["server"], signal.SIGKILL)
+        done = kalam("sql", "--data", tmp_path, "SELECT 1", check=False)
+        assert done.returncode == 1
+        assert "no KalamDB server is running" in done.stderr
+    finally:
+        kalam("down", "--data", tmp_path)
 
 
 def test_sql_from_standard_input(stack: dict[str, Any], data: Path) -> None:

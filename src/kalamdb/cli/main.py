@@ -32,6 +32,13 @@ Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="0: the o
 _WHICH = "bundled16, bundled18, or the path of a pg_config."
 
 
+@app.callback()
+def first() -> None:
+    # For psql they are; here they would lead a connection elsewhere, and into PostgreSQL's own environment.
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+
+
 @app.command()
 def up(
     data: Data = DEFAULT_DATA,
@@ -107,21 +114,26 @@ def sql_command(
     data: Data = DEFAULT_DATA,
     host: Annotated[str | None, typer.Option(help="A server elsewhere; with --port.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Its RPC port.")] = None,
-    user: Annotated[str, typer.Option(help="Account; bearer: the password is a token or the shared secret.")] = "kalam",
+    user: Annotated[str | None, typer.Option(help="Account; bearer: the password is a token or the shared secret."
+                                             )] = None,
     tenant: Annotated[str | None, typer.Option(metavar="ID", help="Sets kalam.user_id first.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> None:
-    """Run SQL on the KalamDB server itself. A password comes from $KALAM_PASSWORD.
+    """Run SQL on the KalamDB server itself.
 
-    Exit code 1 if a statement failed.
+    A password comes from $KALAM_PASSWORD; the shared secret of a data directory's server is found by itself. Exit code
+    1 if a statement failed.
     """
-    from kalamdb.cli.sql import Shell, connect, prompt, server_address
+    from kalamdb.cli.sql import Shell, connect, local_secret, prompt, server_address
 
     with told():
         if (host is None) != (port is None):
             raise fail("--host and --port belong together", code=2)
         address = (host, port) if host is not None and port is not None else server_address(data)
-        with connect(*address, user, os.environ.get("KALAM_PASSWORD")) as connection:
+        password = os.environ.get("KALAM_PASSWORD")
+        if host is None and user is None and password is None and (password := local_secret(data)) is not None:
+            user = "bearer"
+        with connect(*address, user or "kalam", password) as connection:
             if tenant is not None:
                 connection.execute(sql.SQL("SET kalam.user_id = {}").format(sql.Literal(tenant)))
             shell = Shell(connection, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from kalamdb.errors import KalamError
 from kalamdb.settings import SettingError
 from kalamdb.stack.common import StackError
 
-out = Console(highlight=False, soft_wrap=True)
+#: a pipe or a file has no edge to fold lines at
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1 << 20)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -35,9 +37,15 @@ def told() -> Iterator[None]:
     """What a user can cause ends the command with its message."""
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read this has seen enough; the interpreter must not try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
     except (StackError, KalamError, SettingError) as error:
         raise fail(error.message, error.hint) from None
     except psycopg.Error as error:
         raise fail(str(error).strip()) from None
+    except OSError as error:
+        raise fail(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

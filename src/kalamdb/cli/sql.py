@@ -3,37 +3,61 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.types.string import TextLoader
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from kalamdb.cli.output import err, out
+from kalamdb.settings import load
 from kalamdb.stack.common import StackError
+from kalamdb.stack.server import ServerProcess
 
 #: rows held for a table on the screen at once; JSON is written row by row
 SCREEN_ROWS = 1000
 HISTORY = Path("~/.kalam_history")
+#: shown as the server writes them: Python's types lack infinity, years before Christ or digits
+AS_TEXT = ("date", "time", "timetz", "timestamp", "timestamptz", "interval", "numeric")
+NUMBERS = {20, 21, 23, 700, 701, 1700}
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
 def server_address(data: Path) -> tuple[str, int]:
     """Where the server of a data directory listens."""
-    try:
-        state = json.loads((data / "server.json").read_text())
-    except (OSError, ValueError):
+    state = ServerProcess(data.resolve()).state()
+    if state is None:
         raise StackError(f"no KalamDB server is running on {data}",
-                         f"kalam up --data {data} starts one; --host and --port reach any other.") from None
-    return state["rpc"]["host"], state["rpc"]["port"]
+                         f"kalam up --data {data} starts one; --host and --port reach any other.")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(state["rpc"]["host"], state["rpc"]["host"])
+    return host, state["rpc"]["port"]
+
+
+def local_secret(data: Path) -> str | None:
+    """The shared secret of a data directory's server, if its settings have one."""
+    return load({"data": str(data.resolve())}).auth.shared_secret
 
 
 def connect(host: str, port: int, user: str, password: str | None) -> psycopg.Connection[Any]:
-    return psycopg.connect(
-        host=host, port=port, user=user, password=password, dbname="kalam", autocommit=True,
-        application_name="kalam sql", connect_timeout=10,
-    )
+    try:
+        connection = psycopg.connect(
+            host=host, port=port, user=user, password=password, dbname="kalam", autocommit=True,
+            application_name="kalam sql", connect_timeout=10,
+        )
+    except psycopg.OperationalError as error:
+        reason = str(error).splitlines()[0].rpartition("failed: ")[2].strip()
+        refused = reason.startswith("FATAL") or "password" in reason
+        hint = "Give --user and $KALAM_PASSWORD; with --user bearer that is a token or the shared secret."
+        raise StackError(f"cannot connect to KalamDB at {host}:{port}: {reason.removeprefix('FATAL:').strip()}",
+                         hint if refused else None) from None
+    for name in AS_TEXT:
+        connection.adapters.register_loader(name, TextLoader)
+    return connection
 
 
 class Shell:
@@ -43,6 +67,10 @@ class Shell:
         self._connection = connection
         self._as_json = as_json
         connection.add_notice_handler(lambda diag: err.print(Text(f"{diag.severity}:  {diag.message_primary}")))
+
+    @property
+    def broken(self) -> bool:
+        return self._connection.closed
 
     def run(self, statement: str) -> bool:
         """False if the server refused it; the error has been shown."""
@@ -66,7 +94,8 @@ class Shell:
         elif self._as_json:
             names = [column.name for column in cursor.description]
             for row in cursor:
-                item = dict(zip(names, row, strict=True))
+                item = {name: _plain(value) if isinstance(value, float) and not math.isfinite(value) else value
+                        for name, value in zip(names, row, strict=True)}
                 sys.stdout.write(json.dumps(item, default=_plain, ensure_ascii=False) + "\n")
         else:
             self._table(cursor)
@@ -77,9 +106,10 @@ class Shell:
         for start in range(0, max(len(rows), 1), SCREEN_ROWS):
             table = Table(box=None, pad_edge=False)
             for column in cursor.description:
-                table.add_column(Text(column.name), overflow="fold")
+                side: JustifyMethod = "right" if column.type_code in NUMBERS else "left"
+                table.add_column(Text(_visible(column.name)), overflow="fold", justify=side)
             for row in rows[start : start + SCREEN_ROWS]:
-                table.add_row(*[Text("∅", "dim") if value is None else Text(_plain(value)) for value in row])
+                table.add_row(*[Text("∅", "dim") if value is None else Text(_visible(_plain(value))) for value in row])
             out.print(table)
         out.print(Text(f"({len(rows)} row{'' if len(rows) == 1 else 's'})", "dim"))
 
@@ -89,9 +119,16 @@ def _plain(value: object) -> str:
         return "\\x" + value.hex()
     if isinstance(value, bool):
         return "t" if value else "f"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
     return str(value)
+
+
+def _visible(text: str) -> str:
+    """Nothing that comes out of a table may drive the terminal."""
+    return text.translate(_CONTROL)
 
 
 def show_error(error: psycopg.Error) -> None:
@@ -100,7 +137,7 @@ def show_error(error: psycopg.Error) -> None:
     lines = [f"ERROR:  {diag.sqlstate}: {diag.message_primary}" if diag.message_primary else f"ERROR:  {error}"]
     more = (("DETAIL", diag.message_detail), ("HINT", diag.message_hint), ("POSITION", diag.statement_position))
     lines += [f"{word}:  {text}" for word, text in more if text]
-    print("\n".join(lines), file=sys.stderr)
+    print(_visible("\n".join(lines)), file=sys.stderr)
 
 
 def prompt(shell: Shell, name: str) -> None:
@@ -129,7 +166,12 @@ def prompt(shell: Shell, name: str) -> None:
             return
         pending += line + "\n"
         if line.rstrip().endswith(";"):
-            shell.run(pending)
+            try:
+                shell.run(pending)
+            except KeyboardInterrupt:  # psycopg has cancelled the statement
+                err.print("cancelled")
+            if shell.broken:
+                raise StackError("the connection to KalamDB is lost")
             pending = ""
         elif not pending.strip():
             pending = ""

@@ -32,15 +32,25 @@ class PgInstall:
     pg_config: Path
 
     def ask(self, what: str) -> str:
+        return self._run(f"--{what}").strip()
+
+    def everything(self) -> str:
+        """All that pg_config says: folders, compiler flags, version."""
+        return self._run()
+
+    def _run(self, *options: str) -> str:
         try:
-            done = subprocess.run([self.pg_config, f"--{what}"], capture_output=True, text=True, check=True)
+            done = subprocess.run([self.pg_config, *options], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise StackError(f"{self.pg_config} is not a pg_config that works: {error}") from None
-        return done.stdout.strip()
+        return done.stdout
 
     @cached_property
     def version(self) -> str:
-        return self.ask("version").split()[1]
+        words = self.ask("version").split()
+        if len(words) < 2 or words[0] != "PostgreSQL":
+            raise StackError(f"{self.pg_config} is not a pg_config of PostgreSQL")
+        return words[1]
 
     @cached_property
     def bindir(self) -> Path:
@@ -65,10 +75,10 @@ class PgInstall:
 
 @dataclass(frozen=True)
 class Ready:
-    """A PostgreSQL with the extension: where its programs are, and whether the library is another than before."""
+    """A PostgreSQL with the extension: where its programs are, and which build of the extension it has."""
 
     bindir: Path
-    changed: bool
+    build: str
 
 
 def find(which: str) -> PgInstall:
@@ -110,7 +120,9 @@ def source_folder() -> Path:
 
 def cache_folder() -> Path:
     """$XDG_CACHE_HOME/kalamdb, or ~/.cache/kalamdb, or one in the folder for temporary files."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(home):  # the standard says that it does not count then
+        home = os.path.expanduser("~/.cache")
     for place in (Path(home) / "kalamdb", Path(f"/tmp/kalamdb-{os.geteuid()}")):
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -122,7 +134,7 @@ def cache_folder() -> Path:
 
 
 def _key(install: PgInstall, source: Path) -> str:
-    digest = hashlib.sha256(f"{install.pg_config}\0{install.version}".encode())
+    digest = hashlib.sha256(install.everything().encode())
     for path in sorted(source.iterdir()):
         if path.suffix in (".c", ".h", ".sql", ".control") or path.name == "Makefile":
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -197,8 +209,9 @@ def _replace(path: Path, target: Path) -> None:
 def ready(pg: PgInstall, report: Report = silent) -> Ready:
     """A PostgreSQL of ours with the extension in it."""
     if pg.bundled and os.access(pg.pkglibdir, os.W_OK) and os.access(pg.extension_dir, os.W_OK):
-        changed = install(pg, report)
-        return Ready(pg.bindir, any(path.suffix == ".so" for path in changed))
+        built = build(pg, report)
+        _place(built, pg.pkglibdir, pg.extension_dir)
+        return Ready(pg.bindir, built.name)
     return private(pg, report)
 
 
@@ -212,8 +225,8 @@ def private(pg: PgInstall, report: Report = silent) -> Ready:
         if not root.exists():
             report(f"copying PostgreSQL {pg.version}")
             _copy(pg, folders, root)
-        changed = _place(built, _under(root, pg.pkglibdir), _under(root, pg.extension_dir))
-    return Ready(_under(root, pg.bindir), any(path.suffix == ".so" for path in changed))
+        _place(built, _under(root, pg.pkglibdir), _under(root, pg.extension_dir))
+    return Ready(_under(root, pg.bindir), built.name)
 
 
 def _under(root: Path, folder: Path) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from kalamdb.stack.common import StackError, alive, end, is_zombie, runs_in, spa
 SUPERUSER = "postgres"
 START_SECONDS = 30.0
 ORPHAN_SECONDS = 10.0
+KEPT_PORTS = range(16_000, 32_000)
 
 
 class Cluster:
@@ -134,6 +136,11 @@ class Cluster:
 
 
 def free_port() -> int:
+    """A port to keep: not one of those that systems give to outgoing connections, which may have it while we are down.
+    """
+    for port in random.sample(KEPT_PORTS, 50):
+        if port_is_free(port):
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

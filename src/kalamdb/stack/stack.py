@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from kalamdb.settings import SettingError, load
+from kalamdb.settings import SettingError, Settings, load
 from kalamdb.stack import install
 from kalamdb.stack.common import Report, StackError, alone, silent
 from kalamdb.stack.postgres import Cluster, free_port, port_is_free
@@ -58,6 +58,7 @@ class _Saved:
     pg_port: int
     password: str
     bindir: str
+    build: str = ""
     rpc_port: int = 0
     http_port: int = 0
 
@@ -69,7 +70,8 @@ def _read(data: Path) -> _Saved | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise StackError(f"cannot read {data / _STATE}: {error}") from None
+        raise StackError(f"cannot read {data / _STATE}: {error}", "It knows the superuser's password: restore it, or "
+                         "take another data directory.") from None
 
 
 def _write(data: Path, saved: _Saved) -> None:
@@ -84,26 +86,37 @@ def _write(data: Path, saved: _Saved) -> None:
 def up(data: Path, *, postgres: str | None = None, pg_port: int = 0, rpc_port: int = 0, http_port: int = 0,
        report: Report = silent) -> Stack:
     """Start what does not run; returns when a query works. Port 0: the one it had, or a free one."""
-    data = data.absolute()
+    shown, data = data.absolute(), data.resolve()
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StackError(f"cannot use the data directory {data}: {error.strerror}") from None
+    settings = _settings(data)
     with alone(data / "up.lock"):
         saved = _choose(data, postgres)
         found = install.ready(install.find(saved.postgres), report)
-        saved.bindir = str(found.bindir)
         cluster = Cluster(data / "postgres", found.bindir, saved.password)
-        if found.changed and cluster.pid is not None:
+        if found.build != saved.build and cluster.pid is not None:
             report("restarting PostgreSQL with the new extension")
             cluster.stop()
+        saved.bindir, saved.build = str(found.bindir), found.build
         server = ServerProcess(data)
+        if http_port == 0 and settings.http.port < 0:
+            http_port = -1
         state = _start(saved, cluster, server, (pg_port, rpc_port, http_port), report)
         saved.rpc_port = state["rpc"]["port"]
         saved.http_port = _port_of(state["http"])
         _write(data, saved)
-        _prepare(data, cluster, saved, state)
-        return _stack(data, cluster, saved, state)
+        _prepare(data, cluster, saved, state, settings)
+        return _stack(shown, cluster, saved, state)
+
+
+def _settings(data: Path) -> Settings:
+    """What the server will read too, so that a bad setting is told before anything starts."""
+    try:
+        return load({"data": str(data)})
+    except SettingError as error:
+        raise StackError(error.message, error.hint) from None
 
 
 def _choose(data: Path, postgres: str | None) -> _Saved:
@@ -123,15 +136,15 @@ def _port_of(url: str | None) -> int:
 
 
 def _chosen_port(what: str, given: int, before: int) -> int:
-    """The port to start on: as asked, else as before, else a free one."""
+    """The port to start on: as asked, else as before, else a free one; -1 is none at all."""
     port = given or before
-    if port and not port_is_free(port):
+    if port > 0 and not port_is_free(port):
         raise StackError(f"port {port} for {what} is taken by another program", "Name another one.")
-    return port
+    return port or free_port()
 
 
 def _same_port(what: str, given: int, now: int) -> None:
-    if given and given != now:
+    if given > 0 and given != now:
         raise StackError(f"{what} is running on port {now}, not {given}", "kalam down first.")
 
 
@@ -156,7 +169,7 @@ def _start(saved: _Saved, cluster: Cluster, server: ServerProcess, ports: tuple[
             report("creating a PostgreSQL cluster")
             cluster.create()
         report("starting PostgreSQL")
-        saved.pg_port = _chosen_port("PostgreSQL", pg_port, saved.pg_port) or free_port()
+        saved.pg_port = _chosen_port("PostgreSQL", pg_port, saved.pg_port)
         _write(server.data, saved)
         running = cluster.start(saved.pg_port)
     cluster.wait(running, saved.pg_port)
@@ -164,7 +177,7 @@ def _start(saved: _Saved, cluster: Cluster, server: ServerProcess, ports: tuple[
 
 
 # ---------- the database ----------
-def _prepare(data: Path, cluster: Cluster, saved: _Saved, state: dict[str, Any]) -> None:
+def _prepare(data: Path, cluster: Cluster, saved: _Saved, state: dict[str, Any], settings: Settings) -> None:
     try:
         with psycopg.connect(cluster.dsn(saved.pg_port, "postgres"), autocommit=True) as conn:
             if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchall():
@@ -173,8 +186,12 @@ def _prepare(data: Path, cluster: Cluster, saved: _Saved, state: dict[str, Any])
             conn.execute("SET client_min_messages = error")
             conn.execute("CREATE EXTENSION IF NOT EXISTS pg_kalam")
             _define_server(conn, state["rpc"]["host"], state["rpc"]["port"])
-            _define_credentials(conn, data)
+            _define_credentials(conn, settings.auth.shared_secret)
             conn.execute("SELECT kalam_exec('SELECT 1', %s)", [SERVER])
+    except psycopg.errors.InvalidAuthorizationSpecification as error:
+        raise StackError(f"PostgreSQL is not let in by the KalamDB server: {error.diag.message_primary}",
+                         f"Set auth.shared_secret in {data / 'kalamdb.toml'}; kalam up then gives it to PostgreSQL."
+                         ) from None
     except psycopg.Error as error:
         raise StackError(f"preparing the database {DATABASE} failed: {error}".rstrip()) from None
 
@@ -197,12 +214,8 @@ def _define_server(conn: psycopg.Connection[Any], host: str, port: int) -> None:
                 sql.Identifier(SERVER), verb, sql.Identifier(name), sql.Literal(value)))
 
 
-def _define_credentials(conn: psycopg.Connection[Any], data: Path) -> None:
+def _define_credentials(conn: psycopg.Connection[Any], secret: str | None) -> None:
     """Where the server's settings ask for a secret, PostgreSQL is told it."""
-    try:
-        secret = load({"data": str(data)}).auth.shared_secret
-    except SettingError as error:
-        raise StackError(str(error)) from None
     if secret is None:
         return
     header = f"Bearer {secret}"
@@ -229,7 +242,7 @@ def _stack(data: Path, cluster: Cluster, saved: _Saved, state: dict[str, Any]) -
 # ---------- down, status ----------
 def down(data: Path) -> list[str]:
     """Stop both, PostgreSQL first; what was running."""
-    data = data.absolute()
+    data = data.resolve()
     if not data.is_dir():
         raise StackError(f"there is no data directory {data}")
     stopped = []
@@ -244,7 +257,7 @@ def down(data: Path) -> list[str]:
 
 def status(data: Path) -> Status:
     """What runs now; nothing is changed."""
-    data = data.absolute()
+    shown, data = data.absolute(), data.resolve()
     if not data.is_dir():
         raise StackError(f"there is no data directory {data}", f"kalam up --data {data} makes it.")
     saved = _read(data)
@@ -255,5 +268,5 @@ def status(data: Path) -> Status:
         cluster = Cluster(data / "postgres", Path(saved.bindir), saved.password)
         pid = cluster.pid
         if pid is not None and state is not None:
-            found = _stack(data, cluster, saved, state)
-    return Status(str(data), saved.postgres if saved else "none", state["pid"] if state else None, pid, found)
+            found = _stack(shown, cluster, saved, state)
+    return Status(str(shown), saved.postgres if saved else "none", state["pid"] if state else None, pid, found)
