@@ -29,6 +29,8 @@
 #include "kalam_core.h"
 #include "kalam_ddl.h"
 
+#define HIDDEN	"(not shown: it may carry a secret)"
+
 static emit_log_hook_type next_emit_log = NULL;
 static int	hook_depth = 0;
 
@@ -82,10 +84,31 @@ log_has_secret(const char *text)
 	return contains(text, "password") && contains(text, "kalam");
 }
 
+/* debug_print_parse and its kin break lines within words, and escape spaces. */
+static bool
+dump_has_secret(const char *dump)
+{
+	char	   *text = palloc(strlen(dump) + 1);
+	char	   *end = text;
+	bool		found;
+
+	for (const char *p = dump; *p; p++)
+	{
+		if (*p == '\\' && p[1] == ' ')
+			*end++ = *++p;
+		else if (!isspace((unsigned char) *p))
+			*end++ = *p;
+	}
+	*end = '\0';
+	found = log_has_secret(text);
+	pfree(text);
+	return found;
+}
+
 static char *
 hidden_in_log(char *text)
 {
-	return text && log_has_secret(text) ? pstrdup("(not shown: it may carry a secret)") : text;
+	return text && log_has_secret(text) ? pstrdup(HIDDEN) : text;
 }
 
 /* "statement: …" and "duration: 1 ms  statement: …" keep what is before the text. */
@@ -101,7 +124,7 @@ hidden_message(char *message)
 		text = strstr(message, "execute ");
 	if (text == NULL)
 		text = strstr(message, "parse ");
-	return psprintf("%.*s(not shown: it may carry a secret)", text ? (int) (strcspn(text, " ") + 1 + text - message) : 0,
+	return psprintf("%.*s" HIDDEN, text ? (int) (strcspn(text, " ") + 1 + text - message) : 0,
 					message);
 }
 
@@ -115,6 +138,9 @@ kalam_emit_log(ErrorData *edata)
 		edata->hide_stmt = true;
 	if (edata->elevel < WARNING)
 	{
+		if (edata->detail && edata->funcname && strcmp(edata->funcname, "elog_node_display") == 0 &&
+			dump_has_secret(edata->detail))
+			edata->detail = pstrdup(HIDDEN);
 		edata->message = hidden_message(edata->message);
 		edata->detail = hidden_in_log(edata->detail);
 	}

@@ -69,6 +69,16 @@ _ISOLATION: dict[str, Isolation] = {
 }
 
 
+def _is_secret(sql: str) -> bool:
+    """May a word of the statement be a password? Error messages go into logs."""
+    return "password" in sql.lower()
+
+
+def _error_near(sql: str, near: str, position: int, hint: str | None = None) -> KalamError:
+    message = "syntax error" if _is_secret(sql) else f'syntax error at or near "{near}"'
+    return KalamError("42601", message, position=position, hint=hint)
+
+
 class Parser:
     """One statement. Methods named after what they parse consume it or raise."""
 
@@ -95,8 +105,7 @@ class Parser:
         token = token or self.token
         if token.kind == "end":
             return KalamError("42601", "syntax error at end of input", position=token.start + 1, hint=hint)
-        near = self.sql[token.start : token.end]
-        return KalamError("42601", f'syntax error at or near "{near}"', position=token.start + 1, hint=hint)
+        return _error_near(self.sql, self.sql[token.start : token.end], token.start + 1, hint)
 
     def accept(self, *words: str) -> bool:
         """The words in this order, or nothing."""
@@ -611,12 +620,13 @@ def _line_to_position(sql: str, line: int, column: int) -> int:
 def _tree_error(sql: str, error: sqlglot_errors.SqlglotError) -> KalamError:
     details = getattr(error, "errors", None)
     if not details:
-        return KalamError("42601", "syntax error", hint=str(error).splitlines()[0])
+        return KalamError("42601", "syntax error", hint=None if _is_secret(sql) else str(error).splitlines()[0])
     first = details[0]
     near = first.get("highlight") or ""
     end = _line_to_position(sql, int(first.get("line") or 1), int(first.get("col") or 1))
-    message = f'syntax error at or near "{near}"' if near else "syntax error at end of input"
-    return KalamError("42601", message, position=max(1, end - len(near) + 1))
+    if not near:
+        return KalamError("42601", "syntax error at end of input", position=max(1, end + 1))
+    return _error_near(sql, near, max(1, end - len(near) + 1))
 
 
 def parse_tree(sql: str) -> exp.Expression:
