@@ -1,0 +1,254 @@
+"""The wire dialect's reads: projections, chunks, Arrow, cursors, snapshots, tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from support.server import KalamServer
+
+from .client import Client, Wire, batch
+
+
+@pytest.fixture
+def numbers(db: Client, ns: str, wire: Wire) -> str:
+    """``t`` with rows 1 … 1000."""
+    db.run("CREATE TABLE t (id bigint PRIMARY KEY, v integer, s text)")
+    rows = batch(id=("int8", range(1, 1001)), v=("int4", [n % 7 for n in range(1, 1001)]),
+                 s=("text", [f"row {n}" for n in range(1, 1001)]))
+    assert wire(f'INSERT INTO "{ns}"."t" ("id", "v", "s") FROM ARROW $1', rows).tag == "INSERT 0 1000"
+    return f'"{ns}"."t"'
+
+
+def test_a_whole_key(wire: Wire, numbers: str) -> None:
+    found = wire(f'SELECT "s", "id" FROM {numbers} WHERE ("id" = $1)', ("int8", "7"))
+    assert (found.rows, found.types, found.tag, found.cursor) == ([("row 7", 7)], ["text", "int8"], "SELECT 1", None)
+
+
+def test_a_key_that_is_not_there(wire: Wire, numbers: str) -> None:
+    assert wire(f'SELECT "s" FROM {numbers} WHERE ("id" = $1)', ("int8", "0")).rows == []
+    assert wire(f'SELECT "s" FROM {numbers} WHERE ("id" = $1)', ("int8", None)).rows == []
+
+
+def test_no_column_is_wanted(wire: Wire, numbers: str) -> None:
+    found = wire(f'SELECT NULL FROM {numbers} WHERE ("v" = $1)', ("int4", "3"))
+    assert set(found.rows) == {(None,)}
+    assert len(found.rows) == 143
+
+
+@pytest.mark.parametrize("arrow", [False, True])
+@pytest.mark.parametrize("fetch", [1, 3, 255, 256, 257, 999, 1000, 1001, 5000])
+def test_chunks_of_every_size(wire: Wire, numbers: str, fetch: int, arrow: bool) -> None:
+    rows = wire.all(f'SELECT "id", "s" FROM {numbers}', fetch=fetch, arrow=arrow)
+    assert rows == [(n, f"row {n}") for n in range(1, 1001)]
+
+
+def test_large_results_are_arrow_and_small_ones_rows(wire: Wire, numbers: str) -> None:
+    sql = f'SELECT "id" FROM {numbers} WHERE ("id" <= $1)'
+    assert not wire(sql, ("int8", "256"), arrow=True).arrow
+    large = wire(sql, ("int8", "257"), arrow=True)
+    assert large.arrow
+    assert large.types == ["int64"]
+    assert not wire(sql, ("int8", "257")).arrow
+    assert not wire(sql, ("int8", "0"), arrow=True).arrow
+
+
+def test_tags_of_chunks(wire: Wire, numbers: str) -> None:
+    first = wire(f'SELECT "id" FROM {numbers}', fetch=400)
+    assert first.tag == f"SELECT 400 {first.cursor}"
+    second = wire(f"FETCH 400 FROM {first.cursor}")
+    assert second.tag == f"FETCH 400 {first.cursor}"
+    assert wire(f"FETCH 400 FROM {first.cursor}").tag == "FETCH 200"
+    wire.fails("34000", f"FETCH 1 FROM {first.cursor}")
+
+
+def test_several_cursors_at_once(wire: Wire, numbers: str) -> None:
+    one = wire(f'SELECT "id" FROM {numbers}', fetch=10)
+    two = wire(f'SELECT "id" FROM {numbers} WHERE ("id" > $1)', ("int8", "500"), fetch=10)
+    assert one.cursor != two.cursor
+    assert wire(f"FETCH 2 FROM {one.cursor}").rows == [(11,), (12,)]
+    assert wire(f"FETCH 2 FROM {two.cursor}").rows == [(511,), (512,)]
+    assert wire(f"FETCH 2 FROM {one.cursor}").rows == [(13,), (14,)]
+
+
+def test_closing_a_cursor(wire: Wire, numbers: str) -> None:
+    one = wire(f'SELECT "id" FROM {numbers}', fetch=10).cursor
+    two = wire(f'SELECT "id" FROM {numbers}', fetch=10).cursor
+    assert wire(f"CLOSE {one}").tag.startswith("CLOSE")
+    wire.fails("34000", f"FETCH 1 FROM {one}")
+    wire.fails("34000", f"CLOSE {one}")
+    assert wire("SELECT 1", close=[two, "scan_999", "nonsense"], exec=True).rows == [('[{"?column?":1}]',)]
+    wire.fails("34000", f"FETCH 1 FROM {two}")
+
+
+def test_a_cursor_ends_with_its_transaction(wire: Wire, numbers: str) -> None:
+    txn = {"id": "a" * 32}
+    cursor = wire(f'SELECT "id" FROM {numbers}', fetch=10, txn=txn).cursor
+    assert wire(f"FETCH 1 FROM {cursor}").rows == [(11,)]
+    wire("COMMIT")
+    wire.fails("34000", f"FETCH 1 FROM {cursor}")
+
+
+def test_an_autocommit_cursor_outlives_other_statements(wire: Wire, numbers: str) -> None:
+    cursor = wire(f'SELECT "id" FROM {numbers}', fetch=10).cursor
+    wire(f'DELETE FROM {numbers} FROM ARROW $1 KEY ("id")', batch(id=("int8", range(1, 1001))))
+    assert wire(f"FETCH 3 FROM {cursor}").rows == [(11,), (12,), (13,)]
+    assert wire(f'SELECT "id" FROM {numbers}').rows == []
+
+
+def test_a_cursor_does_not_see_later_writes_of_its_transaction(wire: Wire, numbers: str) -> None:
+    txn = {"id": "b" * 32}
+    cursor = wire(f'SELECT "v" FROM {numbers} WHERE ("id" <= $1)', ("int8", "20"), fetch=10, txn=txn, snap=1).cursor
+    rows = batch(v=("int4", [100] * 20), id=("int8", range(1, 21)))
+    wire(f'UPDATE {numbers} SET ("v") FROM ARROW $1 KEY ("id")', rows, txn=txn, snap=1)
+    assert wire(f"FETCH 20 FROM {cursor}").rows == [(n % 7,) for n in range(11, 21)]
+    assert wire(f'SELECT "v" FROM {numbers} WHERE ("id" = $1)', ("int8", "1"), txn=txn, snap=2).rows == [(100,)]
+    wire("ROLLBACK")
+
+
+def test_one_snapshot_for_one_number(wire: Wire, wires: Callable[[], Wire], numbers: str) -> None:
+    txn, other = {"id": "c" * 32}, wires()
+    count = f'SELECT NULL FROM {numbers} WHERE ("id" > $1)'
+    assert wire(count, ("int8", "1000"), txn=txn, snap=5).rows == []
+    other(f'INSERT INTO {numbers} ("id") VALUES ($1)', ("int8", "1001"))
+    assert wire(count, ("int8", "1000"), txn=txn, snap=5).rows == []
+    assert wire(count, ("int8", "1000"), txn=txn, snap=6).rows == [(None,)]
+    assert wire(count, ("int8", "1000"), txn=txn, snap=5).rows == []
+    assert wire(count, ("int8", "1000"), txn=txn, snap=5, drop=[5]).rows == [(None,)], "5 was dropped before"
+    wire("COMMIT")
+
+
+def test_own_writes_up_to_the_first_use_of_a_number(wire: Wire, numbers: str) -> None:
+    txn = {"id": "d" * 32}
+    one = f'SELECT "v" FROM {numbers} WHERE ("id" = $1)'
+    change = f'UPDATE {numbers} SET ("v") FROM ARROW $1 KEY ("id")'
+    wire(change, batch(v=("int4", [50]), id=("int8", [1])), txn=txn, snap=1)
+    assert wire(one, ("int8", "1"), txn=txn, snap=1).rows == [(1,)], "number 1 was fixed before the write"
+    assert wire(one, ("int8", "1"), txn=txn, snap=2).rows == [(50,)]
+    wire(change, batch(v=("int4", [60]), id=("int8", [1])), txn=txn, snap=2)
+    assert wire(one, ("int8", "1"), txn=txn, snap=2).rows == [(50,)]
+    assert wire(one, ("int8", "1"), txn=txn, snap=3).rows == [(60,)]
+    assert wire(one, ("int8", "1"), txn=txn).rows == [(60,)], "no number: a fresh one"
+    wire("ROLLBACK")
+
+
+def test_repeatable_read_keeps_what_was_committed(wire: Wire, wires: Callable[[], Wire], numbers: str) -> None:
+    txn, other = {"id": "e" * 32, "iso": "repeatable read"}, wires()
+    one = f'SELECT "v" FROM {numbers} WHERE ("id" = $1)'
+    change = f'UPDATE {numbers} SET ("v") FROM ARROW $1 KEY ("id")'
+    assert wire(one, ("int8", "1"), txn=txn, snap=1).rows == [(1,)]
+    other(change, batch(v=("int4", [77]), id=("int8", [1])))
+    assert wire(one, ("int8", "1"), txn=txn, snap=2).rows == [(1,)]
+    assert wire.fails("40001", change, batch(v=("int4", [1]), id=("int8", [1])), txn=txn, snap=3).message
+    assert wire("COMMIT").tag == "ROLLBACK"
+
+
+def test_an_error_ends_the_transaction_until_rollback(wire: Wire, numbers: str) -> None:
+    txn = {"id": "f" * 32}
+    wire.fails("42P01", 'SELECT "a" FROM "nowhere"."t"', txn=txn)
+    assert wire.status == "E"
+    wire.fails("25P02", f'SELECT "v" FROM {numbers}', txn=txn)
+    assert wire("ROLLBACK").tag == "ROLLBACK"
+    assert wire.status == "I"
+
+
+@pytest.fixture
+def mine(db: Client, ns: str, wire: Wire) -> str:
+    """A user table with rows of two tenants."""
+    db.run("CREATE USER TABLE mine (id integer PRIMARY KEY, v text)")
+    for user in ("alice", "bob"):
+        rows = batch(id=("int4", [1, 2]), v=("text", [f"{user} 1", f"{user} 2"]))
+        wire(f'INSERT INTO "{ns}"."mine" ("id", "v") FROM ARROW $1', rows, user=user)
+    return f'"{ns}"."mine"'
+
+
+def test_a_tenant_sees_its_own_rows(wire: Wire, mine: str) -> None:
+    assert wire(f'SELECT "v" FROM {mine}', user="alice").rows == [("alice 1",), ("alice 2",)]
+    assert wire(f'SELECT "v", "_userid" FROM {mine} WHERE ("id" = $1)', ("int4", "2"), user="bob").rows == [
+        ("bob 2", "bob")
+    ]
+    assert wire(f'SELECT "v" FROM {mine}', user="carol").rows == []
+
+
+def test_all_tenants(wire: Wire, mine: str) -> None:
+    assert sorted(wire(f'SELECT "_userid", "id" FROM {mine}', user="*").rows) == [
+        ("alice", 1), ("alice", 2), ("bob", 1), ("bob", 2)
+    ]  # fmt: skip
+    found = wire(f'SELECT "_userid" FROM {mine} WHERE (("id" = $1) AND ("_userid" = $2))', ("int4", "1"),
+                 ("text", "bob"), user="*")
+    assert found.rows == [("bob",)]
+
+
+def test_no_tenant(wire: Wire, mine: str) -> None:
+    error = wire.fails("42501", f'SELECT "v" FROM {mine}')
+    assert error.hint == "SET kalam.user_id"
+    wire.fails("42501", f'SELECT "v" FROM {mine}', user="")
+
+
+def test_sequence_numbers_appear_with_the_commit(wire: Wire, numbers: str) -> None:
+    txn = {"id": "1" * 32}
+    seq = f'SELECT "_seq" FROM {numbers} WHERE ("id" = $1)'
+    (before,) = wire(seq, ("int8", "5"), txn=txn).rows[0]
+    wire(f'UPDATE {numbers} SET ("v") FROM ARROW $1 KEY ("id")', batch(v=("int4", [1]), id=("int8", [5])), txn=txn)
+    assert wire(seq, ("int8", "5"), txn=txn).rows == [(None,)]
+    wire("COMMIT")
+    (after,) = wire(seq, ("int8", "5")).rows[0]
+    assert after > before
+
+
+@pytest.mark.parametrize("sql", [
+    'SELECT "id" + 1 FROM {t}', 'SELECT count(*) FROM {t}', 'SELECT "id" FROM {t} ORDER BY "v"',
+    'SELECT "a"."id" FROM {t} "a", {t} "b"', 'UPDATE {t} SET "v" = 1', 'DELETE FROM {t}',
+    'SELECT "id" FROM {t} WHERE ("id" + 1 = 2)', 'WITH x AS (SELECT 1) SELECT * FROM x',
+])  # fmt: skip
+def test_what_is_not_the_wire_dialect(wire: Wire, numbers: str, sql: str) -> None:
+    assert wire.fails("42601", sql.replace("{t}", numbers)).message == "the statement is not in the wire dialect"
+
+
+def test_bad_contexts(wire: Wire, numbers: str) -> None:
+    wire.fails("22023", f'SELECT "id" FROM {numbers}', txn={"id": "2" * 32, "iso": "chaos"})
+    assert wire.status == "I"
+    for context in ({"txn": 1}, {"user": 1}, {"fetch": "x"}, {"floor": None}, {"snap": 1.5}, {"close": "scan_1"}):
+        wire.fails("08P01", f'SELECT "id" FROM {numbers}', **context)
+    assert wire(f'SELECT "id" FROM {numbers}', fetch=0).rows == [(1,)]
+    assert wire(f'SELECT "id" FROM {numbers}', fetch=-5).rows == [(1,)]
+
+
+def test_another_transaction_is_open(wire: Wire, numbers: str) -> None:
+    wire(f'SELECT "id" FROM {numbers} WHERE ("id" = $1)', ("int8", "1"), txn={"id": "3" * 32})
+    wire.fails("25001", f'SELECT "id" FROM {numbers}', txn={"id": "4" * 32})
+    wire("ROLLBACK")
+    wire.fails("25P01", "COMMIT", txn={"id": "4" * 32})
+
+
+def test_results_are_the_same_in_rows_and_in_arrow(wire: Wire, db: Client, ns: str) -> None:
+    """Every type, NULLs between."""
+    kinds = {
+        "bool": "t", "int2": "-5", "int4": "6", "int8": "-7", "float4": "1.5", "float8": "-0", "numeric": "1.00",
+        "text": "é☃", "varchar": "", "bytea": "\\x00ff", "date": "infinity", "timestamp": "-infinity",
+        "timestamptz": "2020-01-01 00:00:00+00", "uuid": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "json": '{"a" : 1}',
+        "jsonb": '{"a": 1}',
+    }  # fmt: skip
+    db.run("CREATE TABLE every (id integer PRIMARY KEY, " + ", ".join(f"c_{name} {name}" for name in kinds) + ")")
+    names = ", ".join(f'"c_{name}"' for name in kinds)
+    marks = ", ".join(f"${place}" for place in range(2, len(kinds) + 2))
+    for number in range(300):
+        values = [(name, text if number % 3 else None) for name, text in kinds.items()]
+        wire(f'INSERT INTO "{ns}"."every" ("id", {names}) VALUES ($1, {marks})', ("int4", str(number)), *values,
+             txn={"id": "5" * 32})
+    wire("COMMIT")
+    sql = f'SELECT {names} FROM "{ns}"."every"'
+    plain, arrow = wire(sql), wire(sql, arrow=True)
+    assert arrow.arrow
+    assert not plain.arrow
+    assert repr(plain.rows) == repr([tuple(int(v) if isinstance(v, bool) else v for v in row) for row in arrow.rows])
+    assert plain.rows[0] == (None,) * len(kinds)
+
+
+def test_the_log_stays_clean(server: KalamServer, wire: Wire, numbers: str) -> None:
+    """Errors that clients cause are no tracebacks."""
+    before = server.log_size()
+    wire.fails("22P02", "SELECT 'x'::int", exec=True)
+    wire.fails("42601", "SELEC")
+    assert "Traceback" not in server.log_since(before)
