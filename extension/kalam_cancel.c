@@ -77,8 +77,11 @@ kalam_cancel_send(KalamConn *conn, TimestampTz deadline)
  */
 typedef struct CancelKey
 {
-	struct sockaddr_storage addr;
-	socklen_t	salen;
+	struct							/* by itself, for its padding */
+	{
+		struct sockaddr_storage addr;
+		socklen_t	salen;
+	}			raddr;
 	int			be_pid;
 	int			be_key;
 } CancelKey;
@@ -95,7 +98,7 @@ cancel_key(PGconn *pg, CancelKey *key)
 		return false;
 	memcpy(key, cancel, sizeof(CancelKey));
 	PQfreeCancel(cancel);
-	return key->be_pid == PQbackendPID(pg) && key->salen <= sizeof(key->addr);
+	return key->be_pid == PQbackendPID(pg) && key->raddr.salen <= sizeof(key->raddr.addr);
 }
 
 static bool
@@ -104,7 +107,7 @@ connect_socket(int sock, const CancelKey *key, TimestampTz deadline)
 	int			error = 0;
 	socklen_t	len = sizeof(error);
 
-	if (connect(sock, (const struct sockaddr *) &key->addr, key->salen) == 0)
+	if (connect(sock, (const struct sockaddr *) &key->raddr.addr, key->raddr.salen) == 0)
 		return true;
 	if (errno != EINPROGRESS || !wait_socket(sock, WL_SOCKET_WRITEABLE, deadline))
 		return false;
@@ -133,7 +136,7 @@ kalam_cancel_send(KalamConn *conn, TimestampTz deadline)
 
 	if (!cancel_key(conn->pg, &key))
 		return false;
-	sock = socket(key.addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	sock = socket(key.raddr.addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (sock < 0)
 		return false;
 	sent = send_request(sock, &key, deadline);
