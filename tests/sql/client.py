@@ -124,6 +124,10 @@ class Chunk:
     cursor: str | None
     arrow: bool = False
 
+    @property
+    def column(self) -> list[Any]:
+        return [row[0] for row in self.rows]
+
 
 class Wire:
     """pg_kalam's side: parameters are (type, PostgreSQL's text), or a record batch for FROM ARROW."""
@@ -184,6 +188,11 @@ class Wire:
         with pytest.raises(Failed) as caught:
             self(sql, *params, **context)
         assert caught.value.sqlstate == sqlstate, caught.value
+        return caught.value
+
+    def fails_any(self, sql: str, *params: Any, **context: Any) -> Failed:
+        with pytest.raises(Failed) as caught:
+            self(sql, *params, **context)
         return caught.value
 
     def send(self, sql: str, **context: Any) -> None:

@@ -266,7 +266,9 @@ class Binder:
         return sides[0], sides[1], family
 
     def compare(self, op: str, left: exp.Expression, right: exp.Expression) -> Compare:
-        first, second = self.operand(left), self.operand(right)
+        return self._compared(op, self.operand(left), self.operand(right))
+
+    def _compared(self, op: str, first: Operand, second: Operand) -> Compare:
         check_comparable(op, first, second)
         one, two, family = self._sides(first, second)
         return Compare(op, one, two, family)
@@ -326,13 +328,14 @@ class Binder:
         if node.args.get("query") is not None or node.args.get("unnest") is not None or not node.expressions:
             raise NotSimple
         item = self.operand(node.this)
-        if item.field is None or item.type is None or item.family is None:
+        operands = [self.operand(part) for part in node.expressions]
+        if item.field is None or any(operand.field is not None for operand in operands):
+            compared = tuple(self._compared("=", item, operand) for operand in operands)
+            return compared[0] if len(compared) == 1 else Junction(False, compared)
+        if item.type is None or item.family is None:
             raise NotSimple
         values = []
-        for part in node.expressions:
-            operand = self.operand(part)
-            if operand.field is not None:
-                raise NotSimple
+        for operand in operands:
             check_comparable("=", item, operand)
             values.append(self.value(operand, item.type))
         return InList(item.field, tuple(values), item.family)

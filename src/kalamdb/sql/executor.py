@@ -85,8 +85,7 @@ class SqlExecutor:
         try:
             return self._prepare_plain(session, sql, announced)
         except KalamError:
-            if session.transaction is not None and session.transaction.status == "T":
-                session.transaction.fail()
+            transaction.fail(session, None)
             raise
 
     def _prepare_context(self, session: ClientSession, sql: str, announced: tuple[int, ...]) -> Prepared:
@@ -94,8 +93,7 @@ class SqlExecutor:
         try:
             entry = self._entry(sql, announced[:-1])
         except KalamError:
-            if session.transaction is not None and session.transaction.status == "T":
-                session.transaction.fail()
+            transaction.fail(session, Context())
             raise
         prepared = Prepared(sql, announced[:-1], None, entry)
         _keep(self._prepared, (sql, announced, None), prepared)
@@ -181,8 +179,7 @@ class SqlExecutor:
             try:
                 current = transaction.enter(self.engine, session, context)
             except KalamError:
-                if session.transaction is not None and session.transaction.status == "T":
-                    session.transaction.fail()
+                transaction.fail(session, context)
                 raise
         elif current is not None:
             check_usable(current)
@@ -280,15 +277,14 @@ class SqlExecutor:
     def _abort(self, run: Run) -> None:
         if run.own:
             run.transaction.rollback()
-        elif run.session.transaction is run.transaction and run.transaction.status == "T":
-            run.transaction.fail()
+        elif run.session.transaction is run.transaction:
+            transaction.fail(run.session, run.context)
 
     # ---------- transaction control ----------
     def _control(self, session: ClientSession, state: SessionState, statement: Statement, context: Context | None
                  ) -> Result | Awaitable[Result]:
         if context is not None and context.exec:
-            if session.transaction is not None and session.transaction.status == "T":
-                session.transaction.fail()
+            transaction.fail(session, context)
             raise KalamError("0A000", "transaction control cannot be used inside kalam_exec",
                              hint="The statement takes part in the session's transaction.")
         if context is not None and context.txn is not None and isinstance(statement, Commit):
@@ -298,8 +294,7 @@ class SqlExecutor:
         try:
             result = transaction.control(self.engine, session, state, statement, lock_timeout_of(session))
         except KalamError:
-            if session.transaction is not None and session.transaction.status == "T":
-                session.transaction.fail()
+            transaction.fail(session, context)
             raise
         return result if result is not None else self._commit(session, state)
 

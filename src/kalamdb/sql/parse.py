@@ -192,7 +192,24 @@ class Parser:
         return statement
 
     def query(self) -> Query:
+        if self.token.is_word("insert"):
+            self._check_insert()
         return Query(parse_tree(self.sql), self.sql)
+
+    def _check_insert(self) -> None:
+        """What stands where the rows begin: sqlglot takes more than PostgreSQL does."""
+        start = self.at
+        self.advance()
+        self.expect("into")
+        self.table()
+        if self.accept("as"):
+            self.name()
+        if self.token.is_op("(") and not self.peek().is_word("select", "with", "values"):
+            self.names()
+        if not self.token.is_op("(") and not self.token.is_word("values", "select", "with", "default", "table",
+                                                                 "overriding"):
+            raise self.error()
+        self.at = start
 
     # ---------- FROM ARROW ----------
     def arrow_write(self) -> ArrowWrite | None:

@@ -16,6 +16,7 @@ from sqlglot import exp
 from kalamdb import types
 from kalamdb.api import Column, Result, Row
 from kalamdb.errors import KalamError
+from kalamdb.order import part_encoder
 from kalamdb.sql import access
 from kalamdb.sql.bind import Binder, NotSimple, Params, identifier, parameter_index
 from kalamdb.sql.cursors import ListSource, Source, ThreadSource
@@ -87,8 +88,9 @@ class Filter:
             return []
         if not found.points:
             return [prefix]
-        last = dict.fromkeys(value.get(params) for value in found.points)
-        return [(*prefix, value) for value in last if value is not None]
+        encode = part_encoder(table.columns[table.key[-1]].type.name)  # 1.0 and 1.00, NaN and NaN are one key
+        last = {encode(value): value for point in found.points if (value := point.get(params)) is not None}
+        return [(*prefix, value) for value in last.values()]
 
 
 def picker(positions: Sequence[int]) -> Callable[[Row], Row]:

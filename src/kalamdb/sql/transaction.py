@@ -77,6 +77,13 @@ def check_usable(transaction: Transaction) -> None:
         )
 
 
+def fail(session: ClientSession, context: Context | None) -> None:
+    """After an error: an open block is a failed one. pg_kalam may have a savepoint that the server has not heard of."""
+    current = session.transaction
+    if current is not None and current.status == "T":
+        current.fail(final=context is None and current.level == 1)
+
+
 def enter(engine: Engine, session: ClientSession, context: Context) -> Transaction | None:
     """The block that a context asks for (opened if need be), at its level; None: autocommit."""
     wanted, current = context.txn, session.transaction
@@ -97,6 +104,8 @@ def enter(engine: Engine, session: ClientSession, context: Context) -> Transacti
         current.set_level(context.floor, context.level)
     for number in context.drop:
         current.release(number)
+    if wanted is not None:
+        current.read_only = wanted.ro  # SET TRANSACTION READ ONLY may come late
     transaction: Transaction = current
     return transaction
 

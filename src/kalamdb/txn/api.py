@@ -166,8 +166,8 @@ class Transaction(Protocol):
     def rollback_to_level(self, level: int) -> None:
         """Undo what levels >= level wrote; the depth becomes level - 1; a failed transaction is open again."""
 
-    def fail(self) -> None:
-        """An error happened: status E."""
+    def fail(self, *, final: bool = False) -> None:
+        """An error happened: status E. ``final``: only ROLLBACK can follow, so nobody need wait for its locks."""
 
     async def commit(self) -> int | None:
         """Durable when it returns: the commit's sequence number; None if nothing was written. Locks freed.

@@ -401,8 +401,10 @@ class StoreTransaction:
         if self.status == "E":
             self.status = "T"
 
-    def fail(self) -> None:
+    def fail(self, *, final: bool = False) -> None:
         self.status = "E"
+        if final and self.locks:
+            self._engine.locks.release(self)
 
     # ---------- the end ----------
     async def commit(self) -> int | None:
