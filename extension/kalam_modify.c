@@ -120,6 +120,8 @@ modify_connect(KalamModify *state)
 	state->spec.tenant = kalam_tenant(user);
 	if (state->spec.tenant != NULL)
 		state->spec.tenant = pstrdup(state->spec.tenant);
+	if (kalam_find_option(user->options, "user_id"))
+		state->bound_user = user->userid;
 	state->batch = kalam_batch_create(state->cxt, &state->spec);
 
 	dlist_push_tail(&running, &state->node);
@@ -305,6 +307,25 @@ take_old_key(KalamModify *state, TupleTableSlot *planSlot, int n)
 	}
 }
 
+/* A role bound to a tenant may not write for another, whatever the server would allow its account. */
+static void
+check_owner(KalamModify *state, TupleTableSlot *slot)
+{
+	bool		isnull;
+	char	   *owner;
+	Datum		datum = slot_getattr(slot, state->userid_attno, &isnull);
+
+	if (isnull || strcmp(state->spec.tenant, "*") == 0)
+		return;
+	owner = TextDatumGetCString(datum);
+	if (strcmp(owner, state->spec.tenant) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" may not act for tenant \"%s\"", GetUserNameFromId(state->bound_user, true), owner),
+				 errdetail("Its user mapping binds it to another tenant.")));
+	pfree(owner);
+}
+
 /*
  * Only some rows name an owner: until one does, _userid is not sent at all, as
  * the server allows it to be named by those only who may act for others.
@@ -314,6 +335,8 @@ note_owner(KalamModify *state, TupleTableSlot *slot)
 {
 	MemoryContext old;
 
+	if (state->userid_attno != InvalidAttrNumber && OidIsValid(state->bound_user))
+		check_owner(state, slot);
 	if (state->userid_attno == InvalidAttrNumber || state->with_userid ||
 		slot_attisnull(slot, state->userid_attno))
 		return;

@@ -22,6 +22,7 @@ typedef struct KalamModify
 	AttrNumber	seq_attno;		/* 0: the local table has no such column */
 	AttrNumber	userid_attno;
 	bool		with_userid;	/* INSERT: _userid is among the columns sent */
+	Oid			bound_user;		/* the role, if its mapping binds it to the tenant */
 	bool		shows_row;		/* somebody looks at the row after us: RETURNING, triggers, checks */
 	bool		routed;			/* COPY or partition routing */
 	bool		lone;			/* its last rows may wait for COMMIT */

@@ -132,6 +132,7 @@ def test_statement_timeout(db: Session, other: Session, dsn: str, table: str, na
     begun = time.monotonic()
     assert db.fails(sql, "57014", "statement timeout")
     assert time.monotonic() - begun < DEADLINE
+    db("RESET statement_timeout")
     assert db(f"SELECT count(*) FROM {table}") == [(20000,)]
     other("ROLLBACK")
     assert rows(dsn, table) == WHOLE
