@@ -541,6 +541,9 @@ kalam_connection_drop(KalamConn *conn)
 	if (conn->partial)
 		PQclear(conn->partial);
 	conn->partial = NULL;
+	if (conn->waits)			/* before its socket goes */
+		FreeWaitEventSet(conn->waits);
+	conn->waits = NULL;
 	if (conn->pg)
 	{
 		PQfinish(conn->pg);

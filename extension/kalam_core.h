@@ -43,6 +43,7 @@ struct KalamConn
 	Oid			serverid;
 	Oid			userid;			/* for whom it was made; shown by kalam_connections() */
 	PGconn	   *pg;				/* NULL: not connected */
+	struct WaitEventSet *waits;	/* for its answers; NULL until the first */
 	KalamCapTable *caps;		/* stays when the connection goes, for plans made with it */
 	bool		asked;			/* caps are this connection's */
 	uint64		made;			/* how many there were so far: a cursor belongs to one of them */

@@ -16,6 +16,9 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
 #include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
@@ -300,19 +303,40 @@ request_timed_out(KalamConn *conn)
 			 errhint("The server's option \"timeout\" bounds every request.")));
 }
 
+/* What is waited for is the same each time, and making the set costs more than waiting with it. */
+static WaitEventSet *
+wait_set(KalamConn *conn)
+{
+	WaitEventSet *set = conn->waits;
+
+	if (set != NULL)
+		return set;
+#if PG_VERSION_NUM >= 170000
+	set = CreateWaitEventSet(NULL, 3);
+#else
+	set = CreateWaitEventSet(TopMemoryContext, 3);
+#endif
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(set, WL_SOCKET_READABLE, PQsocket(conn->pg), NULL, NULL);
+	conn->waits = set;
+	return set;
+}
+
 /* One wait for the socket. True if the latch was set. */
 static bool
 wait_for_answer(KalamConn *conn, bool unsent, TimestampTz deadline)
 {
-	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_SOCKET_READABLE;
-	int			rc;
+	long		timeout = deadline ? kalam_ms_until(deadline) : -1;
+	WaitEvent	event;
+	int			rc = 0;
 
 	if (unsent)
-		events |= WL_SOCKET_WRITEABLE;
-	if (deadline)
-		events |= WL_TIMEOUT;
-	rc = WaitLatchOrSocket(MyLatch, events, PQsocket(conn->pg), deadline ? kalam_ms_until(deadline) : -1,
-						   kalam_wait_event());
+		rc = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_SOCKET_READABLE |
+							   WL_SOCKET_WRITEABLE | (deadline ? WL_TIMEOUT : 0),
+							   PQsocket(conn->pg), timeout, kalam_wait_event());
+	else if (WaitEventSetWait(wait_set(conn), timeout, &event, 1, kalam_wait_event()) > 0)
+		rc = event.events;
 	if (rc & WL_SOCKET_READABLE)
 		(void) PQconsumeInput(conn->pg);	/* a failure shows in the connection's status */
 	if (rc & WL_LATCH_SET)
