@@ -102,15 +102,16 @@ def test_no_credentials_at_all(server: Rig) -> None:
 
 def test_lockout_after_failures_in_a_row() -> None:
     ada = StoredAccount("ada", Role.SERVICE, hash_password("lovelace"))
-    with rig(ada, auth__mode="password", auth__max_failures=2, auth__lockout=0.4) as server:
+    with rig(ada, auth__mode="password", auth__max_failures=2, auth__lockout=3600) as server:
         refused(server, "ada", "wrong")
         account(server, "ada", "lovelace")  # begins to count anew
         refused(server, "ada", "wrong")
         refused(server, "ada", "wrong")
         fields = refused(server, "ada", "lovelace")
-        assert (fields["C"], fields["H"]) == ("28000", "try again in 1 seconds")
+        assert fields["C"] == "28000"
+        assert fields["H"].startswith("try again in 3")
         assert refused(server, "other", "x")["C"] == "28P01"
-        wait_for(lambda: server.authenticator._lockout.remaining("ada", time.monotonic()) == 0)
+        server.authenticator._clock = lambda: time.monotonic() + 3600
         assert account(server, "ada", "lovelace")[0] == "ada"
 
 
