@@ -290,7 +290,7 @@ def test_exec_refuses_control(wire: Wire, sql: str) -> None:
 
 def test_values_in_json(wire: Wire) -> None:
     sql = ("SELECT 9223372036854775807 AS big, '1.10'::numeric(10,2) AS n, 'NaN'::float8 AS nan, 'a\"\n' AS s,"
-           " true AS b, '\\x00ff'::bytea AS y, date '2020-01-01' AS d, NULL AS z, '-Infinity'::float8 AS i")  # fmt: skip
+           " true AS b, '\\x00ff'::bytea AS y, date '2020-01-01' AS d, NULL AS z, '-Infinity'::float8 AS i")
     text = wire(sql, exec=True).rows[0][0]
     assert '"big":9223372036854775807' in text
     assert '"n":1.10' in text
