@@ -87,8 +87,8 @@ class Side:
         found = {}
         for table in self.tables():
             columns = ", ".join(self.columns(table))
-            rows = self.conn.execute(f"SELECT t::text FROM (SELECT {columns} FROM {table}) t").fetchall()
-            found[table] = sorted(row[0] for row in rows)
+            query = f"SELECT whole_row::text FROM (SELECT {columns} FROM {table}) whole_row"
+            found[table] = sorted(row[0] for row in self.conn.execute(query))
         return found
 
     def failed(self) -> bool:
