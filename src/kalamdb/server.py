@@ -174,7 +174,7 @@ def _settle_garbage_collector() -> None:
     """What the imports made stays: no collection needs to look at it again, and few are needed between statements."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 10, 20)
+    gc.set_threshold(100_000, 20, 50)
 
 
 def _make_executor(engine: Any, settings: Settings) -> Any:

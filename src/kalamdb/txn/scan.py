@@ -43,7 +43,10 @@ class StoreScan:
             part = next(self._parts, None)
             if part is None:
                 return rows
-            rows = rows + part if rows else part
+            if rows:
+                rows.extend(part)
+            else:
+                rows = part
         self._left = rows[n:]
         return rows[:n] if self._left else rows
 
