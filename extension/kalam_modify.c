@@ -22,6 +22,7 @@
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
+#include "kalam_core.h"
 #include "kalam_modify.h"
 #include "miscadmin.h"
 #include "parser/parsetree.h"
