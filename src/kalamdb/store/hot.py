@@ -226,9 +226,9 @@ class Reader:
             stop.check()
             self._running = stop
             try:
-                cursor = self.connection.cursor()
+                cursor = self.connection.cursor().execute(text, values)
                 self._cursors.append(cursor)
-                return cursor.execute(text, values)
+                return cursor
             except apsw.InterruptError:
                 stop.check()
                 raise
@@ -238,7 +238,6 @@ class Reader:
                 raise
             finally:
                 self._running = None
-
 
     def finish(self, cursor: Any) -> None:
         with self.lock:
@@ -267,7 +266,9 @@ class HotSnapshot:
 
     @property
     def reader(self) -> Reader:
-        assert self._reader is not None, "snapshot used after its end"
+        """34000 after the end: the connection may be another snapshot's by then."""
+        if self._reader is None:
+            raise KalamError("34000", "the snapshot's transaction has ended")
         return self._reader
 
     def pin(self) -> None:

@@ -87,6 +87,9 @@ class StoreScan:
             return
         load = self._loader(head)
         for rows in self._chunks(*statement):
+            if not outputs:
+                yield [()] * len(rows)
+                continue
             loaded = rows if load is None else load(rows)
             yield [self._finish(row) for row in loaded] if head else loaded
 
@@ -97,11 +100,9 @@ class StoreScan:
         return self._layout.loader(self._scan.columns, head)
 
     def _chunks(self, text: str, values: tuple[Any, ...]) -> Iterator[list[Row]]:
-        self._cursor = self._reader.execute(text, values, self._stop)
-        if self._cursor is None:
-            return
+        self._cursor = self._snapshot.reader.execute(text, values, self._stop)
         while self._cursor is not None:
-            rows = self._reader.rows(self._cursor, TURN_ROWS, self._stop)
+            rows = self._snapshot.reader.rows(self._cursor, TURN_ROWS, self._stop)
             if not rows:
                 return
             yield rows
@@ -176,7 +177,7 @@ class StoreScan:
             connection.execute(layout.create.replace("_seq INTEGER NOT NULL", "_seq INTEGER"))
             connection.execute("BEGIN")
             connection.executemany(layout.put, ((*key, None, *layout.stored(row)) for key, row in own))
-            text = f"SELECT _userid, k, {', '.join(outputs) or '1'} FROM {layout.table} WHERE {self._scan.where}"
+            text = f"SELECT {', '.join(['_userid', 'k', *outputs])} FROM {layout.table} WHERE {self._scan.where}"
             return connection.execute(text, self._scan.params).fetchall()
         finally:
             connection.close(True)

@@ -405,6 +405,7 @@ class StoreTransaction:
         self.status = "E"
         if final and self.locks:
             self._engine.locks.release(self)
+            self._entered.clear()
 
     # ---------- the end ----------
     async def commit(self) -> int | None:
@@ -428,7 +429,7 @@ class StoreTransaction:
         return seq
 
     def rollback(self) -> None:
-        if not self._ended:
+        if not self._ended and self.status != "C":  # a commit under way decides itself
             self._end(committed=False)
 
     def _close_snapshots(self) -> None:
