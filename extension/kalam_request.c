@@ -421,6 +421,19 @@ receive(KalamConn *conn)
 	return answer_complete(conn);
 }
 
+/* The server has stopped it: PostgreSQL knows better why, unless it was our own time limit. */
+static void
+raise_interrupt(KalamConn *conn, PGresult **res)
+{
+	if (!(QueryCancelPending || ProcDiePending) || !INTERRUPTS_CAN_BE_PROCESSED())
+		return;
+	conn->changing = false;
+	kalam_transaction_after(conn, 0);
+	kalam_result_guard(*res);
+	CHECK_FOR_INTERRUPTS();
+	pg_unreachable();
+}
+
 /*
  * A COMMIT under way may succeed although its sender is interrupted, and then
  * has to be told so: the interrupt asks the server to stop, and is forgotten
@@ -457,6 +470,8 @@ kalam_receive_commit(KalamConn *conn, PGresult **res)
 		return KALAM_COMMIT_BROKEN;
 	if (interrupted && is_success(*res))
 		QueryCancelPending = false;
+	else if (interrupted)
+		raise_interrupt(conn, res);
 	return KALAM_COMMIT_DONE;
 }
 

@@ -19,10 +19,12 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
 #include "utils/elog.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 
 #include "kalam_core.h"
 
@@ -527,15 +529,31 @@ count_writer(KalamConn *conn)
 		writers++;
 }
 
+/* The rows of a lone statement that waited for its end: its time limit is still theirs. */
+static void
+flush_last(void)
+{
+	bool		limited = StatementTimeout > 0 && !get_timeout_active(STATEMENT_TIMEOUT);
+
+	if (dlist_is_empty(&pendings))
+		return;
+	if (limited)
+		enable_timeout_at(STATEMENT_TIMEOUT, TimestampTzPlusMilliseconds(GetCurrentStatementStartTimestamp(),
+																		 StatementTimeout));
+	if (writers == 1 && !dlist_has_next(&pendings, dlist_head_node(&pendings)) &&
+		!first_pending(NULL, 1)->conn->lost)
+		flush_one(first_pending(NULL, 1), true);	/* the transaction's last words */
+	kalam_pending_flush_all(NULL);
+	if (limited)
+		disable_timeout(STATEMENT_TIMEOUT, false);
+}
+
 static void
 pre_commit(void)
 {
 	writers = 0;
 	each_used(count_writer);
-	if (writers == 1 && !dlist_is_empty(&pendings) && !dlist_has_next(&pendings, dlist_head_node(&pendings)) &&
-		!first_pending(NULL, 1)->conn->lost)
-		flush_one(first_pending(NULL, 1), true);	/* the transaction's last words */
-	kalam_pending_flush_all(NULL);
+	flush_last();
 	each_used(commit_one);
 }
 

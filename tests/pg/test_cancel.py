@@ -39,6 +39,7 @@ LONG = {
     "row lock": "UPDATE {t} SET body = 'mine' WHERE id = 1",
     "row lock by a read": "SELECT * FROM {t} WHERE id = 1 FOR UPDATE",
     "row lock by a key": "INSERT INTO {t} SELECT g FROM generate_series(100001, 101000) g UNION ALL SELECT 100000",
+    "row lock at commit": "INSERT INTO {t} VALUES (100000, 'mine')",
     "remote row lock": "SELECT kalam_exec('UPDATE {t} SET body = ''x'' WHERE id = 1')",
     "insert": "INSERT INTO {t} SELECT g, repeat('x', 50) FROM generate_series(100001, 300000000) g",
     "update": "UPDATE {t} SET body = a.body FROM generate_series(1, 100000) g, {t} a WHERE {t}.id = a.id + g",
