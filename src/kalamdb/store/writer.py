@@ -26,12 +26,16 @@ Job = Callable[[apsw.Connection], Any]
 GROUP = 256
 
 
+_DISK = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.CorruptError, apsw.NotADBError, apsw.BusyError,
+         apsw.ProtocolError, apsw.PermissionsError)
+
+
 def storage_error(error: BaseException) -> BaseException:
     """What a client is told of a failed write."""
     if isinstance(error, apsw.FullError):
         return KalamError("53100", "could not write to the data directory: no space left on device",
                           hint="Nothing of the transaction was stored. Free space and repeat it.")
-    if isinstance(error, apsw.IOError | apsw.CantOpenError | apsw.ReadOnlyError | apsw.CorruptError | apsw.NotADBError):
+    if isinstance(error, _DISK):
         return KalamError("58030", f"could not write to the data directory: {error}",
                           hint="Nothing of the transaction was stored.")
     return error
@@ -63,6 +67,7 @@ class Writer:
         self._connection = connection
         self._loop = loop
         self._after_group = after_group
+        self._closed = False
         self._queue: SimpleQueue[tuple[Job, asyncio.Future[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="kalam-writer", daemon=True)
         self._thread.start()
@@ -70,10 +75,14 @@ class Writer:
     def submit(self, job: Job) -> Settled:
         """From the event loop. The future has the job's result, or its error; then nothing of it was stored."""
         future = Settled(loop=self._loop)
+        if self._closed:
+            raise KalamError("57P01", "the data directory has been closed")
         self._queue.put((job, future))
         return future
 
     async def close(self) -> None:
+        """After what is queued."""
+        self._closed = True
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 
@@ -111,16 +120,13 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             for job, future in group:
                 outcomes.append((future, *self._apply(job, alone=len(group) == 1)))
-            if all(error is not None for _, _, error in outcomes):
-                connection.execute("ROLLBACK")
-                return outcomes
             self._after_group(connection)
             connection.execute("COMMIT")
         except BaseException as error:
             self._roll_back()
             if len(group) > 1:  # one of them may be to blame: each by itself
                 return [outcome for item in group for outcome in self._commit([item])]
-            log.error("commit failed: %s", error)
+            log.error("commit failed: %r", error)
             return [(group[0][1], None, storage_error(error))]
         return outcomes
 

@@ -137,6 +137,12 @@ class StoreEngine:
         future.add_done_callback(self._commits.discard)
         return future
 
+    async def _run(self, text: str, *values: Any) -> None:
+        def job(connection: apsw.Connection) -> None:
+            connection.execute(text, values)
+
+        await self._submit(job)
+
     def _keep_clock(self, connection: apsw.Connection) -> None:
         """Part of every group: a restart goes on above every number given."""
         last = max(self._clock.last, self._row_numbers.last)
@@ -160,16 +166,14 @@ class StoreEngine:
         await self._purge_dropped()
         cutoff = now_ms() - OUTCOMES_KEPT_MS
         if self.live.query("SELECT 1 FROM kalam_outcomes WHERE at < ? LIMIT 1", (cutoff,)):
-            await self._submit(lambda connection: connection.execute(
-                "DELETE FROM kalam_outcomes WHERE at < ?", (cutoff,)))
+            await self._run("DELETE FROM kalam_outcomes WHERE at < ?", cutoff)
 
     async def _purge_stream(self, table: TableDef) -> None:
         name = self.layouts.of(table).table
         horizon = self.horizon(table)
         while self.live.query(f"SELECT 1 FROM {name} WHERE _seq <= ? LIMIT 1", (horizon,)):
-            await self._submit(lambda connection: connection.execute(
-                f"DELETE FROM {name} WHERE (_userid, k) IN "
-                f"(SELECT _userid, k FROM {name} WHERE _seq <= ? LIMIT {PURGE_ROWS})", (horizon,)))
+            await self._run(f"DELETE FROM {name} WHERE (_userid, k) IN "
+                            f"(SELECT _userid, k FROM {name} WHERE _seq <= ? LIMIT {PURGE_ROWS})", horizon)
 
     async def _purge_dropped(self) -> None:
         cutoff = now_ms() - self._drop_grace_ms
@@ -180,8 +184,8 @@ class StoreEngine:
     async def _purge_table(self, number: int) -> None:
         name = f"h_{number}"
         while self.live.query(f"SELECT 1 FROM {name} LIMIT 1", ()):
-            await self._submit(lambda connection: connection.execute(
-                f"DELETE FROM {name} WHERE (_userid, k) IN (SELECT _userid, k FROM {name} LIMIT {PURGE_ROWS})"))
+            await self._run(f"DELETE FROM {name} WHERE (_userid, k) IN "
+                            f"(SELECT _userid, k FROM {name} LIMIT {PURGE_ROWS})")
 
         def drop(connection: apsw.Connection) -> None:
             connection.execute(f"DROP TABLE IF EXISTS {name}")
@@ -214,19 +218,30 @@ def _new_id() -> str:
 def _open_database(path: Path) -> tuple[apsw.Connection, Catalog, dict[str, Any]]:
     try:
         connection = open_connection(path)
-        connection.execute("BEGIN IMMEDIATE")
-        create_schema(connection)
-        facts = {
-            "server_id": meta(connection, "server_id", lambda: str(uuid.uuid4())),
-            "node_id": meta(connection, "node_id", lambda: random.randrange(NODE_IDS)),
-            "last_seq": meta(connection, "last_seq", lambda: 0),
-        }
-        catalog = Catalog()
-        catalog.load(connection)
-        connection.execute("COMMIT")
     except apsw.Error as error:
         raise storage_error(error) from error
-    return connection, catalog, facts
+    try:
+        return connection, *_load(connection)
+    except apsw.Error as error:
+        connection.close(True)
+        raise storage_error(error) from error
+    except BaseException:
+        connection.close(True)
+        raise
+
+
+def _load(connection: apsw.Connection) -> tuple[Catalog, dict[str, Any]]:
+    connection.execute("BEGIN IMMEDIATE")
+    create_schema(connection)
+    facts = {
+        "server_id": meta(connection, "server_id", lambda: str(uuid.uuid4())),
+        "node_id": meta(connection, "node_id", lambda: random.randrange(NODE_IDS)),
+        "last_seq": meta(connection, "last_seq", lambda: 0),
+    }
+    catalog = Catalog()
+    catalog.load(connection)
+    connection.execute("COMMIT")
+    return catalog, facts
 
 
 async def open_engine(data_dir: Path, *, node_id: int | None = None, lock_timeout_ms: int = 0,

@@ -15,10 +15,10 @@ from kalamdb import types
 from kalamdb.api import Row
 from kalamdb.catalog.catalog import CatalogChanges, View
 from kalamdb.errors import KalamError
-from kalamdb.store.hot import HotSnapshot, Layout
+from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
 from kalamdb.txn.api import AccountDef, Isolation, Key, RowId, Scan, TableDef
 from kalamdb.txn.locks import LockKey, Waiter
-from kalamdb.txn.overlay import Overlay, TableOverlay
+from kalamdb.txn.overlay import Overlay, RowKey, TableOverlay, Version
 from kalamdb.txn.scan import StoreScan
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class StoreTransaction:
         since = self._engine.horizon(scan.table) if layout.stream else None
         snapshot.hot.pin()
         overlay = self._overlay.tables.get(scan.table.id)
-        own = list(overlay.rows.items()) if overlay is not None and overlay.rows else ()
+        own = _candidates(overlay, scan) if overlay is not None and overlay.rows else ()
         return StoreScan(snapshot.hot, layout, scan, since, own, snapshot.position)
 
     # ---------- locks ----------
@@ -143,17 +143,17 @@ class StoreTransaction:
 
     def _enter_nowait(self, table: TableDef) -> bool:
         """The writer's share lock on its table, which keeps DROP away; False where it has to wait."""
+        self._check_writable()
         if table.id in self._entered:
             return True
-        self._check_writable()
         if not self._engine.locks.try_lock(self, (table.id,), share=True):
             return False
         self._entered_table(table)
         return True
 
     async def _enter(self, table: TableDef) -> None:
+        self._check_writable()
         if table.id not in self._entered:
-            self._check_writable()
             await self._lock((table.id,), share=True)
             self._entered_table(table)
 
@@ -228,8 +228,7 @@ class StoreTransaction:
             if highest is None or k > highest:
                 return False
         if overlay.layout.stream:
-            row = live.get(overlay.layout, tenant, k)
-            return row is not None and self._alive(overlay.table, overlay.layout, row) is not None
+            return self._committed_row(overlay, live, key) is not None
         return live.exists(overlay.layout, tenant, k)
 
     def _check_visible(self, overlay: TableOverlay, key: tuple[str, int | bytes]) -> None:
@@ -243,14 +242,18 @@ class StoreTransaction:
         version = overlay.rows.get(key)
         if version is not None:
             return None if version[1] is None else _own(layout, key[0], version[1])
-        row = self._engine.live.get(layout, *key)
+        row = self._committed_row(overlay, self._engine.live, key)
         if self._pinned is not None:
-            seen = self._pinned.get(layout, *key)
+            seen = self._committed_row(overlay, self._pinned, key)
             if (None if seen is None else seen[-2]) != (None if row is None else row[-2]):
                 if seen is None:  # came later: not there for this transaction
                     return None
                 raise _concurrent(deleted=row is None)
-        return None if row is None else self._alive(overlay.table, layout, row)
+        return row
+
+    def _committed_row(self, overlay: TableOverlay, source: HotSnapshot | LiveReader, key: RowKey) -> Row | None:
+        row = source.get(overlay.layout, *key)
+        return None if row is None else self._alive(overlay.table, overlay.layout, row)
 
     async def update(self, table: TableDef, changes: Sequence[tuple[RowId, Mapping[int, Any]]]) -> int:
         await self._enter(table)
@@ -453,6 +456,15 @@ class StoreTransaction:
 
 
 # ---------- rows and errors ----------
+def _candidates(overlay: TableOverlay, scan: Scan) -> Sequence[tuple[RowKey, Version]]:
+    """Own rows that a scan may show or hide; a whole key has one at most, however many rows were written."""
+    if scan.tenant is None or not scan.table.key or len(scan.key_prefix) < len(scan.table.key):
+        return list(overlay.rows.items())
+    key = (scan.tenant, overlay.layout.codec.encode(scan.key_prefix))
+    version = overlay.rows.get(key)
+    return () if version is None else ((key, version),)
+
+
 def _own(layout: Layout, tenant: str, row: Row) -> Row:
     return (*row, None, None if layout.shared else tenant)
 
