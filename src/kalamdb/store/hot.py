@@ -29,6 +29,10 @@ TURN_ROWS = 2048
 #: SQLite's virtual machine steps between two looks at whether a scan was interrupted
 INTERRUPT_STEPS = 20_000
 POOL = 32
+#: pages of the write-ahead log before it is written back to the database
+LOG_PAGES = 4000
+#: KiB of page cache, negative as SQLite wants it
+READER_CACHE, WRITER_CACHE = -8192, -65536
 SEQ, USERID = -1, -2
 
 _NAN = float("nan")
@@ -49,8 +53,8 @@ def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
     if not read_only:
         connection.execute("PRAGMA journal_mode=WAL").fetchall()
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA wal_autocheckpoint=4000").fetchall()
-    connection.execute(f"PRAGMA cache_size={-8192 if read_only else -65536}")
+        connection.pragma("wal_autocheckpoint", LOG_PAGES)
+    connection.pragma("cache_size", READER_CACHE if read_only else WRITER_CACHE)
     _add_functions(connection)
     return connection
 
@@ -58,6 +62,27 @@ def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
 def _add_functions(connection: apsw.Connection) -> None:
     # apsw's type for a function has any number of arguments
     connection.create_scalar_function(NUMERIC_FUNCTION, _numeric_order, 1, deterministic=True)  # type: ignore[arg-type]
+
+
+def extend_log(connection: apsw.Connection) -> None:
+    """Give the write-ahead log its full size at once.
+
+    A commit that makes the file longer has to synchronise the file system's own journal too, which doubles its time
+    (measured: 290 to 410 µs against 160 to 200). The space is taken by a transaction too large for its cache, so that
+    its pages are written to the log, and rolled back.
+    """
+    size = LOG_PAGES * connection.pragma("page_size")
+    connection.pragma("cache_size", 16)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE kalam_filler (data BLOB)")
+        connection.execute("INSERT INTO kalam_filler VALUES (zeroblob(?))", (size,))
+    except apsw.FullError:  # it will grow as it is needed
+        pass
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        connection.pragma("cache_size", WRITER_CACHE)
 
 
 def _numeric_order(text: str | None) -> bytes | None:

@@ -22,7 +22,7 @@ import apsw
 from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, create_schema, meta
 from kalamdb.errors import KalamError
-from kalamdb.store.hot import HotSnapshot, Layouts, LiveReader, ReaderPool, apply_rows, open_connection
+from kalamdb.store.hot import HotSnapshot, Layouts, LiveReader, ReaderPool, apply_rows, extend_log, open_connection
 from kalamdb.store.writer import Settled, Writer, outcome, storage_error
 from kalamdb.txn.api import Isolation, TableDef
 from kalamdb.txn.clock import Clock, now_ms, seq_at
@@ -241,6 +241,7 @@ def _load(connection: apsw.Connection) -> tuple[Catalog, dict[str, Any]]:
     catalog = Catalog()
     catalog.load(connection)
     connection.execute("COMMIT")
+    extend_log(connection)
     return catalog, facts
 
 
