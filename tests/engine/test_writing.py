@@ -147,11 +147,11 @@ def test_a_bulk_insert_beyond_the_last_key_finds_what_comes_in_between(run: Runn
         table = await create(engine, definition())
         await put(engine, table, (10, "first"))
         one = engine.begin(None)
-        bulk = asyncio.create_task(one.insert(table, [("", (number, "bulk")) for number in range(100, 8000)]))
+        bulk = asyncio.create_task(one.insert(table, [("", (number, "bulk")) for number in range(100, 100_000)]))
         await asyncio.sleep(0)
-        await put(engine, table, (7990, "between"))
+        await put(engine, table, (99_990, "between"))
         error = await refused("23505", bulk)
-        assert error.detail == "Key (id)=(7990) already exists."
+        assert error.detail == "Key (id)=(99990) already exists."
         one.rollback()
         assert len(stored(engine, table)) == 2
 

@@ -1,0 +1,327 @@
+"""Commits: grouped, durable, numbered in order, their outcomes known; what the disk refuses harms nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from engine.rig import Runner, create, definition, opened, put, read, refused, soon, stored, until
+from kalamdb.api import Row
+from kalamdb.errors import KalamError
+from kalamdb.txn.api import TableDef
+from kalamdb.txn.clock import now_ms, seq_at
+from kalamdb.txn.engine import OUTCOMES_KEPT_MS, StoreEngine, open_engine
+from kalamdb.txn.transaction import StoreTransaction
+
+
+@contextmanager
+def held_writer(engine: StoreEngine) -> Iterator[None]:
+    """Jobs pile up meanwhile, and are then one group."""
+    held, go = threading.Event(), threading.Event()
+
+    def job(_: apsw.Connection) -> None:
+        held.set()
+        assert go.wait(20)
+
+    engine._writer.submit(job)
+    assert held.wait(20)
+    try:
+        yield
+    finally:
+        go.set()
+
+
+async def begun(engine: StoreEngine, table: TableDef, *rows: Row, name: str | None = None) -> StoreTransaction:
+    one = engine.begin(None, txn_id=name)
+    await one.insert(table, [("", row) for row in rows])
+    return one
+
+
+# ---------- groups ----------
+def test_a_group_is_one_commit_of_the_database(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        commits = 0
+
+        def committing() -> bool:
+            nonlocal commits
+            commits += 1
+            return False
+
+        engine._writer._connection.set_commit_hook(committing)
+        with held_writer(engine):
+            tasks = [asyncio.create_task((await begun(engine, table, (number, "a"))).commit()) for number in range(40)]
+            await until(lambda: engine._writer._queue.qsize() == 40)
+        numbers = [number for number in await soon(asyncio.gather(*tasks)) if number is not None]
+        assert commits <= 2
+        assert numbers == sorted(set(numbers))
+        assert [row[1] for row in stored(engine, table, columns=(0, -1))] == numbers
+        engine._writer._connection.set_commit_hook(None)
+
+    run(test)
+
+
+@pytest.mark.parametrize("error", [ValueError("bad job"), apsw.FullError("full"), apsw.IOError("broken")])
+def test_a_job_that_fails_takes_no_other_along(run: Runner, error: Exception) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+
+        def bad(connection: apsw.Connection) -> None:
+            connection.execute(f"INSERT INTO h_{table.id} VALUES ('', 999, 1, 999, 'half')")
+            raise error
+
+        with held_writer(engine):
+            good = [asyncio.create_task((await begun(engine, table, (number, "a"))).commit()) for number in range(3)]
+            await until(lambda: engine._writer._queue.qsize() == 3)
+            failing = engine._writer.submit(bad)
+            good.append(asyncio.create_task((await begun(engine, table, (3, "a"))).commit()))
+            await until(lambda: engine._writer._queue.qsize() == 5)
+        numbers = [number for number in await soon(asyncio.gather(*good)) if number is not None]
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) == 4
+        with pytest.raises((KalamError, ValueError)) as caught:
+            await failing
+        if isinstance(error, apsw.Error):
+            assert isinstance(caught.value, KalamError)
+            assert caught.value.sqlstate == ("53100" if isinstance(error, apsw.FullError) else "58030")
+        assert stored(engine, table) == [(number, "a") for number in range(4)]
+
+    run(test)
+
+
+def test_a_cancelled_commit_happens_all_the_same(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await begun(engine, table, (1, "a"), name="one")
+        made = await one.create_table(definition("made"))
+        other = engine.begin(None)
+        with held_writer(engine):
+            task = asyncio.create_task(one.commit())
+            await until(lambda: engine._writer._queue.qsize() == 1)
+            task.cancel()
+            await asyncio.sleep(0)
+            one.rollback()
+            assert not task.done()
+            assert engine.outcome("one") == "in progress"
+            assert not other.insert_nowait(table, "", (1, "b"))
+        assert await soon(task) is not None
+        assert engine.outcome("one") == "committed"
+        assert engine.catalog.by_id[made.id] == made
+        await refused("23505", other.insert(table, [("", (1, "b"))]))
+        other.rollback()
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
+def test_the_end_waits_for_commits_under_way(run: Runner) -> None:
+    async def test() -> None:
+        async with opened(run.directory) as engine:
+            table = await create(engine, definition())
+            with held_writer(engine):
+                task = asyncio.create_task((await begun(engine, table, (1, "a"))).commit())
+                await until(lambda: engine._writer._queue.qsize() == 1)
+                closing = asyncio.create_task(engine.close())
+                await asyncio.sleep(0)
+            await soon(closing)
+            assert await soon(task) is not None
+            with pytest.raises(KalamError) as caught:
+                engine._writer.submit(lambda _: None)
+            assert caught.value.sqlstate == "57P01"
+        assert not (run.directory / "hot.db-wal").exists()
+
+    asyncio.run(test())
+
+    async def find(engine: StoreEngine) -> list[Row]:
+        return stored(engine, engine.catalog.by_name["n", "t"])
+
+    assert run(find) == [(1, "a")]
+
+
+# ---------- numbers ----------
+def test_numbers_rise_over_restarts_with_the_clock_going_back(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def make(engine: StoreEngine) -> int:
+        table = await create(engine, definition())
+        return await put(engine, table, (0, "a"))
+
+    numbers = [run(make)]
+    for number, offset in enumerate([0, -10**9, 0, 10**9, 0, -10**6], 1):
+        monkeypatch.setattr("kalamdb.txn.clock.now_ms", lambda offset=offset: now_ms() + offset)
+
+        async def more(engine: StoreEngine, key: int = number * 10) -> list[int]:
+            table = engine.catalog.by_name["n", "t"]
+            return [await put(engine, table, (key + step, "a")) for step in range(3)]
+
+        numbers += run(more)
+    assert numbers == sorted(set(numbers))
+
+    async def shown(engine: StoreEngine) -> list[int]:
+        return [row[0] for row in stored(engine, engine.catalog.by_name["n", "t"], columns=(-1,))]
+
+    assert run(shown) == numbers
+    assert all(number > seq_at(now_ms()) for number in numbers[12:])
+
+
+def test_one_commit_has_one_number(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, (0, "old"), (1, "old"))
+        one = await begun(engine, table, (2, "new"), (3, "new"))
+        await one.update(table, [(("", (1,)), {1: "new"})])
+        seq = await one.commit()
+        assert [row[0] for row in stored(engine, table, columns=(-1,), low=(1, True))] == [seq] * 3
+        none = engine.begin(None)
+        assert read(none, table)
+        assert await none.commit() is None
+
+    run(test)
+
+
+# ---------- outcomes ----------
+def test_outcomes(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await begun(engine, table, (1, "a"), name="one")
+        assert engine.outcome("one") == "in progress"
+        with pytest.raises(KalamError) as caught:
+            engine.begin(None, txn_id="one")
+        assert caught.value.sqlstate == "25001"
+        await one.commit()
+        (await begun(engine, table, (2, "b"), name="two")).rollback()
+        engine.begin(None, txn_id="left open")
+        reader = engine.begin(None, txn_id="reader")
+        await reader.commit()
+        failed = await begun(engine, table, (3, "c"), name="failed")
+        failed.fail()
+        failed.rollback()
+        states = {name: engine.outcome(name) for name in ("one", "two", "left open", "reader", "failed", "never")}
+        assert states == {"one": "committed", "two": "aborted", "left open": "in progress", "reader": "committed",
+                          "failed": "aborted", "never": "aborted"}
+
+    async def again(engine: StoreEngine) -> None:
+        assert [engine.outcome(name) for name in ("one", "two", "left open", "failed")] == [
+            "committed", "aborted", "aborted", "aborted"]
+        engine.begin(None, txn_id="one").rollback()
+        assert engine.outcome("one") == "committed"
+
+    run(test)
+    run(again)
+
+
+def test_outcomes_are_kept_for_an_hour_and_not_for_ever(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await (await begun(engine, table, (1, "a"), name="one")).commit()
+        monkeypatch.setattr("kalamdb.txn.engine.now_ms", lambda: now_ms() + 3_600_000)
+        await engine.purge()
+        assert engine.live.query("SELECT txn_id FROM kalam_outcomes", ()) == [("one",)]
+        monkeypatch.setattr("kalamdb.txn.engine.now_ms", lambda: now_ms() + OUTCOMES_KEPT_MS + 1000)
+        await engine.purge()
+        assert engine.live.query("SELECT txn_id FROM kalam_outcomes", ()) == []
+
+    run(test)
+
+
+# ---------- what the disk refuses ----------
+@contextmanager
+def full_disk(engine: StoreEngine) -> Iterator[None]:
+    """SQLite itself finds no room for another page."""
+    connection = engine._writer._connection
+    pages: Any = connection.execute("PRAGMA page_count").fetchall()[0][0]
+    connection.execute(f"PRAGMA max_page_count = {pages + 8}").fetchall()
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA max_page_count = 1000000000").fetchall()
+
+
+@contextmanager
+def files_cannot_grow(engine: StoreEngine) -> Iterator[None]:
+    """The operating system refuses to write beyond the log's present length."""
+    size = Path(str(engine.live._connection.filename) + "-wal").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("fault", "sqlstate"), [(full_disk, "53100"), (files_cannot_grow, "58030")])
+def test_the_engine_goes_on_after_a_fault(run: Runner, fault: Callable[[StoreEngine], Any], sqlstate: str) -> None:
+    wide = "x" * 3000
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, (0, "before"))
+        big = await begun(engine, table, *[(number, wide) for number in range(10, 900)], name="big")
+        made = await big.create_table(definition("made"))
+        with fault(engine):
+            error = await refused(sqlstate, big.commit())
+            assert error.hint
+            assert engine.outcome("big") == "aborted"
+            assert stored(engine, table) == [(0, "before")]
+            assert made.id not in engine.catalog.by_id
+            assert len(engine.locks) == 0
+        await put(engine, table, (1, "after"))
+        again = await begun(engine, table, *[(number, wide) for number in range(10, 900)])
+        await again.create_table(definition("made"))
+        await again.commit()
+        assert len(stored(engine, table)) == 892
+
+    async def reopened(engine: StoreEngine) -> None:
+        assert len(stored(engine, engine.catalog.by_name["n", "t"])) == 892
+        assert engine.outcome("big") == "aborted"
+
+    run(test)
+    run(reopened)
+
+
+def test_a_full_disk_refuses_the_big_and_stores_the_small(run: Runner) -> None:
+    """Both are in one group: the big one must not take the others along."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        big = await begun(engine, table, *[(number, "x" * 3000) for number in range(10, 900)])
+        small = [await begun(engine, table, (number, "small")) for number in range(3)]
+        with full_disk(engine):
+            with held_writer(engine):
+                tasks = [asyncio.create_task(one.commit()) for one in (small[0], big, *small[1:])]
+                await until(lambda: engine._writer._queue.qsize() == 4)
+            await refused("53100", tasks[1])
+            await soon(asyncio.gather(tasks[0], *tasks[2:]))
+        assert stored(engine, table) == [(number, "small") for number in range(3)]
+
+    run(test)
+
+
+def test_a_directory_that_cannot_be_read(tmp_path: Path) -> None:
+    async def open_in(directory: Path) -> None:
+        await open_engine(directory)
+
+    error = asyncio.run(refused("58030", open_in(tmp_path / "nowhere")))
+    assert "data directory" in error.message
+    (tmp_path / "hot.db").write_bytes(b"this is no database, whatever its name says " * 100)
+    asyncio.run(refused("58030", open_in(tmp_path)))
+
+
+def test_data_of_a_later_format(run: Runner) -> None:
+    async def nothing(engine: StoreEngine) -> None:
+        pass
+
+    run(nothing)
+    connection = apsw.Connection(str(run.directory / "hot.db"))
+    connection.execute("UPDATE kalam_meta SET value = 99 WHERE name = 'format'")
+    connection.close()
+    with pytest.raises(KalamError) as caught:
+        run(nothing)
+    assert caught.value.sqlstate == "58000"
+    assert "99" in caught.value.message
