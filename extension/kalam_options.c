@@ -225,8 +225,10 @@ has_control(const char *value, bool pem)
 static bool
 is_word(const char *words, const char *value)
 {
-	int			len = strlen(value);
+	int			len = strcspn(value, " ,");
 
+	if (value[len] != '\0')
+		return false;			/* several words of the list */
 	for (const char *w = words; len > 0 && (w = strstr(w, value)) != NULL; w += len)
 	{
 		if ((w == words || w[-1] == ' ') && (w[len] == ',' || w[len] == '\0'))
@@ -584,11 +586,11 @@ take_planning(KalamTable *table, List *options)
 		else if (strcmp(def->defname, "batch_size") == 0)
 			(void) parse_int(defGetString(def), &table->batch_size, 0, NULL);
 		else if (strcmp(def->defname, "updatable") == 0)
-			table->updatable = defGetBoolean(def);
+			(void) parse_bool(defGetString(def), &table->updatable);
 		else if (strcmp(def->defname, "truncatable") == 0)
-			table->truncatable = defGetBoolean(def);
+			(void) parse_bool(defGetString(def), &table->truncatable);
 		else if (strcmp(def->defname, "use_remote_estimate") == 0)
-			table->use_remote_estimate = defGetBoolean(def);
+			(void) parse_bool(defGetString(def), &table->use_remote_estimate);
 		else if (strcmp(def->defname, "fdw_startup_cost") == 0)
 			(void) parse_real(defGetString(def), &table->startup_cost, 0, NULL);
 		else if (strcmp(def->defname, "fdw_tuple_cost") == 0)

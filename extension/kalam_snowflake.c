@@ -112,11 +112,14 @@ next_own(void)
 				 errmsg("snowflake_id() without preloading serves at most %d connections", SEQUENCES),
 				 errhint("Set shared_preload_libraries = 'pg_kalam'.")));
 	if (last_ms == 0)
-		last_ms = (MyStartTimestamp - EPOCH_USECS) / 1000;	/* the slot's last owner may have used it */
+	{
+		last_ms = (MyStartTimestamp - EPOCH_USECS) / 1000;
+		used = share;			/* the slot's last owner may have used it */
+	}
 	if (ms <= last_ms)
 	{
 		ms = last_ms;
-		if (++used >= share || used == 1)
+		if (++used >= share)
 			ms++;
 	}
 	if (ms > last_ms)

@@ -69,7 +69,9 @@ def test_load_makes_using_work(bare_pg: Postgres, server: KalamServer) -> None:
     session("CREATE SCHEMA by_load; CREATE TABLE by_load.t (id bigint) USING kalamdb")
     session("INSERT INTO by_load.t VALUES (1)")
     assert session("SELECT id FROM by_load.t") == [(1,)]
-    assert session("SELECT snowflake_id() <> snowflake_id()") == [(True,)]
+    ids = [row[0] for row in session("SELECT snowflake_id() FROM generate_series(1, 2000)")]
+    assert len(set(ids)) == 2000
+    assert len({number >> 22 for number in ids}) < 1000, "a backend has a share of each millisecond"
     session.close()
 
 
@@ -224,6 +226,7 @@ def test_the_remote_table_is_not_there(db: Session, ns: str, table: str) -> None
         ("CREATE SERVER {ns}_s FOREIGN DATA WRAPPER pg_kalam OPTIONS (client_cert 'x')", ["client_"]),
         ("CREATE TABLE {ns}.x (id bigint) USING kalamdb WITH (typ = 'user')", ["typ", "type"]),
         ("CREATE TABLE {ns}.x (id bigint) USING kalamdb WITH (type = 'private')", ["type", "shared"]),
+        ("CREATE TABLE {ns}.x (id bigint) USING kalamdb WITH (type = 'user, shared')", ["type", "shared"]),
         ("CREATE TABLE {ns}.x (id bigint) USING kalamdb WITH (type = 'stream', ttl_seconds = '0')", ["ttl_seconds"]),
         ("CREATE TABLE {ns}.x (id bigint) USING kalamdb WITH (flush_policy = 'sometimes')", ["flush_policy"]),
         ("CREATE FOREIGN TABLE {ns}.x (id bigint OPTIONS (column_nam 'y')) SERVER kalam_server", ["column_nam"]),
@@ -235,6 +238,17 @@ def test_bad_option(db: Session, ns: str, table: str, sql: str, words: list[str]
     error = db.fails(sql.format(ns=ns), None, *words)
     assert error.sqlstate is not None
     assert error.sqlstate in ("HV00D", "22023", "HV024"), error.sqlstate
+
+
+@pytest.mark.parametrize("word", ["t", "f", "yes", "no", "on", "off", "1", "0", "TRUE"])
+def test_booleans_in_all_their_words(db: Session, ns: str, table: str, word: str) -> None:
+    db(f"CREATE FOREIGN TABLE {ns}.x (id bigint) SERVER kalam_server OPTIONS (namespace '{ns}', \"table\" 't', "
+       f"updatable '{word}', truncatable '{word}', use_remote_estimate '{word}')")
+    assert db(f"SELECT id FROM {ns}.x") == []
+    if db.value("SELECT %s::boolean", word):
+        db(f"INSERT INTO {ns}.x VALUES (1)")
+    else:
+        db.fails(f"INSERT INTO {ns}.x VALUES (1)", "55000", "does not allow inserts")
 
 
 @pytest.mark.parametrize("option", ["ca_cert '-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----'"])
