@@ -150,7 +150,7 @@ extern bool kalam_drain(KalamConn *conn, TimestampTz deadline);
 
 /* ---------- kalam_transaction.c ---------- */
 extern void kalam_transaction_use(KalamConn *conn);	/* this local transaction uses the connection */
-extern void kalam_transaction_context(KalamConn *conn, StringInfo json, uint32 flags);
+extern void kalam_transaction_context(KalamConn *conn, StringInfo json, const KalamRequest *req);
 /* the server's state after an answer */
 extern void kalam_transaction_after(KalamConn *conn, uint32 flags);
 /* a COMMIT's answer was lost: returns if it was committed after all, else raises */

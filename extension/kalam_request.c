@@ -542,7 +542,7 @@ context_json(KalamConn *conn, const KalamRequest *req)
 		escape_json(&json, req->tenant);
 		appendStringInfoChar(&json, ',');
 	}
-	kalam_transaction_context(conn, &json, req->flags);
+	kalam_transaction_context(conn, &json, req);
 	if (req->snapshot)
 		appendStringInfo(&json, "\"snap\":%d,", req->snapshot);
 	append_strings(&json, "close", conn->abandoned);

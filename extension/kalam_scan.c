@@ -106,7 +106,6 @@ plan_runs_once(Plan *plan, int *scans)
 		case T_IndexScan:
 		case T_IndexOnlyScan:
 		case T_BitmapHeapScan:
-		case T_FunctionScan:
 		case T_ValuesScan:
 			return plan_runs_once(outerPlan(plan), scans) && plan_runs_once(innerPlan(plan), scans);
 		default:
@@ -268,12 +267,12 @@ take_chunk(KalamScan *scan, MemoryContext cxt, PGresult *res)
 	if (scan->cursor)
 		pfree(scan->cursor);
 	scan->cursor = NULL;
-	kalam_reader_take(scan->reader, res, scan->chunks++ == 0);
-	if (last)
-		MemoryContextDelete(last);
 	MemoryContextSwitchTo(scan->cxt);
 	scan->cursor = kalam_result_cursor(res);
 	scan->made = scan->conn->made;
+	kalam_reader_take(scan->reader, res, scan->chunks++ == 0);
+	if (last)
+		MemoryContextDelete(last);
 }
 
 static void
@@ -430,6 +429,8 @@ kalam_BeginForeignScan(ForeignScanState *node, int eflags)
 	node->fdw_state = scan;
 	if (portal_is_for(node->ss.ps.state->es_plannedstmt) && ActivePortal->name[0] != '\0')
 		open_cursor(scan);
+	else if (!scan->once)		/* what its functions write before it starts, it must not see */
+		(void) kalam_snapshot_number(scan->conn, node->ss.ps.state);
 }
 
 static TupleTableSlot *

@@ -31,6 +31,16 @@
 #define ABORT_MS 1000			/* for ROLLBACK and the like */
 #define RESOLVE_MS 10000		/* for the outcome of a COMMIT, unless the timeout says otherwise */
 
+/* One of PostgreSQL's snapshots as of one command, and the executor states that use it. */
+typedef struct HeldSnapshot
+{
+	Snapshot	snapshot;
+	CommandId	curcid;
+	int			number;
+	bool		taken;			/* the server has been told of it */
+	List	   *estates;
+} HeldSnapshot;
+
 static dlist_head pendings = DLIST_STATIC_INIT(pendings);
 static bool any_used = false;
 static uint64 local_serial = 1;
@@ -100,34 +110,54 @@ make_txn_id(char *id)
 		snprintf(id + 2 * i, 3, "%02x", bytes[i]);
 }
 
+/* Takes the list. */
 static void
-append_dropped(KalamConn *conn, StringInfo json)
+append_numbers(StringInfo json, const char *key, List *numbers)
 {
 	const char *separator = "";
 	ListCell   *lc;
 
-	if (conn->dropped == NIL)
+	if (numbers == NIL)
 		return;
-	appendStringInfoString(json, "\"drop\":[");
-	foreach(lc, conn->dropped)
+	appendStringInfo(json, "\"%s\":[", key);
+	foreach(lc, numbers)
 	{
 		appendStringInfo(json, "%s%d", separator, lfirst_int(lc));
 		separator = ",";
 	}
 	appendStringInfoString(json, "],");
-	list_free(conn->dropped);
+	list_free(numbers);
+}
+
+/* A statement around this one, which has not read yet, must not see what this one writes. */
+static void
+append_snapshots(KalamConn *conn, StringInfo json, int own)
+{
+	List	   *taken = NIL;
+	ListCell   *lc;
+
+	foreach(lc, conn->snapshots)
+	{
+		HeldSnapshot *held = lfirst(lc);
+
+		if (!held->taken && held->number != own)
+			taken = lappend_int(taken, held->number);
+		held->taken = true;
+	}
+	append_numbers(json, "take", taken);
+	append_numbers(json, "drop", conn->dropped);
 	conn->dropped = NIL;
 }
 
 /* Levels count as told once they are sent: the server applies them whatever the statement does. */
 void
-kalam_transaction_context(KalamConn *conn, StringInfo json, uint32 flags)
+kalam_transaction_context(KalamConn *conn, StringInfo json, const KalamRequest *req)
 {
 	int			level = conn->flush_level ? conn->flush_level : GetCurrentTransactionNestLevel();
 
 	if (!conn->open)
 	{
-		if (!(flags & (KALAM_REQ_TXN | KALAM_REQ_WRITE | KALAM_REQ_COMMIT)))
+		if (!(req->flags & (KALAM_REQ_TXN | KALAM_REQ_WRITE | KALAM_REQ_COMMIT)))
 			return;
 		make_txn_id(conn->txn_id);
 		conn->floor = 1;
@@ -139,7 +169,7 @@ kalam_transaction_context(KalamConn *conn, StringInfo json, uint32 flags)
 	if (conn->floor != 1 || level != 1)
 		appendStringInfo(json, "\"floor\":%d,\"level\":%d,", conn->floor, level);
 	conn->level = conn->floor = level;
-	append_dropped(conn, json);
+	append_snapshots(conn, json, req->snapshot);
 }
 
 void
@@ -153,15 +183,6 @@ kalam_transaction_after(KalamConn *conn, uint32 flags)
 }
 
 /* ---------- snapshots ---------- */
-
-/* One of PostgreSQL's snapshots as of one command, and the executor states that use it. */
-typedef struct HeldSnapshot
-{
-	Snapshot	snapshot;
-	CommandId	curcid;
-	int			number;
-	List	   *estates;
-} HeldSnapshot;
 
 typedef struct Holder
 {
@@ -186,7 +207,7 @@ holder_reset(void *arg)
 	if (held->estates != NIL)
 		return;
 	conn->snapshots = list_delete_ptr(conn->snapshots, held);
-	if (conn->open)
+	if (conn->open && held->taken)
 	{
 		old = MemoryContextSwitchTo(conn->txn_cxt);
 		conn->dropped = lappend_int(conn->dropped, held->number);
@@ -228,6 +249,7 @@ kalam_snapshot_number(KalamConn *conn, EState *estate)
 
 	if (estate->es_snapshot == NULL)
 		return 0;
+	kalam_pending_flush_all(conn);	/* which is from before it */
 	holder = MemoryContextAllocZero(estate->es_query_cxt, sizeof(Holder));
 	old = MemoryContextSwitchTo(conn->txn_cxt);
 	held = find_held(conn, estate->es_snapshot);

@@ -55,6 +55,7 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     floor: int = 1
     level: int = 1
     snap: int = 0
+    take: tuple[int, ...] = ()
     drop: tuple[int, ...] = ()
     close: tuple[str, ...] = ()
     fetch: int = 10_000

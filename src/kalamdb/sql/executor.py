@@ -187,8 +187,11 @@ class SqlExecutor:
         if current is None:
             current = self._begin_own(session, state, context)
         state.used = True
-        if context is not None and context.snap and not own:
-            current.snapshot(context.snap)  # before the statement writes, and also if it does not read
+        if context is not None and not own:
+            for number in context.take:
+                current.snapshot(number)
+            if context.snap:
+                current.snapshot(context.snap)  # before the statement writes, and also if it does not read
         return Run(
             self, session, state, context, current, own, access.tenant_of(session, context),
             access.search_path(session, context),
