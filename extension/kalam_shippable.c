@@ -32,12 +32,14 @@
 #include "kalam_read.h"
 
 #define MAX_IN_VALUES 2000
+#define MAX_PARAMETERS 10000		/* of one condition; the protocol has room for 65535 in a statement */
 
 typedef struct ShipContext
 {
 	KalamConn  *conn;
 	RelOptInfo *rel;
 	bool		conditional;	/* inside AND or OR */
+	int		   *nparams;		/* so far */
 } ShipContext;
 
 static bool ship(Node *node, ShipContext *cxt);
@@ -185,7 +187,7 @@ ship_parameter(Node *node, ShipContext *cxt)
 		return false;
 	if (cxt->conditional && !cannot_fail(node))
 		return false;
-	return !is_unsteady(node, NULL) && !contain_volatile_functions(node);
+	return ++*cxt->nparams <= MAX_PARAMETERS && !is_unsteady(node, NULL) && !contain_volatile_functions(node);
 }
 
 /* ---------- kinds of nodes ---------- */
@@ -272,7 +274,9 @@ in_values(Node *values, ShipContext *cxt)
 		ArrayType  *array = DatumGetArrayTypeP(((Const *) values)->constvalue);
 
 		n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
-		if (kalam_capability(cxt->conn, 't', getBaseType(ARR_ELEMTYPE(array))) == NULL)
+		*cxt->nparams += n;
+		if (*cxt->nparams > MAX_PARAMETERS ||
+			kalam_capability(cxt->conn, 't', getBaseType(ARR_ELEMTYPE(array))) == NULL)
 			return false;
 	}
 	else
@@ -346,7 +350,8 @@ ship(Node *node, ShipContext *cxt)
 bool
 kalam_is_shippable(KalamConn *conn, RelOptInfo *rel, Expr *expr)
 {
-	ShipContext cxt = {conn, rel, false};
+	int			nparams = 0;
+	ShipContext cxt = {conn, rel, false, &nparams};
 
 	return ship((Node *) expr, &cxt);
 }

@@ -124,6 +124,43 @@ def test_queries_by_other_plans(pair: Pair, setting: str) -> None:
     agree(pair, *QUERIES)
 
 
+def test_more_constants_than_a_message_holds(pair: Pair) -> None:
+    lists = (",".join(map(str, range(first, first + 1000))) for first in range(-69500, 500, 1000))
+    agree(pair, "SELECT count(*) FROM a WHERE " + " OR ".join(f"id IN ({values})" for values in lists))
+    agree(pair, "SELECT count(*) FROM a WHERE " + " OR ".join(f"n = {n} AND id > 5" for n in range(1, 7000)))
+
+
+FUNCTIONS_THAT_WRITE = """
+CREATE FUNCTION add(i int) RETURNS int LANGUAGE plpgsql AS $$
+    BEGIN INSERT INTO empty VALUES (i, 'one'); RETURN i; END $$;
+CREATE FUNCTION added(i int) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO empty VALUES (i, 'two');
+    BEGIN INSERT INTO empty VALUES (i + 1, 'undone'); RAISE 'x'; EXCEPTION WHEN raise_exception THEN NULL; END;
+    RETURN (SELECT count(*) FROM empty);
+END $$
+"""
+
+
+@pytest.mark.parametrize("block", [False, True], ids=["autocommit", "block"])
+def test_functions_that_write_what_the_statement_reads_later(pair: Pair, block: bool) -> None:
+    """A statement's snapshot is from before its functions, though it begins to read after them."""
+    pair.setup(FUNCTIONS_THAT_WRITE)
+    if block:
+        pair.both("BEGIN")
+    agree(
+        pair,
+        "SELECT add(1), (SELECT count(*) FROM empty)",
+        "SELECT f, count(id) FROM add(2) f LEFT JOIN empty ON true GROUP BY f",
+        "SELECT added(3), (SELECT count(*) FROM empty), added(5), (SELECT count(*) FROM empty e WHERE t = 'two')",
+        "WITH x AS (SELECT add(7)), i AS (INSERT INTO empty VALUES (8) RETURNING id), d AS (DELETE FROM empty"
+        " WHERE id = 1 RETURNING id) SELECT (SELECT count(*) FROM x), (SELECT count(*) FROM i),"
+        " (SELECT count(*) FROM d), count(*) FROM empty",
+        "SELECT id, t FROM empty ORDER BY id",
+    )
+    if block:
+        pair.both("COMMIT")
+
+
 def test_prepared_statements(pair: Pair) -> None:
     script = """
         PREPARE one(bigint) AS SELECT t FROM a WHERE id = $1;

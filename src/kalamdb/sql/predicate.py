@@ -195,6 +195,13 @@ def evaluate(node: Condition, row: Sequence[Any], params: Params) -> bool | None
 
 
 # ---------- SQLite ----------
+def _joined(parts: list[str], word: str) -> str:
+    """In parentheses, and in groups: SQLite takes a chain for as deep as it is long, and a thousand for too deep."""
+    while len(parts) > 100:
+        parts = [f"({word.join(parts[at : at + 100])})" for at in range(0, len(parts), 100)]
+    return f"({word.join(parts)})"
+
+
 class _Compiler:
     """Collects the values in the order of their question marks."""
 
@@ -216,7 +223,7 @@ class _Compiler:
                 left = self.operand(node.item, node.family)
                 return f"({left} IN ({', '.join(self.operand(value, node.family) for value in node.values)}))"
             case Junction():
-                return "(" + (" AND " if node.every else " OR ").join(self.sql(item) for item in node.items) + ")"
+                return _joined([self.sql(item) for item in node.items], " AND " if node.every else " OR ")
             case Not():
                 return f"(NOT {self.sql(node.item)})"
             case IsNull():
