@@ -580,6 +580,9 @@ def _conjuncts(node: exp.Expr) -> Iterator[exp.Expr]:
 
 def _cast(node: exp.Cast) -> exp.Expression:
     """Casts to unconstrained numeric keep a constant's digits; to types that DuckDB lacks they stay text."""
+    if isinstance(node.this, exp.Literal) and node.this.is_string and node.to.sql("postgres").lower() == "bytea":
+        bytea = types.by_name("bytea")  # written in a way of its own there
+        return exp.Var(this=native.literal(bytea, types.read_text(bytea, node.this.this)))
     target = node.to
     if target.this == exp.DataType.Type.DECIMAL and not target.expressions:
         inner = node.this
