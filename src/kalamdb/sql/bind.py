@@ -54,10 +54,21 @@ def identifier(node: exp.Expression | str | None) -> str:
 
 def position_of(node: exp.Expression) -> int | None:
     """Where a node stands in the statement, from 1, where the parser kept it."""
-    for part in node.find_all(exp.Identifier):
-        start = part.meta.get("start")
-        return None if start is None else int(start) + 1
-    return None
+    return place_of(node)
+
+
+def place_of(node: exp.Expr) -> int | None:
+    """Where an expression begins, as far as its parts tell."""
+    starts = [start for part in node.walk() if (start := part.meta.get("start")) is not None]
+    if not starts:
+        return None
+    first = min(starts) + 1
+    if isinstance(node, exp.Column):  # its qualifier's place is not kept
+        for part in ("table", "db"):
+            qualifier = node.args.get(part)
+            if qualifier is not None and qualifier.meta.get("start") is None:
+                first -= len(qualifier.sql("postgres")) + 1
+    return max(1, int(first))
 
 
 class Params:
@@ -85,7 +96,7 @@ class Params:
         return tuple(type_ or types.TEXT for type_ in self.types)
 
 
-def parameter_index(node: exp.Expression) -> int:
+def parameter_index(node: exp.Expr) -> int:
     index = int(node.name or node.this.name) - 1 if str(node.this.name).isdecimal() else -1
     if index < 0:
         raise KalamError("42P02", f"there is no parameter ${node.name}")
@@ -155,6 +166,8 @@ class Binder:
             raise KalamError("42P01", f'missing FROM-clause entry for table "{identifier(qualifier)}"',
                              position=position_of(node))
         position = self.position(name)
+        if position is None and qualifier is None and name in self.names:
+            raise NotSimple  # a whole row
         if position is None:
             written = f"{identifier(qualifier)}.{name}" if qualifier is not None else f'"{name}"'
             raise KalamError("42703", f"column {written} does not exist", position=position_of(node), column=name)
@@ -299,7 +312,8 @@ class Binder:
         operand = self.operand(node)
         boolean = types.by_name("bool")
         if operand.type is not None and operand.type is not boolean:
-            raise KalamError("42804", f"argument of WHERE must be type boolean, not type {operand.type.display}")
+            raise KalamError("42804", f"argument of WHERE must be type boolean, not type {operand.type.display}",
+                             position=place_of(node))
         return Boolean(operand.field if operand.field is not None else self.value(operand, boolean))
 
     def _is(self, node: exp.Is) -> Condition:

@@ -130,18 +130,20 @@ NOW, SNOWFLAKE, UUID = "now", "snowflake_id", "gen_random_uuid"
 _FUNCTION_TYPES = {NOW: "timestamptz", SNOWFLAKE: "int8", UUID: "uuid"}
 
 
-def function_of(node: exp.Expression) -> str | None:
+_FUNCTION_NAMES = {"now": NOW, "transaction_timestamp": NOW, "statement_timestamp": NOW, "snowflake_id": SNOWFLAKE,
+                   "gen_random_uuid": UUID}
+
+
+def function_of(node: exp.Expr) -> str | None:
     """The server's own function that an expression calls."""
     match node:
         case exp.Paren():
             return function_of(node.this)
         case exp.CurrentTimestamp():
             return NOW
-        case exp.Uuid():
-            return UUID
-        case exp.Anonymous() if not node.expressions and str(node.this).lower() == "snowflake_id":
-            return SNOWFLAKE
-        case exp.Dot() if isinstance(node.expression, exp.Anonymous | exp.CurrentTimestamp | exp.Uuid):
+        case exp.Anonymous() if not node.expressions:
+            return _FUNCTION_NAMES.get(str(node.this).lower())
+        case exp.Dot() if isinstance(node.expression, exp.Anonymous):
             return function_of(node.expression)
     return None
 
@@ -176,8 +178,8 @@ def constant(node: exp.Expression, column: ColumnDef, params: Params) -> tuple[b
 
 
 def _number(text: str, column: ColumnDef) -> Any:
-    if column.type.name in ("float4", "float8", "numeric"):
-        return types.read_text(column.type, text, column.typmod)
+    if column.type.name in ("float4", "float8", "numeric"):  # a numeric first: there is no -0
+        return types.read_text(column.type, types.read_numeric(text), column.typmod)
     operand = number_operand(text)
     assert operand.type is not None
     return _assigned(operand.type, column, operand.constant)

@@ -8,6 +8,7 @@ with PostgreSQL's codes. Everything that runs here runs in a worker thread.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from kalamdb.api import Row
 from kalamdb.errors import KalamError
+from kalamdb.sql import exact
 from kalamdb.sql.native import from_array
 from kalamdb.types import PgType
 
@@ -31,6 +33,7 @@ _CONFIG = (
 #: what DuckDB's message says → SQLSTATE
 _BY_MESSAGE: tuple[tuple[str, str], ...] = (
     (r"division by zero", "22012"),
+    (r"like pattern must not end", "22025"),
     (r"more than one row returned by a subquery", "21000"),
     (r"logarithm", "2201E"),
     (r"square root of a negative", "2201F"),
@@ -53,20 +56,43 @@ _BY_CLASS: tuple[tuple[type[duckdb.Error], str], ...] = (
 )
 
 
+_OWN = re.compile(r"kalam:(\w{5}):(.*?):malak", re.DOTALL)
+_INTEGERS = {"INT16": "smallint", "INT32": "integer", "INT64": "bigint", "INT128": "numeric"}
+
+
 def query_error(error: duckdb.Error) -> KalamError:
     """A DuckDB error with PostgreSQL's code and a message without DuckDB's trimmings."""
     if isinstance(error, duckdb.InterruptException):
         return KalamError("57014", "canceling statement due to user request")
     if isinstance(error, duckdb.OutOfMemoryException):
         return KalamError("53200", "out of memory", detail="The query needs more than duckdb.memory_limit allows.")
-    text = str(error).partition("\n")[0]
-    text = re.sub(r"^[A-Z][\w ]*Error: ", "", text)
+    return error_of(str(error), type(error))
+
+
+def error_of(text: str, kind: type[duckdb.Error] = duckdb.Error) -> KalamError:
+    own = _OWN.search(text)
+    if own is not None:
+        return KalamError(own.group(1), own.group(2))
+    text = re.sub(r"^[A-Z][\w ]*Error: ", "", text.partition("\n")[0])
     lowered = text.lower()
     code = next((code for pattern, code in _BY_MESSAGE if re.search(pattern, lowered)), None)
     if code is None:
-        code = next((code for kind, code in _BY_CLASS if isinstance(error, kind)), "0A000")
-    if code == "22012":
-        text = "division by zero"
+        code = next((code for class_, code in _BY_CLASS if issubclass(kind, class_)), "0A000")
+    if code == "22003":
+        found = re.search(r"\b(INT16|INT32|INT64)\b(?!.*\b(?:INT16|INT32|INT64)\b)", text)
+        if found is not None:
+            return KalamError(code, f"{_INTEGERS[found.group(1)]} out of range")
+        found = re.search(r"(?:in division of|on abs\(|in negation of|\bnegate) ?(-?\d+)", text)
+        if found is not None:
+            size = len(bin(abs(int(found.group(1)))))
+            name = "smallint" if size <= 18 else "integer" if size <= 34 else "bigint"
+            return KalamError(code, f"{name} out of range")
+        if "DECIMAL" in text or "decimal" in text:
+            return KalamError(code, "numeric field overflow")
+    if code == "22025":
+        return KalamError(code, "LIKE pattern must not end with escape character")
+    if code == "21000":
+        return KalamError(code, "more than one row returned by a subquery used as an expression")
     return KalamError(code, text[:1].lower() + text[1:] if text else "the query failed")
 
 
@@ -75,6 +101,8 @@ class QueryEngine:
 
     def __init__(self, memory_limit: str = "1GB", threads: int = 0) -> None:
         self._db = duckdb.connect(":memory:")
+        self._equipped = False
+        self._equipping = threading.Lock()
         options = [*_CONFIG, f"memory_limit = '{memory_limit}'"]
         if threads:
             options.append(f"threads = {threads}")
@@ -83,18 +111,20 @@ class QueryEngine:
         self._db.execute("SET lock_configuration = true")
 
     def open(self) -> duckdb.DuckDBPyConnection:
+        if not self._equipped:
+            with self._equipping:
+                if not self._equipped:  # with the first query: it loads numpy
+                    exact.install(self._db)
+                    self._equipped = True
         return self._db.cursor()
 
-    def describe(self, sql: str, relations: Mapping[str, pa.Table]) -> tuple[list[str], list[str]]:
-        """Names and types (DuckDB's) of a query's columns; nothing is executed."""
+    def check(self, sql: str, relations: Mapping[str, pa.Table]) -> None:
+        """What the query engine has against a query; nothing is executed."""
         connection = self.open()
         try:
             for name, table in relations.items():
                 connection.register(name, table)
-            relation = connection.sql(sql)
-            if relation is None:
-                raise KalamError("42601", "the statement returns no rows")
-            return list(relation.columns), [str(type_) for type_ in relation.types]
+            connection.sql(sql)
         except duckdb.Error as error:
             raise query_error(error) from None
         finally:
@@ -164,19 +194,20 @@ class QueryResult:
 def _arrow_error(error: Exception) -> KalamError:
     """An error inside a stream comes wrapped; its text is still DuckDB's."""
     text = str(error)
-    found = re.search(r"(\w[\w ]*) Error: ([^\n]*)", text)
     if "INTERRUPT" in text.upper():
         return KalamError("57014", "canceling statement due to user request")
     if "Out of Memory" in text:
         return KalamError("53200", "out of memory", detail="The query needs more than duckdb.memory_limit allows.")
-    if found is None:
+    found = re.search(r"(\w[\w ]*) Error: ([^\n]*)", text)
+    if found is None and _OWN.search(text) is None:
         return KalamError("0A000", "the query failed", detail=text.partition("\n")[0])
     kinds: dict[str, type[duckdb.Error]] = {
         "Conversion": duckdb.ConversionException, "Out of Range": duckdb.OutOfRangeException,
         "Invalid Input": duckdb.InvalidInputException, "Not implemented": duckdb.NotImplementedException,
     }
-    kind = next((kind for name, kind in kinds.items() if found.group(1).endswith(name)), duckdb.Error)
-    return query_error(kind(f"{found.group(1)} Error: {found.group(2)}"))
+    name = "" if found is None else found.group(1)
+    kind = next((kind for word, kind in kinds.items() if name.endswith(word)), duckdb.Error)
+    return error_of(text if found is None or _OWN.search(text) else found.group(2), kind)
 
 
 def value_of(result: Any) -> Any:

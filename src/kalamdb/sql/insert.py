@@ -18,6 +18,7 @@ from kalamdb.errors import KalamError
 from kalamdb.sql import access, coerce
 from kalamdb.sql.bind import Binder, Params, identifier
 from kalamdb.sql.coerce import Convert
+from kalamdb.sql.kinds import of_column
 from kalamdb.sql.predicate import SEQ, USERID
 from kalamdb.sql.query import QueryPlan
 from kalamdb.sql.read import ReadPlan
@@ -34,7 +35,7 @@ Computed = Sequence[Any]
 #: (this execution, the computed expressions) → storage value
 Cell = Callable[[Run, Computed], Any]
 Planned = ReadPlan | QueryPlan
-PlanQuery = Callable[[exp.Expression], Planned]
+PlanQuery = Callable[..., Planned]
 
 USERID_COLUMN = ColumnDef(0, "_userid", types.TEXT, "text")
 
@@ -334,7 +335,9 @@ def plan_insert(tree: exp.Insert, table: TableDef, params: Params, plan_query: P
         body = body.copy()
         if tree.args.get("with_") is not None:
             body.set("with_", tree.args["with_"].copy())
-        source = plan_query(body)
+        targets = [of_column(column.type, column.typmod)
+                   for column in (_column(table, position) for position in positions)]
+        source = plan_query(body, targets)
         _check_width(len(source.columns), positions, listed)
         source_cells = planner.source(source, positions[: len(source.columns)])
     conflict = tree.args.get("conflict")

@@ -110,8 +110,6 @@ def to_array(type_: PgType, typmod: int, values: Sequence[Any], *, as_text: bool
             return pa.array([_micros(value) for value in values], pa.int64()).cast(pa.timestamp("us"))
         case "timestamptz":
             return pa.array([_micros(value) for value in values], pa.int64()).cast(pa.timestamp("us", "UTC"))
-        case "json" | "jsonb":
-            return pa.ExtensionArray.from_storage(pa.json_(pa.string()), pa.array(values, pa.string()))
         case _:
             return pa.array(values, pa.string())
 
@@ -149,8 +147,8 @@ def literal(type_: PgType | None, value: Any) -> str:
 
 _CASTS = {
     "bool": "BOOLEAN", "int2": "SMALLINT", "int4": "INTEGER", "int8": "BIGINT", "float4": "FLOAT", "float8": "DOUBLE",
-    "numeric": "DECIMAL(38, 9)", "text": "VARCHAR", "varchar": "VARCHAR", "bytea": "BLOB", "uuid": "UUID",
-    "date": "DATE", "timestamp": "TIMESTAMP", "timestamptz": "TIMESTAMPTZ", "json": "JSON", "jsonb": "JSON",
+    "numeric": "VARCHAR", "text": "VARCHAR", "varchar": "VARCHAR", "bytea": "BLOB", "uuid": "UUID",
+    "date": "DATE", "timestamp": "TIMESTAMP", "timestamptz": "TIMESTAMPTZ", "json": "VARCHAR", "jsonb": "VARCHAR",
 }
 
 
@@ -169,19 +167,6 @@ def _timestamp_literal(micros: int | None, name: str) -> str:
 
 
 # ---------- out of DuckDB ----------
-_RESULTS = {
-    "BOOLEAN": "bool", "TINYINT": "int2", "SMALLINT": "int2", "UTINYINT": "int2", "INTEGER": "int4",
-    "USMALLINT": "int4", "BIGINT": "int8", "UINTEGER": "int8", "HUGEINT": "numeric", "UHUGEINT": "numeric",
-    "UBIGINT": "numeric", "FLOAT": "float4", "DOUBLE": "float8", "VARCHAR": "text", "BLOB": "bytea", "UUID": "uuid",
-    "DATE": "date", "TIMESTAMP": "timestamp", "TIMESTAMP WITH TIME ZONE": "timestamptz", "JSON": "json",
-}
-
-
-def result_type(name: str) -> PgType:
-    """PostgreSQL's type for one of DuckDB's; text for what the server has no type of its own for."""
-    return types.by_name("numeric" if name.startswith("DECIMAL") else _RESULTS.get(name, "text"))
-
-
 def _from_days(value: int) -> int:
     if value == DAY_MAX:
         return value

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, cast
 import sqlglot
 from sqlglot import errors as sqlglot_errors
 from sqlglot import exp
+from sqlglot.dialects.postgres import Postgres
+from sqlglot.parsers.postgres import PostgresParser
 
 from kalamdb.errors import KalamError
 from kalamdb.sql.lexer import Token, tokenize
@@ -58,6 +60,7 @@ _QUERY_WORDS = frozenset({"select", "with", "values", "table", "insert", "update
 #: words that end a column's type or default
 _COLUMN_WORDS = frozenset({"not", "null", "constraint", "primary", "check", "unique", "references", "collate",
                            "generated", "default", "deferrable", "initially"})
+_FOREIGN_OPERATORS = frozenset({"==", "??", "**", "<=>", "//"})
 _UNSUPPORTED = frozenset({
     "alter", "analyze", "call", "checkpoint", "cluster", "comment", "copy", "declare", "do", "explain", "grant",
     "import", "listen", "load", "lock", "merge", "move", "notify", "prepare", "reassign", "refresh", "reindex",
@@ -77,6 +80,23 @@ def _is_secret(sql: str) -> bool:
 def _error_near(sql: str, near: str, position: int, hint: str | None = None) -> KalamError:
     message = "syntax error" if _is_secret(sql) else f'syntax error at or near "{near}"'
     return KalamError("42601", message, position=position, hint=hint)
+
+
+class Dialect(Postgres):
+    """PostgreSQL's, with function calls left as they are written: what they mean is ``kalamdb.sql.functions``'."""
+
+    class Parser(PostgresParser):
+        FUNCTIONS = {}  # noqa: RUF012
+        FUNCTION_PARSERS = {  # noqa: RUF012
+            name: work for name, work in PostgresParser.FUNCTION_PARSERS.items()
+            if name in ("CAST", "EXTRACT", "POSITION", "SUBSTRING", "TRIM", "OVERLAY")
+        }
+
+        def _parse_interval_span(self, this: exp.Expr, parse_function_unit: bool = True) -> exp.Interval:
+            """The string whole: sqlglot would keep its first number and unit only."""
+            if isinstance(this, exp.Literal) and this.is_string and not this.this.strip().lstrip("+-").isdecimal():
+                return self.expression(exp.Interval(this=this))
+            return super()._parse_interval_span(this, parse_function_unit)
 
 
 class Parser:
@@ -194,7 +214,21 @@ class Parser:
     def query(self) -> Query:
         if self.token.is_word("insert"):
             self._check_insert()
+        self._check_tokens()
         return Query(parse_tree(self.sql), self.sql)
+
+    def _check_tokens(self) -> None:
+        """What sqlglot takes and PostgreSQL does not: a comma with nothing after it, operators of other dialects."""
+        for place, token in enumerate(self.tokens[:-1]):
+            after = self.tokens[place + 1]
+            if token.is_op(",") and (after.kind == "end" or after.is_op(")", ",", ";")
+                                     or after.is_word("from", "where", "group", "order", "limit", "union")):
+                raise self.error(after)
+            if token.kind == "op" and after.kind == "op" and after.start == token.end and (
+                    pair := token.value + after.value) in _FOREIGN_OPERATORS:
+                raise KalamError("42883", f"operator does not exist: {pair}", position=token.start + 1)
+            if token.is_op("{", "}"):
+                raise self.error(token)
 
     def _check_insert(self) -> None:
         """What stands where the rows begin: sqlglot takes more than PostgreSQL does."""
@@ -649,7 +683,7 @@ def _tree_error(sql: str, error: sqlglot_errors.SqlglotError) -> KalamError:
 def parse_tree(sql: str) -> exp.Expression:
     """One statement through sqlglot."""
     try:
-        trees = [tree for tree in sqlglot.parse(sql, read="postgres") if tree is not None]
+        trees = [tree for tree in sqlglot.parse(sql, read=Dialect) if tree is not None]
     except sqlglot_errors.SqlglotError as error:
         raise _tree_error(sql, error) from None
     except RecursionError:
@@ -666,7 +700,7 @@ def parse_tree(sql: str) -> exp.Expression:
 def parse_expression(sql: str) -> exp.Expression:
     """One expression (a DEFAULT or CHECK) through sqlglot."""
     try:
-        tree = sqlglot.parse_one(sql, read="postgres")
+        tree = sqlglot.parse_one(sql, read=Dialect)
     except sqlglot_errors.SqlglotError as error:
         raise _tree_error(sql, error) from None
     except RecursionError:

@@ -6,6 +6,7 @@ they looked up still means the same definition.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,7 +18,8 @@ from kalamdb.sql import access
 from kalamdb.sql.bind import NotSimple, Params, position_of
 from kalamdb.sql.duck import QueryEngine
 from kalamdb.sql.insert import Planned, plan_arrow_insert, plan_insert
-from kalamdb.sql.query import Planner, QueryPlan, rows_tree
+from kalamdb.sql.kinds import Kind
+from kalamdb.sql.query import QueryPlan, plan_query, rows_tree
 from kalamdb.sql.read import is_simple_select, plan_read, qualifiers, table_name
 from kalamdb.sql.returning import Returning, plan_returning
 from kalamdb.sql.run import Run
@@ -160,7 +162,7 @@ class _Planning:
             raise KalamError("0A000", "INSERT, UPDATE and DELETE inside WITH are not supported")
         return self.query(tree)
 
-    def query(self, tree: exp.Expression) -> Planned:
+    def query(self, tree: exp.Expr, targets: Sequence[Kind | None] | None = None) -> Planned:
         if isinstance(tree, exp.Select) and is_simple_select(tree):
             source = tree.args["from_"].this
             try:
@@ -169,7 +171,7 @@ class _Planning:
                 return plan_read(tree, name, table, self.params)
             except NotSimple:
                 pass
-        return Planner(self.catalog, self.path, self.params, self.queries).plan(tree)
+        return plan_query(tree, self.catalog, self.path, self.params, self.queries, targets)
 
     def target(self, node: exp.Expression) -> tuple[exp.Table, TableDef]:
         table = node.this if isinstance(node, exp.Schema) else node

@@ -29,11 +29,12 @@ from kalamdb.sql.insert import (
     target_positions,
 )
 from kalamdb.sql.predicate import SEQ, USERID, Condition, conjunction
-from kalamdb.sql.query import QueryPlan, _conjuncts, column_type, rows_tree
+from kalamdb.sql.query import QueryPlan, column_type, rows_tree
 from kalamdb.sql.read import Filter, picker, qualifiers
 from kalamdb.sql.returning import Returning
 from kalamdb.sql.rows import RowQuery
 from kalamdb.sql.run import Run
+from kalamdb.sql.select import conjuncts
 from kalamdb.sql.statements import ArrowWrite
 from kalamdb.txn.api import ColumnDef, RowId, TableDef
 from kalamdb.types import PgType
@@ -262,7 +263,7 @@ def plan_finder(where: exp.Expression | None, table: TableDef, target: exp.Table
     binder = Binder(table, params, qualifiers(target, table))
     kept: list[Condition] = []
     whole = True
-    for part in _conjuncts(where):
+    for part in conjuncts(where):
         try:
             kept.append(binder.condition(part))
         except NotSimple:

@@ -1,0 +1,282 @@
+"""Casts between types, and literals, in the query engine's SQL with PostgreSQL's results.
+
+``Typed`` is a translated expression. What is still ``unknown`` (a quoted literal, NULL, a parameter) becomes a value of
+the type that it is cast to; everything else is converted as PostgreSQL's catalog of casts says.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from kalamdb import types
+from kalamdb.errors import KalamError
+from kalamdb.sql import native
+from kalamdb.sql.bind import Params
+from kalamdb.sql.functions import failure
+from kalamdb.sql.kinds import FLOATS, INTEGERS, INTERVAL, JSONS, MOMENTS, NUMERIC, STRINGS, TEXT, UNKNOWN, Kind, kind
+
+
+@dataclass(slots=True)
+class Typed:
+    """``simple``: may be repeated at no cost. ``exact``: the SQL of a numeric column's text, beside its DECIMAL."""
+
+    sql: str
+    kind: Kind
+    simple: bool = False
+    literal: str | None = None  # characters of an unknown literal
+    param: int | None = None  # an unknown parameter
+    exact: str | None = None
+    place: int | None = None  # of an unknown literal, from 1
+
+    @property
+    def unknown(self) -> bool:
+        return self.kind.name == "unknown"
+
+
+def null(of: Kind) -> Typed:
+    return Typed(f"CAST(NULL AS {of.duck})", of, True)
+
+
+# ---------- literals ----------
+def constant(of: Kind, value: object) -> Typed:
+    """A storage value; numerics with their own scale."""
+    if value is None:
+        return null(of)
+    if of.name == "numeric":
+        return numeric_constant(str(value))
+    if of.name in JSONS:
+        return Typed(native.literal(types.TEXT, value), of, True)
+    return Typed(native.literal(of.pg, value), of, True)
+
+
+def numeric_constant(text: str) -> Typed:
+    whole, _, fraction = text.lstrip("-").partition(".")
+    if text[-1].isdigit() and len(whole) + len(fraction) <= 38:
+        precision = max(len(whole.lstrip("0")) + len(fraction), 1)
+        made = Kind("numeric", precision, len(fraction))
+        return Typed(f"CAST('{text}' AS {made.duck})", made, True)
+    return Typed(f"'{text}'", NUMERIC, True)
+
+
+_UNITS = {
+    "microsecond": ("us", 1), "us": ("us", 1), "usec": ("us", 1), "millisecond": ("us", 1000), "ms": ("us", 1000),
+    "msec": ("us", 1000), "second": ("us", 10**6), "sec": ("us", 10**6), "s": ("us", 10**6),
+    "minute": ("us", 60 * 10**6), "min": ("us", 60 * 10**6), "m": ("us", 60 * 10**6),
+    "hour": ("us", 3600 * 10**6), "hr": ("us", 3600 * 10**6), "h": ("us", 3600 * 10**6),
+    "day": ("days", 1), "d": ("days", 1), "week": ("days", 7), "w": ("days", 7),
+    "month": ("months", 1), "mon": ("months", 1), "year": ("months", 12), "yr": ("months", 12), "y": ("months", 12),
+    "decade": ("months", 120), "century": ("months", 1200), "centurie": ("months", 1200),
+}  # fmt: skip
+_PIECE = re.compile(r"\s*(?:([+-]?\d+):(\d{1,2})(?::(\d{1,2})(?:\.(\d{1,6})\d*)?)?|([+-]?\d+)\s*([a-zA-Z]+))")
+
+
+def read_interval(text: str) -> tuple[int, int, int]:
+    """Months, days and microseconds of ``1 year 2 mons 3 days 04:05:06.7``."""
+    total = {"months": 0, "days": 0, "us": 0}
+    place, body = 0, text.strip()
+    if re.fullmatch(r"[+-]?\d+", body):
+        body += " s"
+    ago = body.lower().endswith(" ago")
+    body = body[:-4] if ago else body
+    while place < len(body):
+        found = _PIECE.match(body, place)
+        if found is None:
+            break
+        hours, minutes, seconds, fraction, count, unit = found.groups()
+        if hours is not None:
+            micros = (int(hours.lstrip("+-")) * 60 + int(minutes)) * 60 + int(seconds or 0)
+            micros = micros * 10**6 + int((fraction or "").ljust(6, "0"))
+            total["us"] += -micros if hours[0] == "-" else micros
+        else:
+            word = unit.lower()
+            known = _UNITS.get(word) or _UNITS.get(word.rstrip("s"))
+            if known is None:
+                break
+            total[known[0]] += int(count) * known[1]
+        place = found.end()
+    if place < len(body) or not body:
+        raise KalamError("22007", f'invalid input syntax for type interval: "{text}"',
+                         hint="Write it as '1 year 2 months 3 days 04:05:06'.")
+    sign = -1 if ago else 1
+    return sign * total["months"], sign * total["days"], sign * total["us"]
+
+
+def interval_constant(text: str) -> Typed:
+    months, days, micros = read_interval(text)
+    if max(abs(months), abs(days)) >= 2**31 or abs(micros) >= 2**63:
+        raise KalamError("22015", f'interval field value out of range: "{text}"')
+    return Typed(f"(to_months({months}) + to_days({days}) + to_microseconds(CAST({micros} AS BIGINT)))", INTERVAL, True)
+
+
+# ---------- settling what is unknown ----------
+def settle(typed: Typed, target: Kind, params: Params) -> Typed:
+    """An unknown literal or parameter as a value of that type."""
+    if typed.param is not None:
+        return parameter(typed.param, target, params)
+    if typed.literal is None:
+        return null(target)
+    try:
+        if target.name == "interval":
+            return interval_constant(typed.literal)
+        if target.is_array or target.name in ("record", "unknown"):
+            raise KalamError("0A000", f"a literal of type {target.display} is not supported")
+        return constant(target, types.read_text(target.pg, typed.literal, target.typmod))
+    except KalamError as error:
+        error.position = error.position or typed.place
+        raise
+
+
+def parameter(index: int, target: Kind, params: Params) -> Typed:
+    """A mark that each execution fills in; a numeric as its text."""
+    if target.name not in ("unknown", "text") and target.pg is types.TEXT:
+        raise KalamError("0A000", f"parameters of type {target.display} are not supported")
+    params.infer(index, target.pg)
+    announced = params.type(index)
+    assert announced is not None
+    form = "n" if announced.name == "numeric" else "p"
+    return Typed(f"\0{form}{index}\0", kind(announced.name), True)
+
+
+def settled(typed: Typed, params: Params) -> Typed:
+    """Unknown to the end: text."""
+    return settle(typed, TEXT, params) if typed.unknown else typed
+
+
+# ---------- casts ----------
+_WRITTEN = frozenset({"float4", "float8", "date", "timestamp", "timestamptz", "bytea"})
+_TO_INT = {"int2": "smallint", "int4": "integer", "int8": "bigint"}
+
+
+def to_text(typed: Typed) -> Typed:
+    """The type's output function."""
+    name = typed.kind.name
+    if name in STRINGS or name in JSONS:
+        return Typed(typed.sql, TEXT, typed.simple)
+    if name == "numeric":
+        sql = typed.exact or (f"CAST({typed.sql} AS VARCHAR)" if typed.kind.fixed else typed.sql)
+    elif name in _WRITTEN:
+        sql = f"kalam_write_{name}({typed.sql})"
+    elif name in ("bool", "uuid", *INTEGERS):
+        sql = f"CAST({typed.sql} AS VARCHAR)"
+    else:
+        raise KalamError("0A000", f"the text of type {typed.kind.display} cannot be computed with here")
+    return Typed(sql, TEXT)
+
+
+def numeric_text(typed: Typed) -> Typed:
+    """A number as a numeric in text form."""
+    if typed.kind.name == "numeric" and not typed.kind.fixed:
+        return typed
+    if typed.exact is not None:
+        return Typed(typed.exact, NUMERIC, typed.simple)
+    return Typed(f"CAST({typed.sql} AS VARCHAR)", NUMERIC)
+
+
+def _to_integer(typed: Typed, target: Kind) -> Typed | None:
+    source = typed.kind
+    if source.name in INTEGERS or source.name in FLOATS or source.fixed or (source.name, target.name) == (
+            "bool", "int4"):
+        return Typed(f"CAST({typed.sql} AS {target.duck})", target)
+    return Typed(f"kalam_n_{target.name}({typed.sql})", target) if source.name == "numeric" else None
+
+
+def _to_float(typed: Typed, target: Kind) -> Typed | None:
+    source, sql = typed.kind, typed.sql
+    if source.name in INTEGERS or (source.name, target.name) == ("float4", "float8"):
+        return Typed(f"CAST({sql} AS {target.duck})", target)
+    if source.name == "float8":
+        cast = f"CAST({sql} AS FLOAT)"
+        over = failure("22003", "value out of range: overflow")
+        return Typed(f"CASE WHEN isinf({sql}) THEN {cast} WHEN isinf(TRY_CAST({sql} AS FLOAT)) IS DISTINCT FROM FALSE "
+                     f"AND {sql} IS NOT NULL THEN {over} ELSE {cast} END", target)
+    if source.name == "numeric":
+        if source.fixed and source.precision <= 15:
+            return Typed(f"CAST({sql} AS {target.duck})" if target.name == "float8" else
+                         f"CAST(CAST({sql} AS VARCHAR) AS FLOAT)", target)
+        text = numeric_text(typed).sql
+        return Typed(f"CAST(kalam_n_float({text}) AS {target.duck})", target)
+    return None
+
+
+def _to_numeric(typed: Typed, target: Kind) -> Typed | None:
+    source = typed.kind
+    if source.name in FLOATS:
+        digits = 6 if source.name == "float4" else 15
+        made = Typed(f"kalam_n_of_float(CAST({typed.sql} AS DOUBLE), {digits})", NUMERIC)
+    elif source.name == "numeric":
+        made = typed
+    elif source.name in INTEGERS:
+        digits = {"int2": 5, "int4": 10, "int8": 19}[source.name]
+        whole = Kind("numeric", digits, 0)
+        made = Typed(f"CAST({typed.sql} AS {whole.duck})", whole)
+    else:
+        return None
+    if target.typmod == -1 and not target.fixed:
+        return made
+    if made.kind.fixed and target.fixed:
+        same = made.kind == target
+        return made if same else Typed(f"CAST({made.sql} AS {target.duck})", target)
+    if target.typmod != -1:
+        return Typed(f"kalam_n_typmod({numeric_text(made).sql}, {target.typmod})", NUMERIC)
+    return made
+
+
+def _from_text(typed: Typed, target: Kind) -> Typed | None:
+    if target.name in STRINGS or target.pg is types.TEXT:
+        return None
+    made = Typed(f"kalam_read_{target.name}({typed.sql})", kind(target.name))
+    return _to_numeric(made, target) if target.name == "numeric" else made
+
+
+def _to_varchar(typed: Typed, target: Kind) -> Typed:
+    made = to_text(typed)
+    if target.typmod == -1:
+        return Typed(made.sql, kind(target.name), made.simple)
+    return Typed(f"left({made.sql}, {target.typmod - 4})", target)
+
+
+def cast(typed: Typed, target: Kind, params: Params, *, explicit: bool = False) -> Typed:
+    """42846 where PostgreSQL has no such cast."""
+    source = typed.kind
+    if typed.unknown:
+        if target.name == "varchar" and explicit:  # cut, not refused
+            return _to_varchar(settle(typed, TEXT, params), target)
+        made = settle(typed, target, params)
+        if typed.literal is None and target.name == "numeric" and target.typmod != -1 and typed.param is not None:
+            return _to_numeric(made, target) or made
+        return _to_varchar(made, target) if target.name == "varchar" and typed.param is not None else made
+    if source.name == target.name and target.name != "numeric" and target.typmod == -1:
+        return typed
+    made_or_none = _convert(typed, target, explicit=explicit)
+    if made_or_none is None:
+        raise KalamError("42846", f"cannot cast type {source.display} to {target.display}")
+    return made_or_none
+
+
+def _convert(typed: Typed, target: Kind, *, explicit: bool) -> Typed | None:
+    source = typed.kind
+    if target.name in STRINGS:
+        return _to_varchar(typed, target)
+    if target.name in INTEGERS and source.name not in STRINGS:
+        return _to_integer(typed, target)
+    if target.name in FLOATS and source.name not in STRINGS:
+        return _to_float(typed, target)
+    if target.name == "numeric" and source.name not in STRINGS:
+        return _to_numeric(typed, target)
+    if source.name in MOMENTS and target.name in MOMENTS:
+        if target.typmod != -1:
+            raise KalamError("0A000", "casts to timestamps of fewer digits are not supported")
+        return typed if source.name == target.name else Typed(f"CAST({typed.sql} AS {target.duck})", target)
+    if source.name == "json" and target.name == "jsonb":
+        return Typed(f"kalam_j_canonical({typed.sql})", target)
+    if source.name == "jsonb" and target.name == "json":
+        return Typed(typed.sql, target, typed.simple)
+    if source.name == "int4" and target.name == "bool":
+        return Typed(f"({typed.sql} <> 0)", target)
+    if source.name in STRINGS and explicit:
+        return _from_text(typed, target)
+    return None
+
+
+__all__ = ["UNKNOWN", "Typed", "cast", "constant", "null", "settle", "settled"]

@@ -1,0 +1,641 @@
+"""Functions that the query engine has not, or has otherwise: PostgreSQL's own rules, in Python over Arrow arrays.
+
+Numerics travel as their text, so that every value keeps its scale, any number of digits, NaN and the infinities. A
+function takes and gives storage values (``None`` is NULL and, unless it says otherwise, makes the result NULL); errors
+pass through DuckDB as ``kalam:SQLSTATE:message`` (``kalamdb.sql.duck`` takes them apart again).
+"""
+
+from __future__ import annotations
+
+import decimal
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, ROUND_HALF_UP, Decimal
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from duckdb.func import FunctionNullHandling, PythonUDFType
+
+from kalamdb import types
+from kalamdb.errors import KalamError
+from kalamdb.order import numeric_bytes
+from kalamdb.sql import native
+
+_CONTEXT = decimal.Context(prec=20_000, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN,
+                           traps=[decimal.InvalidOperation])
+#: digits that a quotient has at least, and how many decimal digits one of PostgreSQL's holds
+_MIN_DIGITS, _GROUP = 16, 4
+_MAX_SCALE = 16_383
+
+
+# ---------- numeric ----------
+def _special(value: str) -> bool:
+    return value[-1] in "Ny"  # NaN, Infinity
+
+
+def _scale(value: str) -> int:
+    return len(value.partition(".")[2])
+
+
+def _shown(value: Decimal, scale: int, rounding: str = ROUND_HALF_UP) -> str:
+    text = f"{value.quantize(Decimal(1).scaleb(-scale), rounding, _CONTEXT):f}"
+    return text[1:] if text[0] == "-" and not text.strip("-0.") else text
+
+
+def _specials(one: str, two: str, work: Callable[[float, float], float]) -> str:
+    """Arithmetic with NaN and the infinities is that of floats."""
+    def number(text: str) -> float:
+        return float(text) if _special(text) else (-1.0 if text[0] == "-" else 1.0 if text.strip("-0.") else 0.0)
+
+    value = work(number(one), number(two))
+    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+
+
+def add(one: str, two: str) -> str:
+    if _special(one) or _special(two):
+        return _specials(one, two, lambda a, b: a + b)
+    return _shown(_CONTEXT.add(Decimal(one), Decimal(two)), max(_scale(one), _scale(two)))
+
+
+def subtract(one: str, two: str) -> str:
+    if _special(one) or _special(two):
+        return _specials(one, two, lambda a, b: a - b)
+    return _shown(_CONTEXT.subtract(Decimal(one), Decimal(two)), max(_scale(one), _scale(two)))
+
+
+def multiply(one: str, two: str) -> str:
+    if _special(one) or _special(two):
+        return _specials(one, two, lambda a, b: a * b)
+    scale = _scale(one) + _scale(two)
+    return _shown(_CONTEXT.multiply(Decimal(one), Decimal(two)), min(scale, _MAX_SCALE))
+
+
+def _leading(value: str) -> tuple[int, int]:
+    """Weight and value of the first group of four digits, as PostgreSQL stores a number; zero has neither."""
+    digits = value.lstrip("-")
+    whole, _, fraction = digits.partition(".")
+    whole = whole.lstrip("0")
+    if whole:
+        return (len(whole) - 1) // _GROUP, int(whole[: (len(whole) - 1) % _GROUP + 1])
+    zeros = len(fraction) - len(fraction.lstrip("0"))
+    if zeros == len(fraction):
+        return 0, 0
+    place = zeros // _GROUP
+    return -1 - place, int(fraction[place * _GROUP : (place + 1) * _GROUP].ljust(_GROUP, "0"))
+
+
+def _quotient_scale(one: str, two: str) -> int:
+    (weight1, first1), (weight2, first2) = _leading(one), _leading(two)
+    weight = weight1 - weight2 - (first1 <= first2)
+    return min(1000, max(_MIN_DIGITS - weight * _GROUP, _scale(one), _scale(two), 0))
+
+
+def divide(one: str, two: str) -> str:
+    if one == "NaN" or two == "NaN":
+        return "NaN"
+    if not _special(two) and not two.strip("-0."):
+        raise KalamError("22012", "division by zero")
+    if _special(one):
+        return "NaN" if _special(two) else _specials(one, two, lambda a, b: a * b)
+    if _special(two):
+        return "0"
+    return _divided(Decimal(one), Decimal(two), _quotient_scale(one, two))
+
+
+def _divided(one: Decimal, two: Decimal, scale: int, rounding: str = ROUND_HALF_UP) -> str:
+    whole = max(one.adjusted() - two.adjusted(), 0)
+    with decimal.localcontext(_CONTEXT) as context:
+        context.prec = whole + scale + 40
+        context.rounding = ROUND_DOWN  # a digit too many never rounds up what the last rounding decides
+        quotient = context.divide(one, two)
+    return _shown(quotient, scale, rounding)
+
+
+def modulo(one: str, two: str) -> str:
+    if one == "NaN" or two == "NaN":
+        return "NaN"
+    if not _special(two) and not two.strip("-0."):
+        raise KalamError("22012", "division by zero")
+    if _special(one):
+        return "NaN"
+    if _special(two):
+        return one
+    return _shown(_CONTEXT.remainder(Decimal(one), Decimal(two)), max(_scale(one), _scale(two)))
+
+
+def quotient(one: str, two: str) -> str:
+    """div(): the integer part."""
+    if _special(one) or _special(two) or not two.strip("-0."):
+        return divide(one, two)
+    return _divided(Decimal(one), Decimal(two), 0, ROUND_DOWN)
+
+
+def negate(value: str) -> str:
+    if value == "NaN":
+        return value
+    if value[0] == "-":
+        return value[1:]
+    return "-" + value if _special(value) or value.strip("0.") else value
+
+
+def absolute(value: str) -> str:
+    return value.lstrip("-")
+
+
+def sign(value: str) -> str:
+    if value == "NaN":
+        return value
+    return "-1" if value[0] == "-" else "1" if value.strip("0.") else "0"
+
+
+def _to_scale(rounding: str) -> Callable[[str, int], str]:
+    def work(value: str, scale: int) -> str:
+        if _special(value):
+            return value
+        scale = max(-_MAX_SCALE, min(scale, _MAX_SCALE))
+        rounded = _shown(Decimal(value), scale, rounding)
+        return rounded if scale >= 0 else _shown(Decimal(rounded), 0)
+
+    return work
+
+
+rounded, truncated = _to_scale(ROUND_HALF_UP), _to_scale(ROUND_DOWN)
+
+
+def ceiling(value: str) -> str:
+    return value if _special(value) else _shown(Decimal(value), 0, ROUND_CEILING)
+
+
+def floored(value: str) -> str:
+    return value if _special(value) else _shown(Decimal(value), 0, ROUND_FLOOR)
+
+
+def to_integer(value: str, bits: int) -> int:
+    display = {16: "smallint", 32: "integer", 64: "bigint"}[bits]
+    if _special(value):
+        raise KalamError("0A000", f"cannot convert {'NaN' if value == 'NaN' else 'infinity'} to {display}")
+    number = int(Decimal(value).to_integral_value(ROUND_HALF_UP)) if len(value) < 400 else 1 << 64
+    if not -(1 << (bits - 1)) <= number < 1 << (bits - 1):
+        raise KalamError("22003", f"{display} out of range")
+    return number
+
+
+def to_float(value: str) -> float:
+    number = float(value)
+    if number in (float("inf"), float("-inf")) and not _special(value):
+        raise KalamError("22003", f'"{value}" is out of range for type double precision')
+    return number
+
+
+def from_float(value: float, digits: int) -> str:
+    """15 digits of a double precision, 6 of a real."""
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    return types.read_numeric(f"{value:.{digits}g}")
+
+
+def total(values: Sequence[str | None]) -> str | None:
+    """sum(), NULLs left out."""
+    present = [value for value in values if value is not None]
+    if not present:
+        return None
+    if any(map(_special, present)):
+        result = "0"
+        for value in present:
+            if _special(value):
+                result = add(result, value)
+        return result
+    number = Decimal(0)
+    for value in present:
+        number = _CONTEXT.add(number, Decimal(value))
+    return _shown(number, max(map(_scale, present)))
+
+
+# ---------- floats and dates ----------
+_OVERFLOW, _UNDERFLOW = "value out of range: overflow", "value out of range: underflow"
+
+
+def power(one: float, two: float) -> float:
+    if one == 0 and two < 0:
+        raise KalamError("2201F", "zero raised to a negative power is undefined")
+    if one < 0 and math.isfinite(one) and math.isfinite(two) and two != int(two):
+        raise KalamError("2201F", "a negative number raised to a non-integer power yields a complex result")
+    try:
+        value = math.pow(one, two)
+    except (OverflowError, ValueError):
+        raise KalamError("22003", _OVERFLOW) from None
+    if value == 0 and one != 0 and math.isfinite(one) and math.isfinite(two):
+        raise KalamError("22003", _UNDERFLOW)
+    return value
+
+
+def exponential(value: float) -> float:
+    try:
+        found = math.exp(value)
+    except OverflowError:
+        raise KalamError("22003", _OVERFLOW) from None
+    if found == 0 and math.isfinite(value):
+        raise KalamError("22003", _UNDERFLOW)
+    return found
+
+
+def cube_root(value: float) -> float:
+    return math.cbrt(value)
+
+
+def make_date(year: int, month: int, day: int) -> str:
+    shown = f"{abs(year):04}-{month:02}-{day:02}"
+    try:
+        if year == 0 or month < 1 or day < 1:
+            raise KalamError("22008", "")
+        return types.write_text(_DATE, _DATE.read(shown + (" BC" if year < 0 else "")))
+    except KalamError:
+        minus = "-" if year < 0 else ""
+        raise KalamError("22008", f"date field value out of range: {minus}{abs(year)}-{month:02}-{day:02}") from None
+
+
+def of_epoch(seconds: float) -> str:
+    """to_timestamp(), as text."""
+    if seconds != seconds:
+        raise KalamError("22008", "timestamp cannot be NaN")
+    if seconds in (float("inf"), float("-inf")):
+        return "infinity" if seconds > 0 else "-infinity"
+    micros = round((seconds - 946_684_800) * 1_000_000)
+    if not types._FIRST_MICROS <= micros < types._END_MICROS:
+        raise KalamError("22008", f'timestamp out of range: "{seconds:g}"')
+    return types.write_text(types.by_name("timestamptz"), micros)
+
+
+_DATE = types.by_name("date")
+
+
+# ---------- text ----------
+def _each(text: str, change: Callable[[str], str]) -> str:
+    """Letters with one counterpart change, the others stay, as the C library has it."""
+    return "".join(new if len(new := change(char)) == 1 else char for char in text)
+
+
+def lower(text: str) -> str:
+    return _each(text, str.lower)
+
+
+def upper(text: str) -> str:
+    return _each(text, str.upper)
+
+
+def initcap(text: str) -> str:
+    made, inside = [], False
+    for char in text:
+        made.append((lower if inside else upper)(char))
+        inside = char.isalnum()
+    return "".join(made)
+
+
+def translate(text: str, old: str, new: str) -> str:
+    table: dict[int, str | None] = {}
+    for place, char in enumerate(old):
+        table.setdefault(ord(char), new[place] if place < len(new) else None)
+    return text.translate(table)
+
+
+def split_part(text: str, delimiter: str, number: int) -> str:
+    if number == 0:
+        raise KalamError("22023", "field position must not be zero")
+    parts = text.split(delimiter) if delimiter else [text]
+    if not text:
+        return ""
+    place = number - 1 if number > 0 else len(parts) + number
+    return parts[place] if 0 <= place < len(parts) else ""
+
+
+def pad(text: str, length: int, fill: str, *, left: bool) -> str:
+    length = max(0, length)
+    if len(text) >= length or not fill:
+        return text[:length]
+    if length > 10_000_000:
+        raise KalamError("54000", "requested length too large")
+    more = (fill * ((length - len(text)) // len(fill) + 1))[: length - len(text)]
+    return more + text if left else text + more
+
+
+def repeated(text: str, count: int) -> str:
+    if len(text) * max(0, count) > 100_000_000:
+        raise KalamError("54000", "requested length too large")
+    return text * max(0, count)
+
+
+def character(code: int) -> str:
+    if code < 0:
+        raise KalamError("54000", "character number must be positive")
+    if code == 0:
+        raise KalamError("54000", "null character not permitted")
+    if code > 0x10FFFF or 0xD800 <= code < 0xE000:
+        raise KalamError("54000", f"requested character not valid for encoding: {code}")
+    return chr(code)
+
+
+def quote_literal(text: str) -> str:
+    quoted = "'" + text.replace("'", "''") + "'"
+    return "E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted
+
+
+_ENCODINGS = {"hex", "base64", "escape"}
+
+
+def encode(data: bytes, name: str) -> str:
+    import base64
+
+    match name.lower():
+        case "hex":
+            return data.hex()
+        case "base64":
+            text = base64.b64encode(data).decode()
+            return "\n".join(text[place : place + 76] for place in range(0, len(text), 76))
+        case "escape":
+            return "".join(
+                "\\\\" if byte == 92 else chr(byte) if 0 < byte < 128 else f"\\{byte:03o}" for byte in data)
+    raise KalamError("22023", f'unrecognized encoding: "{name}"')
+
+
+def decode(text: str, name: str) -> bytes:
+    import base64
+    import binascii
+
+    try:
+        match name.lower():
+            case "hex":
+                return bytes.fromhex(text)
+            case "base64":
+                return base64.b64decode("".join(text.split()), validate=True)
+            case "escape":
+                return bytes(types.by_name("bytea").read(text)) if not text.startswith("\\x") else text.encode()
+    except (ValueError, binascii.Error):
+        raise KalamError("22023", f"invalid {name.lower()} data") from None
+    raise KalamError("22023", f'unrecognized encoding: "{name}"')
+
+
+# ---------- json ----------
+def _json(text: str) -> Any:
+    return types._parse_json(text)
+
+
+def _json_text(value: Any) -> str:
+    return types._jsonb_text(value)
+
+
+def _step(value: Any, key: str | int) -> tuple[bool, Any]:
+    if isinstance(key, int):
+        if isinstance(value, list) and -len(value) <= key < len(value):
+            return True, value[key]
+        return False, None
+    if isinstance(value, dict) and key in value:
+        return True, value[key]
+    return False, None
+
+
+def _item(text: str, key: str | int) -> tuple[bool, Any]:
+    """A scalar is its own first item, as jsonb keeps it."""
+    value = _json(text)
+    if key in (0, -1) and isinstance(key, int) and not isinstance(value, list | dict):
+        return True, value
+    return _step(value, key)
+
+
+def json_get(text: str, key: str | int) -> str | None:
+    found, value = _item(text, key)
+    return _json_text(value) if found else None
+
+
+def _scalar(value: Any) -> str | None:
+    if value is None:
+        return None
+    return str(value) if isinstance(value, str) else _json_text(value)
+
+
+def json_get_text(text: str, key: str | int) -> str | None:
+    found, value = _item(text, key)
+    return _scalar(value) if found else None
+
+
+def _walk(text: str, path: str) -> tuple[bool, Any]:
+    value, found = _json(text), True
+    for part in read_array(path):
+        if part is None:
+            return False, None
+        key: str | int = part
+        if isinstance(value, list):
+            try:
+                key = int(part)
+            except ValueError:
+                return False, None
+        found, value = _step(value, key)
+        if not found:
+            return False, None
+    return found, value
+
+
+def json_path(text: str, path: str) -> str | None:
+    found, value = _walk(text, path)
+    return _json_text(value) if found else None
+
+
+def json_path_text(text: str, path: str) -> str | None:
+    found, value = _walk(text, path)
+    return _scalar(value) if found else None
+
+
+def read_array(text: str) -> list[str | None]:
+    """Elements of a one-dimensional array's text."""
+    if not (text.startswith("{") and text.endswith("}")):
+        raise KalamError("22P02", f'malformed array literal: "{text}"')
+    body, parts, place = text[1:-1], list[str | None](), 0
+    while place < len(body):
+        quoted, made = False, ""
+        while place < len(body) and body[place] != ",":
+            if body[place] == '"':
+                quoted, place = True, place + 1
+                while place < len(body) and body[place] != '"':
+                    place += body[place] == "\\"
+                    made += body[place : place + 1]
+                    place += 1
+            elif body[place] in "{}":
+                raise KalamError("22P02", f'malformed array literal: "{text}"')
+            else:
+                made += body[place]
+            place += 1
+        place += 1
+        parts.append(made if quoted else None if made.strip().upper() == "NULL" else made.strip())
+    return parts
+
+
+def json_typeof(text: str) -> str:
+    value = _json(text)
+    if isinstance(value, types._Number):
+        return "number"
+    if value is None:
+        return "null"
+    return {bool: "boolean", str: "string", list: "array", dict: "object"}[type(value)]
+
+
+def json_array_length(text: str) -> int:
+    value = _json(text)
+    if not isinstance(value, list):
+        what = "a non-array" if isinstance(value, dict) else "a scalar"
+        raise KalamError("22023", f"cannot get array length of {what}")
+    return len(value)
+
+
+def _same(one: Any, two: Any) -> bool:
+    if isinstance(one, types._Number) or isinstance(two, types._Number):
+        return isinstance(one, types._Number) and isinstance(two, types._Number) and Decimal(one) == Decimal(two)
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and all(map(_same, one, two))
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(_same(value, two[key]) for key, value in one.items())
+    return type(one) is type(two) and bool(one == two)
+
+
+def _contains(one: Any, two: Any, *, top: bool = False) -> bool:
+    if isinstance(one, dict) and isinstance(two, dict):
+        return all(key in one and _contains(one[key], value) for key, value in two.items())
+    if isinstance(one, list) and isinstance(two, list):
+        return all(any(_contains(item, value) if isinstance(value, list | dict) and type(item) is type(value)
+                       else _same(item, value) for item in one) for value in two)
+    if top and isinstance(one, list) and not isinstance(two, dict):
+        return any(_same(item, two) for item in one)
+    return _same(one, two)
+
+
+def json_equal(one: str, two: str) -> bool:
+    return one == two or _same(_json(one), _json(two))
+
+
+def json_contains(one: str, two: str) -> bool:
+    return _contains(_json(one), _json(two), top=True)
+
+
+def json_exists(text: str, key: str) -> bool:
+    value = _json(text)
+    return (isinstance(value, dict) and key in value) or (
+        isinstance(value, list) and any(type(item) is str and item == key for item in value)
+    ) or (type(value) is str and value == key)
+
+
+# ---------- what the query engine is given ----------
+@dataclass(frozen=True, slots=True)
+class Function:
+    name: str
+    args: tuple[str, ...]  # DuckDB's types
+    result: str
+    work: Callable[..., Any]
+
+
+_NUMERIC = types.by_name("numeric")
+_V, _I, _B = "VARCHAR", "INTEGER", "BOOLEAN"
+FUNCTIONS: tuple[Function, ...] = (
+    Function("n_add", (_V, _V), _V, add), Function("n_sub", (_V, _V), _V, subtract),
+    Function("n_mul", (_V, _V), _V, multiply), Function("n_div", (_V, _V), _V, divide),
+    Function("n_mod", (_V, _V), _V, modulo), Function("n_quo", (_V, _V), _V, quotient),
+    Function("n_neg", (_V,), _V, negate), Function("n_abs", (_V,), _V, absolute), Function("n_sign", (_V,), _V, sign),
+    Function("n_round", (_V, _I), _V, rounded), Function("n_trunc", (_V, _I), _V, truncated),
+    Function("n_ceil", (_V,), _V, ceiling), Function("n_floor", (_V,), _V, floored),
+    Function("n_key", (_V,), "BLOB", numeric_bytes), Function("n_sum", ("VARCHAR[]",), _V, total),
+    Function("n_int2", (_V,), "SMALLINT", lambda value: to_integer(value, 16)),
+    Function("n_int4", (_V,), _I, lambda value: to_integer(value, 32)),
+    Function("n_int8", (_V,), "BIGINT", lambda value: to_integer(value, 64)),
+    Function("n_float", (_V,), "DOUBLE", to_float), Function("n_of_float", ("DOUBLE", _I), _V, from_float),
+    Function("n_typmod", (_V, _I), _V, lambda value, typmod: types.apply_typmod(_NUMERIC, value, typmod)),
+    Function("f_power", ("DOUBLE", "DOUBLE"), "DOUBLE", power), Function("f_exp", ("DOUBLE",), "DOUBLE", exponential),
+    Function("f_cbrt", ("DOUBLE",), "DOUBLE", cube_root), Function("d_make", (_I, _I, _I), _V, make_date),
+    Function("d_of_epoch", ("DOUBLE",), _V, of_epoch),
+    Function("t_lower", (_V,), _V, lower), Function("t_upper", (_V,), _V, upper),
+    Function("t_initcap", (_V,), _V, initcap), Function("t_translate", (_V, _V, _V), _V, translate),
+    Function("t_split", (_V, _V, _I), _V, split_part),
+    Function("t_lpad", (_V, _I, _V), _V, lambda text, length, fill: pad(text, length, fill, left=True)),
+    Function("t_rpad", (_V, _I, _V), _V, lambda text, length, fill: pad(text, length, fill, left=False)),
+    Function("t_repeat", (_V, _I), _V, repeated), Function("t_chr", (_I,), _V, character),
+    Function("t_quote", (_V,), _V, quote_literal), Function("t_encode", ("BLOB", _V), _V, encode),
+    Function("t_decode", (_V, _V), "BLOB", decode), Function("t_reverse", (_V,), _V, lambda text: text[::-1]),
+    Function("j_get", (_V, _V), _V, json_get), Function("j_item", (_V, _I), _V, json_get),
+    Function("j_get_text", (_V, _V), _V, json_get_text), Function("j_item_text", (_V, _I), _V, json_get_text),
+    Function("j_path", (_V, _V), _V, json_path), Function("j_path_text", (_V, _V), _V, json_path_text),
+    Function("j_typeof", (_V,), _V, json_typeof), Function("j_length", (_V,), _I, json_array_length),
+    Function("j_equal", (_V, _V), _B, json_equal), Function("j_contains", (_V, _V), _B, json_contains),
+    Function("j_exists", (_V, _V), _B, json_exists), Function("j_canonical", (_V,), _V, types.canonical_jsonb),
+    Function("j_string", (_V,), _V, lambda text: json.dumps(text, ensure_ascii=False)),
+)  # fmt: skip
+#: types whose text is PostgreSQL's own work in both directions
+_CONVERTED = {
+    "bool": _B, "int2": "SMALLINT", "int4": _I, "int8": "BIGINT", "float4": "FLOAT", "float8": "DOUBLE",
+    "numeric": _V, "bytea": "BLOB", "uuid": "UUID", "date": "DATE", "timestamp": "TIMESTAMP",
+    "timestamptz": "TIMESTAMPTZ", "json": _V, "jsonb": _V,
+}
+
+
+def _passing(error: KalamError) -> ValueError:
+    return ValueError(f"kalam:{error.sqlstate}:{error.message}:malak")
+
+
+def _vectorized(function: Function) -> Callable[..., pa.Array]:
+    work, kind = function.work, _ARROW[function.result]
+
+    def run(*columns: pa.ChunkedArray) -> pa.Array:
+        try:
+            made = [None if None in row else work(*row)
+                    for row in zip(*(column.to_pylist() for column in columns), strict=True)]
+        except KalamError as error:
+            raise _passing(error) from None
+        return pa.array(made, kind)
+
+    match len(function.args):  # DuckDB counts a function's parameters
+        case 1:
+            return lambda one: run(one)
+        case 2:
+            return lambda one, two: run(one, two)
+    return lambda one, two, three: run(one, two, three)
+
+
+_ARROW = {_V: pa.string(), _I: pa.int32(), _B: pa.bool_(), "BLOB": pa.binary(), "SMALLINT": pa.int16(),
+          "BIGINT": pa.int64(), "DOUBLE": pa.float64()}
+
+
+def _reader(type_: types.PgType) -> Callable[[pa.Array], pa.Array]:
+    def read(column: pa.Array) -> pa.Array:
+        try:
+            values = [None if text is None else type_.read(text) for text in column.to_pylist()]
+            return native.to_array(type_, -1, values, as_text=True)
+        except KalamError as error:
+            raise _passing(error) from None
+
+    return read
+
+
+def _writer(type_: types.PgType) -> Callable[[pa.Array], pa.Array]:
+    def write(column: pa.Array) -> pa.Array:
+        values = native.from_array(type_, pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray)
+                                   else column)
+        return pa.array([None if value is None else types.write_text(type_, value) for value in values], pa.string())
+
+    return write
+
+
+def install(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make all functions known to a database."""
+    made: list[tuple[str, Callable[..., pa.Array], list[str], str]] = [
+        (function.name, _vectorized(function), list(function.args), function.result) for function in FUNCTIONS
+    ]
+    for name, duck in _CONVERTED.items():
+        type_ = types.by_name(name)
+        made += [("read_" + name, _reader(type_), [_V], duck), ("write_" + name, _writer(type_), [duck], _V)]
+    kinds = {name: duckdb.dtype(name) if not name.endswith("[]") else duckdb.list_type(duckdb.dtype(name[:-2]))
+             for name in {word for _, _, args, result in made for word in (*args, result)}}
+    for name, work, args, result in made:
+        connection.create_function(
+            "kalam_" + name, work, [kinds[word] for word in args], kinds[result], type=PythonUDFType.ARROW,
+            null_handling=FunctionNullHandling.SPECIAL,
+        )

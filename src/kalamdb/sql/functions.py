@@ -1,0 +1,474 @@
+"""Functions and operators of the server's SQL: PostgreSQL's names and types, and the query engine's spelling.
+
+A line is a promise that the result is PostgreSQL's for every value; the tests compare each with PostgreSQL. It reads
+``name(argument types) result spelling``, with ``$1`` … for the arguments; ``!`` says that PostgreSQL has it and this
+server has not. ``any`` takes every type, a result ``$1`` is that argument's type. In an aggregate, ``agg[…]`` marks the
+call that takes DISTINCT, ORDER BY, FILTER and OVER. Numerics here are those in text form (``kalamdb.sql.kinds``);
+arithmetic on numerics held as DECIMAL, comparisons and casts are made in ``kalamdb.sql.expressions``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from kalamdb.errors import KalamError
+from kalamdb.sql.kinds import Kind, category, implicit, preferred
+
+
+def failure(sqlstate: str, message: str) -> str:
+    """SQL that raises."""
+    quoted = message.replace("'", "''")
+    return f"error('kalam:{sqlstate}:{quoted}:malak')"
+
+
+_OVER, _UNDER = failure("22003", "value out of range: overflow"), failure("22003", "value out of range: underflow")
+_ZERO = failure("22012", "division by zero")
+
+
+def _float(sign: str, one: str, two: str) -> str:
+    result = f"($1 {sign} $2)"
+    checks = f"WHEN isinf({result}) AND NOT isinf($1) AND NOT isinf($2) THEN {_OVER}"
+    if sign == "*":
+        checks += f" WHEN {result} = 0 AND $1 <> 0 AND $2 <> 0 THEN {_UNDER}"
+    elif sign == "/":
+        checks = (f"WHEN $2 = 0 AND NOT isnan($1) THEN {_ZERO} WHEN isinf({result}) AND NOT isinf($1) THEN {_OVER}"
+                  f" WHEN {result} = 0 AND $1 <> 0 AND NOT isinf($2) THEN {_UNDER}")
+    return f"CASE {checks} ELSE {result} END"
+
+
+def _arithmetic() -> Iterator[str]:
+    integers = ("int2", "int4", "int8")
+    for one, two in product(integers, integers):
+        wider = max(one, two)
+        for sign in "+-*":
+            yield f"{sign}({one},{two}) {wider} ($1 {sign} $2)"
+        for name, sign in (("/", "//"), ("%", "%")):
+            same = "" if one == two else f"CAST(${1 if one < two else 2} AS {Kind(wider).duck})"
+            left, right = (same or "$1", "$2") if one < two else ("$1", same or "$2")
+            inner = f"{left} {sign} {right}"
+            if name == "%":  # the smallest number by -1 is no overflow
+                inner = f"CASE WHEN $2 = -1 THEN {left} * 0 ELSE {inner} END"
+            yield f"{name}({one},{two}) {wider} CASE WHEN $2 = 0 AND $1 IS NOT NULL THEN {_ZERO} ELSE {inner} END"
+        for name, sign in (("&", "&"), ("|", "|")):
+            if one == two:
+                yield f"{name}({one},{two}) {wider} ($1 {sign} $2)"
+        if one == two:
+            yield f"#({one},{two}) {wider} xor($1, $2)"
+            yield f"~({one}) {one} (~$1)"
+            yield f"-({one}) {one} (-$1)"
+            yield f"+({one}) {one} $1"
+            yield f"abs({one}) {one} abs($1)"
+            yield f"mod({one},{two}) {one} CASE WHEN $2 = 0 AND $1 IS NOT NULL THEN {_ZERO} " \
+                  "WHEN $2 = -1 THEN $1 * 0 ELSE $1 % $2 END"
+            yield f"<<({one},int4) {one} !"
+            yield f">>({one},int4) {one} !"
+    for one, two in product(("float4", "float8"), repeat=2):
+        wider = max(one, two)
+        cast = [f"CAST(${place} AS DOUBLE)" if each != wider else f"${place}" for place, each in ((1, one), (2, two))]
+        for sign in "+-*/":
+            text = _float(sign, one, two)
+            if one != two:
+                text = text.replace("$1", "\0").replace("$2", cast[1]).replace("\0", cast[0])
+            yield f"{sign}({one},{two}) {wider} {text}"
+    for name in ("float4", "float8"):
+        yield f"-({name}) {name} (-$1)"
+        yield f"+({name}) {name} $1"
+        yield f"abs({name}) {name} abs($1)"
+
+
+_OUT_OF_DOMAIN = failure("22003", "input is out of range")
+_INFINITE_DATES = failure("22008", "cannot subtract infinite dates")
+_INFINITE_TIMES = failure("22008", "cannot subtract infinite timestamps")
+_LENGTH = failure("22011", "negative substring length not allowed")
+_NO_ROOT = failure("2201F", "cannot take square root of a negative number")
+_LOG_ZERO = failure("2201E", "cannot take logarithm of zero")
+_LOG_NEGATIVE = failure("2201E", "cannot take logarithm of a negative number")
+_ASCII = "strlen($1) = length($1)"
+_SUBSTR3 = ("CASE WHEN $3 < 0 AND $1 IS NOT NULL AND $2 IS NOT NULL THEN " + _LENGTH
+            + " ELSE substring($1, greatest($2, 1), CAST(greatest(0, least(CAST($2 AS BIGINT) + $3, 2147483647)"
+            " - greatest($2, 1)) AS BIGINT)) END")
+_LEFT = "CASE WHEN $2 >= 0 THEN left($1, $2) ELSE left($1, greatest(0, length($1) + $2)) END"
+_RIGHT = "CASE WHEN $2 >= 0 THEN right($1, $2) ELSE substring($1, 1 - CAST($2 AS BIGINT)) END"
+
+
+_EPOCH = "kalam_read_timestamptz(kalam_d_of_epoch($1))"
+
+
+def _log(name: str) -> str:
+    return f"CASE WHEN $1 = 0 THEN {_LOG_ZERO} WHEN $1 < 0 THEN {_LOG_NEGATIVE} ELSE {name}($1) END"
+
+
+_LINES = rf"""
++(numeric,numeric) numeric kalam_n_add($1, $2)
+-(numeric,numeric) numeric kalam_n_sub($1, $2)
+*(numeric,numeric) numeric kalam_n_mul($1, $2)
+/(numeric,numeric) numeric kalam_n_div($1, $2)
+%(numeric,numeric) numeric kalam_n_mod($1, $2)
+-(numeric) numeric kalam_n_neg($1)
++(numeric) numeric $1
+^(float8,float8) float8 kalam_f_power($1, $2)
+^(numeric,numeric) numeric !
+mod(numeric,numeric) numeric kalam_n_mod($1, $2)
+div(numeric,numeric) numeric kalam_n_quo($1, $2)
+abs(numeric) numeric kalam_n_abs($1)
+sign(numeric) numeric kalam_n_sign($1)
+sign(float8) float8 CASE WHEN isnan($1) THEN $1 ELSE CAST(sign($1) AS DOUBLE) END
+round(numeric) numeric kalam_n_round($1, 0)
+round(numeric,int4) numeric kalam_n_round($1, $2)
+round(float8) float8 CASE WHEN isfinite($1) THEN round_even($1, 0) ELSE $1 END
+trunc(numeric) numeric kalam_n_trunc($1, 0)
+trunc(numeric,int4) numeric kalam_n_trunc($1, $2)
+trunc(float8) float8 trunc($1)
+ceil(numeric) numeric kalam_n_ceil($1)
+ceil(float8) float8 ceil($1)
+ceiling(numeric) numeric kalam_n_ceil($1)
+ceiling(float8) float8 ceil($1)
+floor(numeric) numeric kalam_n_floor($1)
+floor(float8) float8 floor($1)
+sqrt(float8) float8 CASE WHEN $1 < 0 THEN {_NO_ROOT} ELSE sqrt($1) END
+sqrt(numeric) numeric !
+cbrt(float8) float8 kalam_f_cbrt($1)
+exp(float8) float8 kalam_f_exp($1)
+exp(numeric) numeric !
+ln(float8) float8 {_log('ln')}
+ln(numeric) numeric !
+log(float8) float8 {_log('log10')}
+log10(float8) float8 {_log('log10')}
+log(numeric) numeric !
+log(numeric,numeric) numeric !
+power(float8,float8) float8 kalam_f_power($1, $2)
+power(numeric,numeric) numeric !
+pow(float8,float8) float8 kalam_f_power($1, $2)
+pow(numeric,numeric) numeric !
+pi() float8 pi()
+degrees(float8) float8 degrees($1)
+radians(float8) float8 radians($1)
+sin(float8) float8 CASE WHEN isinf($1) THEN {_OUT_OF_DOMAIN} ELSE sin($1) END
+cos(float8) float8 CASE WHEN isinf($1) THEN {_OUT_OF_DOMAIN} ELSE cos($1) END
+tan(float8) float8 CASE WHEN isinf($1) THEN {_OUT_OF_DOMAIN} ELSE tan($1) END
+atan(float8) float8 atan($1)
+atan2(float8,float8) float8 atan2($1, $2)
+asin(float8) float8 CASE WHEN $1 NOT BETWEEN -1 AND 1 AND NOT isnan($1) THEN {_OUT_OF_DOMAIN} ELSE asin($1) END
+acos(float8) float8 CASE WHEN $1 NOT BETWEEN -1 AND 1 AND NOT isnan($1) THEN {_OUT_OF_DOMAIN} ELSE acos($1) END
+random() float8 random()
+gcd(int4,int4) int4 CAST(gcd(CAST($1 AS BIGINT), CAST($2 AS BIGINT)) AS INTEGER)
+to_hex(int4) text lower(to_hex($1))
+
+||(text,text) text ($1 || $2)
+||(bytea,bytea) bytea ($1 || $2)
+||(jsonb,jsonb) jsonb !
+length(text) int4 CAST(length($1) AS INTEGER)
+length(bytea) int4 CAST(octet_length($1) AS INTEGER)
+char_length(text) int4 CAST(length($1) AS INTEGER)
+character_length(text) int4 CAST(length($1) AS INTEGER)
+octet_length(text) int4 CAST(strlen($1) AS INTEGER)
+octet_length(bytea) int4 CAST(octet_length($1) AS INTEGER)
+bit_length(text) int4 CAST(strlen($1) * 8 AS INTEGER)
+lower(text) text CASE WHEN {_ASCII} THEN lower($1) ELSE kalam_t_lower($1) END
+upper(text) text CASE WHEN {_ASCII} THEN upper($1) ELSE kalam_t_upper($1) END
+initcap(text) text kalam_t_initcap($1)
+substr(text,int4) text substring($1, greatest($2, 1))
+substr(text,int4,int4) text {_SUBSTR3}
+substring(text,int4) text substring($1, greatest($2, 1))
+substring(text,int4,int4) text {_SUBSTR3}
+substring(text,text) text !
+left(text,int4) text {_LEFT}
+right(text,int4) text {_RIGHT}
+position(text,text) int4 CAST(strpos($1, $2) AS INTEGER)
+strpos(text,text) int4 CAST(strpos($1, $2) AS INTEGER)
+replace(text,text,text) text CASE WHEN $2 = '' THEN $1 ELSE replace($1, $2, $3) END
+btrim(text) text trim($1, ' ')
+btrim(text,text) text trim($1, $2)
+ltrim(text) text ltrim($1, ' ')
+ltrim(text,text) text ltrim($1, $2)
+rtrim(text) text rtrim($1, ' ')
+rtrim(text,text) text rtrim($1, $2)
+lpad(text,int4) text kalam_t_lpad($1, $2, ' ')
+lpad(text,int4,text) text kalam_t_lpad($1, $2, $3)
+rpad(text,int4) text kalam_t_rpad($1, $2, ' ')
+rpad(text,int4,text) text kalam_t_rpad($1, $2, $3)
+repeat(text,int4) text kalam_t_repeat($1, $2)
+reverse(text) text CASE WHEN {_ASCII} THEN reverse($1) ELSE kalam_t_reverse($1) END
+split_part(text,text,int4) text kalam_t_split($1, $2, $3)
+translate(text,text,text) text kalam_t_translate($1, $2, $3)
+starts_with(text,text) bool starts_with($1, $2)
+^@(text,text) bool starts_with($1, $2)
+md5(text) text md5($1)
+md5(bytea) text md5($1)
+sha256(bytea) bytea unhex(sha256($1))
+ascii(text) int4 CASE WHEN $1 = '' THEN CAST(0 AS INTEGER) ELSE CAST(unicode($1) AS INTEGER) END
+chr(int4) text kalam_t_chr($1)
+quote_literal(text) text kalam_t_quote($1)
+encode(bytea,text) text kalam_t_encode($1, $2)
+decode(text,text) bytea kalam_t_decode($1, $2)
+overlay(text,text,int4) text !
+overlay(text,text,int4,int4) text !
+regexp_replace(text,text,text) text !
+regexp_replace(text,text,text,text) text !
+regexp_match(text,text) text !
+regexp_matches(text,text) text !
+to_char(timestamp,text) text !
+to_char(timestamptz,text) text !
+to_char(numeric,text) text !
+to_char(int8,text) text !
+to_char(float8,text) text !
+to_date(text,text) date !
+to_timestamp(text,text) timestamptz !
+to_number(text,text) numeric !
+
++(date,int4) date CASE WHEN isfinite($1) THEN $1 + $2 ELSE $1 END
++(int4,date) date CASE WHEN isfinite($2) THEN $2 + $1 ELSE $2 END
+-(date,int4) date CASE WHEN isfinite($1) THEN $1 - $2 ELSE $1 END
+-(date,date) int4 CASE WHEN isfinite($1) AND isfinite($2) THEN CAST($1 - $2 AS INTEGER) ELSE {_INFINITE_DATES} END
++(interval,date) timestamp (CAST($2 AS TIMESTAMP) + $1)
++(date,interval) timestamp (CAST($1 AS TIMESTAMP) + $2)
+-(date,interval) timestamp (CAST($1 AS TIMESTAMP) - $2)
++(timestamp,interval) timestamp ($1 + $2)
++(interval,timestamp) timestamp ($2 + $1)
+-(timestamp,interval) timestamp ($1 - $2)
++(timestamptz,interval) timestamptz ($1 + $2)
++(interval,timestamptz) timestamptz ($2 + $1)
+-(timestamptz,interval) timestamptz ($1 - $2)
+-(timestamp,timestamp) interval CASE WHEN isfinite($1) AND isfinite($2) THEN $1 - $2 ELSE {_INFINITE_TIMES} END
+-(timestamptz,timestamptz) interval CASE WHEN isfinite($1) AND isfinite($2) THEN $1 - $2 ELSE {_INFINITE_TIMES} END
++(interval,interval) interval ($1 + $2)
+-(interval,interval) interval ($1 - $2)
+-(interval) interval (-$1)
+*(interval,int4) interval ($1 * $2)
+*(int4,interval) interval ($2 * $1)
+*(interval,float8) interval !
+*(float8,interval) interval !
+/(interval,float8) interval !
+isfinite(date) bool isfinite($1)
+isfinite(timestamp) bool isfinite($1)
+isfinite(timestamptz) bool isfinite($1)
+make_date(int4,int4,int4) date kalam_read_date(kalam_d_make($1, $2, $3))
+to_timestamp(float8) timestamptz {_EPOCH}
+age(timestamp,timestamp) interval !
+age(timestamptz,timestamptz) interval !
+age(timestamp) interval !
+age(timestamptz) interval !
+make_timestamp(int4,int4,int4,int4,int4,float8) timestamp !
+date_trunc(text,interval) interval !
+date_bin(interval,timestamp,timestamp) timestamp !
+clock_timestamp() timestamptz get_current_timestamp()
+
+->(jsonb,text) jsonb kalam_j_get($1, $2)
+->(jsonb,int4) jsonb kalam_j_item($1, $2)
+->>(jsonb,text) text kalam_j_get_text($1, $2)
+->>(jsonb,int4) text kalam_j_item_text($1, $2)
+->(json,text) json !
+->(json,int4) json !
+->>(json,text) text kalam_j_get_text($1, $2)
+->>(json,int4) text kalam_j_item_text($1, $2)
+#>(jsonb,text) jsonb kalam_j_path($1, $2)
+#>>(jsonb,text) text kalam_j_path_text($1, $2)
+#>>(json,text) text kalam_j_path_text($1, $2)
+#>(json,text) json !
+@>(jsonb,jsonb) bool kalam_j_contains($1, $2)
+<@(jsonb,jsonb) bool kalam_j_contains($2, $1)
+?(jsonb,text) bool kalam_j_exists($1, $2)
+jsonb_typeof(jsonb) text kalam_j_typeof($1)
+json_typeof(json) text kalam_j_typeof($1)
+jsonb_array_length(jsonb) int4 kalam_j_length($1)
+json_array_length(json) int4 kalam_j_length($1)
+jsonb_build_object(any) jsonb !
+json_build_object(any) json !
+row_to_json(any) json !
+jsonb_agg(any) jsonb !
+json_agg(any) json !
+jsonb_set(jsonb,text,jsonb) jsonb !
+"""
+
+_INT_SUM = "agg[sum($1)]"
+_INF_SUM = (f"CASE WHEN isinf(agg[sum($1)]) AND NOT agg[bool_or(isinf($1))] THEN {_OVER} "
+            "ELSE agg[sum($1)] END")
+
+
+def _statistics() -> Iterator[str]:
+    for name in ("stddev", "stddev_samp", "stddev_pop", "variance", "var_samp", "var_pop"):
+        duck = {"stddev": "stddev_samp", "variance": "var_samp"}.get(name, name)
+        finite = f"CASE WHEN agg[bool_and(isfinite($1))] THEN agg[{duck}($1)] " \
+                 "WHEN agg[count($1)] = 0 THEN NULL ELSE CAST('NaN' AS DOUBLE) END"
+        if duck.endswith("samp"):
+            finite = f"CASE WHEN agg[count($1)] < 2 THEN NULL ELSE {finite} END"
+        yield f"{name}(float8) float8 {finite}"
+        yield f"{name}(numeric) numeric !"
+
+
+def _extremes() -> Iterator[str]:
+    for name in ("int2", "int4", "int8", "float4", "float8", "text", "date", "timestamp", "timestamptz", "interval"):
+        for aggregate in ("min", "max"):
+            yield f"{aggregate}({name}) {name} agg[{aggregate}($1)]"
+    yield "min(numeric) numeric agg[arg_min($1, kalam_n_key($1))]"
+    yield "max(numeric) numeric agg[arg_max($1, kalam_n_key($1))]"
+
+
+_AGGREGATES = rf"""
+count(any) int8 agg[count($1)]
+sum(int2) int8 CAST({_INT_SUM} AS BIGINT)
+sum(int4) int8 CAST({_INT_SUM} AS BIGINT)
+sum(int8) numeric CAST({_INT_SUM} AS VARCHAR)
+sum(float4) float4 CAST({_INF_SUM} AS FLOAT)
+sum(float8) float8 {_INF_SUM}
+sum(numeric) numeric kalam_n_sum(agg[list($1)])
+sum(interval) interval !
+avg(int2) numeric kalam_n_div(CAST({_INT_SUM} AS VARCHAR), CAST(nullif(agg[count($1)], 0) AS VARCHAR))
+avg(int4) numeric kalam_n_div(CAST({_INT_SUM} AS VARCHAR), CAST(nullif(agg[count($1)], 0) AS VARCHAR))
+avg(int8) numeric kalam_n_div(CAST({_INT_SUM} AS VARCHAR), CAST(nullif(agg[count($1)], 0) AS VARCHAR))
+avg(numeric) numeric kalam_n_div(kalam_n_sum(agg[list($1)]), CAST(nullif(agg[count($1)], 0) AS VARCHAR))
+avg(float4) float8 agg[avg(CAST($1 AS DOUBLE))]
+avg(float8) float8 {_INF_SUM.replace("sum($1)]", "avg($1)]")}
+avg(interval) interval !
+bool_and(bool) bool agg[bool_and($1)]
+bool_or(bool) bool agg[bool_or($1)]
+every(bool) bool agg[bool_and($1)]
+bit_and(int2) int2 agg[bit_and($1)]
+bit_and(int4) int4 agg[bit_and($1)]
+bit_and(int8) int8 agg[bit_and($1)]
+bit_or(int2) int2 agg[bit_or($1)]
+bit_or(int4) int4 agg[bit_or($1)]
+bit_or(int8) int8 agg[bit_or($1)]
+bit_xor(int4) int4 agg[bit_xor($1)]
+bit_xor(int8) int8 agg[bit_xor($1)]
+string_agg(text,text) text agg[string_agg($1, $2)]
+array_agg(any) $1[] agg[array_agg($1)]
+any_value(any) $1 agg[any_value($1)]
+corr(float8,float8) float8 !
+covar_pop(float8,float8) float8 !
+covar_samp(float8,float8) float8 !
+regr_slope(float8,float8) float8 !
+percentile_cont(float8) float8 !
+percentile_disc(float8) float8 !
+mode() any !
+"""
+
+#: functions that only a window has
+_WINDOWS = """
+row_number() int8 agg[row_number()]
+rank() int8 agg[rank()]
+dense_rank() int8 agg[dense_rank()]
+percent_rank() float8 agg[percent_rank()]
+cume_dist() float8 agg[cume_dist()]
+ntile(int4) int4 CAST(agg[ntile($1)] AS INTEGER)
+lag(any) $1 agg[lag($1)]
+lag(any,int4) $1 agg[lag($1, $2)]
+lag(any,int4,any) $1 agg[lag($1, $2, $3)]
+lead(any) $1 agg[lead($1)]
+lead(any,int4) $1 agg[lead($1, $2)]
+lead(any,int4,any) $1 agg[lead($1, $2, $3)]
+first_value(any) $1 agg[first_value($1)]
+last_value(any) $1 agg[last_value($1)]
+nth_value(any,int4) $1 agg[nth_value($1, $2)]
+"""
+
+
+#: functions that PostgreSQL has and this server has not in any form
+UNSUPPORTED = frozenset({
+    "abbrev", "array_append", "array_cat", "array_fill", "array_position", "array_remove", "array_replace",
+    "array_to_json", "array_to_string", "bit_count", "btrim_bytea", "convert_from", "convert_to", "cot", "cosh",
+    "currval", "date_add", "erf", "factorial", "format_type", "get_bit", "get_byte", "host", "json_agg",
+    "json_array_elements", "json_build_array", "json_build_object", "json_each", "json_extract_path", "json_object",
+    "json_object_agg", "json_object_keys", "json_populate_record", "jsonb_array_elements", "jsonb_build_array",
+    "jsonb_build_object", "jsonb_each", "jsonb_extract_path", "jsonb_insert", "jsonb_object", "jsonb_object_agg",
+    "jsonb_object_keys", "jsonb_path_exists", "jsonb_path_query", "jsonb_pretty", "jsonb_set", "jsonb_strip_nulls",
+    "justify_days", "justify_hours", "justify_interval", "lastval", "lcm", "localtime", "make_interval", "make_time",
+    "make_timestamptz", "md5_bytea", "min_scale", "nextval", "normalize", "num_nonnulls", "num_nulls",
+    "obj_description",
+    "parse_ident", "pg_get_serial_sequence", "quote_ident", "quote_nullable", "regexp_count", "regexp_instr",
+    "regexp_like", "regexp_split_to_array", "regexp_split_to_table", "regexp_substr", "row_to_json", "scale", "setval",
+    "set_config", "current_setting", "sha224", "sha384", "sha512", "sind", "sinh", "cosd", "string_to_array",
+    "string_to_table", "substr_bytea", "tand", "tanh", "timezone", "timeofday", "to_ascii", "to_json", "to_jsonb",
+    "to_tsquery", "to_tsvector", "trim_array", "trim_scale", "txid_current", "unistr", "width_bucket", "asinh", "acosh",
+    "atanh", "grouping", "json_array_elements_text", "jsonb_array_elements_text", "array_upper", "array_lower",
+    "array_ndims", "array_dims", "array_prepend", "array_positions", "xmlagg", "rank_agg", "pg_sleep", "pg_column_size",
+    "pg_size_pretty", "has_table_privilege", "to_regclass", "inet_client_addr", "pg_is_in_recovery", "format",
+})
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    name: str
+    args: tuple[str, ...]
+    result: str
+    template: str
+    aggregate: bool = False
+    window: bool = False
+
+    @property
+    def supported(self) -> bool:
+        return self.template != "!"
+
+
+_LINE = re.compile(r"(\S+?)\(([^()]*)\) (\S+) (.+)")
+
+
+def _parse(lines: Sequence[str], *, aggregate: bool = False, window: bool = False) -> Iterator[Signature]:
+    for line in lines:
+        if not line.strip():
+            continue
+        found = _LINE.fullmatch(line.strip())
+        assert found is not None, line
+        name, args, result, template = found.groups()
+        yield Signature(name, tuple(filter(None, args.split(","))), result, template, aggregate, window)
+
+
+SIGNATURES: tuple[Signature, ...] = (
+    *_parse([*_arithmetic(), *_LINES.splitlines()]),
+    *_parse([*_AGGREGATES.splitlines(), *_statistics(), *_extremes()], aggregate=True),
+    *_parse(_WINDOWS.splitlines(), window=True),
+)
+BY_NAME: dict[str, list[Signature]] = {}
+for _signature in SIGNATURES:
+    BY_NAME.setdefault(_signature.name, []).append(_signature)
+
+
+# ---------- resolution ----------
+def _reaches(given: str, wanted: str) -> bool:
+    return given == "unknown" or wanted == "any" or implicit(given, wanted)
+
+
+def resolve(candidates: Sequence[Signature], given: Sequence[str]) -> Signature | None:
+    """The candidate that PostgreSQL would choose; None if there is none. Raises 42725 where it could not choose."""
+    given = ["text" if name == "varchar" else name for name in given]
+    fitting = [each for each in candidates if len(each.args) == len(given)]
+    for each in fitting:
+        if list(each.args) == given:
+            return each
+    fitting = [each for each in fitting if all(map(_reaches, given, each.args))]
+    fitting = _best(fitting, lambda each: sum(map(str.__eq__, given, each.args)))
+    fitting = _best(fitting, lambda each: sum(
+        one != "unknown" and (one == two or preferred(two)) for one, two in zip(given, each.args, strict=True)))
+    if len(fitting) > 1 and "unknown" in given:
+        fitting = _guess(fitting, given)
+    if len(fitting) > 1:
+        raise KalamError("42725", f"function {fitting[0].name}({', '.join(given)}) is not unique",
+                         hint="Could not choose a best candidate function. You might need to add explicit type casts.")
+    return fitting[0] if fitting else None
+
+
+def _best(fitting: list[Signature], score: Callable[[Signature], int]) -> list[Signature]:
+    if len(fitting) < 2:
+        return fitting
+    scores = [score(each) for each in fitting]
+    return [each for each, found in zip(fitting, scores, strict=True) if found == max(scores)]
+
+
+def _guess(fitting: list[Signature], given: Sequence[str]) -> list[Signature]:
+    """Unknown literals: text where a candidate takes it, else the one category's preferred type."""
+    for place, name in enumerate(given):
+        if name != "unknown":
+            continue
+        offered = {each.args[place] for each in fitting}
+        if any(category(each) == "S" for each in offered):
+            fitting = [each for each in fitting if category(each.args[place]) == "S"]
+        elif len({category(each) for each in offered}) == 1 and any(map(preferred, offered)):
+            fitting = [each for each in fitting if preferred(each.args[place])]
+    known = {category(name) for name in given if name != "unknown"}
+    if len(fitting) > 1 and len(known) == 1:  # an operator's unknown side is like the other
+        same = [each for each in fitting if all(category(name) in known for name in each.args)]
+        fitting = same or fitting
+    return fitting
