@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -28,6 +29,7 @@ from kalamdb.api import Row
 from kalamdb.order import NUMERIC_FUNCTION, float_bytes, float_operand, numeric_bytes
 from kalamdb.txn.api import Key, RowId, Scan, TableDef
 from kalamdb.txn.engine import StoreEngine, open_engine
+from kalamdb.txn.overlay import FEW
 
 FLOATS = [0.0, -0.0, 1.5, -2.25, math.inf, -math.inf, math.nan]
 NUMERICS = ["0", "0.00", "1", "1.0", "-3", "10", "NaN", "Infinity"]
@@ -110,12 +112,15 @@ class Engine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="kalam-"))
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("kalamdb.store.hot.LOG_PAGES", 100)  # it is opened very often
         self.runner = asyncio.Runner()
         self.engine = self.runner.run(open_engine(self.directory))
         self.pairs: dict[int, Pair] = {}
         self.random = Random(0)
 
     def teardown(self) -> None:
+        self.patch.undo()
         for pair in self.pairs.values():
             pair.close_cursors()
             pair.real.rollback()
@@ -127,6 +132,7 @@ class Engine(RuleBasedStateMachine):
     @initialize(shape=st.sampled_from(SHAPES), seed=st.integers(0, 1 << 32))
     def table_exists(self, shape: Shape, seed: int) -> None:
         self.random.seed(seed)
+        self.patch.setattr("kalamdb.txn.transaction.FEW", seed % 2 * FEW)  # by a search, even in few own rows
         self.table = self.runner.run(create(self.engine, shape.table))
         self.shape = Shape(self.table, shape.tenants)
         self.model = Model(self.same)
@@ -437,5 +443,5 @@ class Engine(RuleBasedStateMachine):
             key: plain(row) for key, (row, _) in self.model.committed.items()}
 
 
-Engine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Engine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestEngine = Engine.TestCase

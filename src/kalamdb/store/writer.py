@@ -88,25 +88,26 @@ class Writer:
 
     # ---------- in the thread ----------
     def _run(self) -> None:
-        while True:
-            first = self._queue.get()
-            if first is None:
-                break
-            group, ended = [first], False
-            while len(group) < GROUP:
-                try:
-                    more = self._queue.get_nowait()
-                except Empty:
-                    break
-                if more is None:
-                    ended = True
-                    break
-                group.append(more)
-            self._resolve(self._commit(group))
-            if ended:
-                break
+        while self._turn():
+            pass
         with suppress(apsw.Error):
             self._connection.close()
+
+    def _turn(self) -> bool:
+        """Wait for jobs and commit them; False at the end. On its own, so that no rows are kept while it waits."""
+        first = self._queue.get()
+        if first is None:
+            return False
+        group, more = [first], True
+        with suppress(Empty):
+            while more and len(group) < GROUP:
+                job = self._queue.get_nowait()
+                if job is None:
+                    more = False
+                else:
+                    group.append(job)
+        self._resolve(self._commit(group))
+        return more
 
     def _resolve(self, outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
         with suppress(RuntimeError):  # the loop is gone: nobody waits

@@ -6,8 +6,10 @@ per savepoint level takes versions back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from kalamdb.api import Row
@@ -18,17 +20,48 @@ from kalamdb.txn.api import TableDef
 RowKey = tuple[str, int | bytes]
 #: (position, row or None for deleted, the version before)
 Version = tuple[int, Row | None, Any]
+#: so many keys are put in order one by one
+FEW = 16
 
 
 class TableOverlay:
     """Own versions of one table's rows."""
 
-    __slots__ = ("layout", "rows", "table")
+    __slots__ = ("_order", "layout", "rows", "table")
 
     def __init__(self, table: TableDef, layout: Layout) -> None:
         self.table = table
         self.layout = layout
         self.rows: dict[RowKey, Version] = {}
+        self._order: list[RowKey] = []  # keys in order, those that came last perhaps missing
+
+    def forget(self, key: RowKey) -> None:
+        del self.rows[key]
+        self._order.clear()
+
+    def in_range(self, tenant: str, bounds: Sequence[tuple[str, int | bytes]]) -> list[RowKey]:
+        """Keys of a tenant that satisfy these conditions (``KeyCodec.bounds``)."""
+        if len(self._order) < len(self.rows):
+            self._sort()
+        order = self._order
+        start, stop = bisect_left(order, (tenant,)), bisect_left(order, (tenant + "\0",))
+        for operator, value in bounds:
+            edge = (tenant, value)
+            if operator in ("=", ">=", ">"):
+                start = max(start, (bisect_right if operator == ">" else bisect_left)(order, edge))
+            if operator in ("=", "<=", "<"):
+                stop = min(stop, (bisect_left if operator == "<" else bisect_right)(order, edge))
+        return order[start:stop]
+
+    def _sort(self) -> None:
+        """A dict gives back its keys in the order they came."""
+        missing = list(islice(reversed(self.rows), len(self.rows) - len(self._order)))
+        if len(missing) < FEW:
+            for key in missing:
+                insort(self._order, key)
+        else:
+            self._order += missing
+            self._order.sort()
 
     def visible(self, key: RowKey, position: int) -> Version | None:
         version = self.rows.get(key)
@@ -99,7 +132,7 @@ class Overlay:
             overlay, key = entry
             before: Version | None = overlay.rows[key][2]
             if before is None:
-                del overlay.rows[key]
+                overlay.forget(key)
             else:
                 overlay.rows[key] = before
         return mark.locks, definitions

@@ -18,7 +18,7 @@ from kalamdb.errors import KalamError
 from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
 from kalamdb.txn.api import AccountDef, Isolation, Key, RowId, Scan, TableDef
 from kalamdb.txn.locks import LockKey, Waiter
-from kalamdb.txn.overlay import Overlay, RowKey, TableOverlay, Version
+from kalamdb.txn.overlay import FEW, Overlay, RowKey, TableOverlay, Version
 from kalamdb.txn.scan import StoreScan
 
 if TYPE_CHECKING:
@@ -457,12 +457,17 @@ class StoreTransaction:
 
 # ---------- rows and errors ----------
 def _candidates(overlay: TableOverlay, scan: Scan) -> Sequence[tuple[RowKey, Version]]:
-    """Own rows that a scan may show or hide; a whole key has one at most, however many rows were written."""
-    if scan.tenant is None or not scan.table.key or len(scan.key_prefix) < len(scan.table.key):
-        return list(overlay.rows.items())
-    key = (scan.tenant, overlay.layout.codec.encode(scan.key_prefix))
-    version = overlay.rows.get(key)
-    return () if version is None else ((key, version),)
+    """Own rows that a scan may show or hide, found without looking at all that were written."""
+    rows = overlay.rows
+    if scan.tenant is None or len(rows) < FEW:
+        return list(rows.items())
+    bounds, possible = overlay.layout.codec.bounds(scan.key_prefix, scan.low, scan.high)
+    if not possible:
+        return ()
+    if bounds and bounds[0][0] == "=":
+        key = (scan.tenant, bounds[0][1])
+        return ((key, rows[key]),) if key in rows else ()
+    return [(key, rows[key]) for key in overlay.in_range(scan.tenant, bounds)]
 
 
 def _own(layout: Layout, tenant: str, row: Row) -> Row:
