@@ -370,6 +370,40 @@ def test_version_and_snippet() -> None:
     assert "host 'db''s', port '9999'" in snippet
 
 
-@pytest.mark.parametrize("words", [[], ["up"], ["down"], ["status"], ["serve"], ["sql"], ["pg"], ["pg", "install"]])
+@pytest.mark.parametrize(
+    "words", [[], ["up"], ["down"], ["status"], ["serve"], ["sql"], ["doctor"], ["pg"], ["pg", "install"]]
+)
 def test_help(words: list[str]) -> None:
     assert len(kalam(*words, "--help").stdout) > 200
+
+
+# ---------- kalam doctor ----------
+def test_doctor_names_file_and_directory(tmp_path: Path) -> None:
+    """A PostgreSQL whose folders are this test's: what pg_config says is all that doctor goes by."""
+    libraries, scripts = tmp_path / "lib", tmp_path / "share" / "extension"
+    libraries.mkdir()
+    scripts.mkdir(parents=True)
+    pg_config = tmp_path / "pg_config"
+    pg_config.write_text(
+        "#!/bin/sh\ncase $1 in --version) echo PostgreSQL 16.14;; --pkglibdir) echo " + str(libraries)
+        + ";; --sharedir) echo " + str(tmp_path / "share") + ";; esac\n"
+    )
+    pg_config.chmod(0o755)
+    source = Path(__file__).parents[2] / "extension"
+
+    def doctor() -> tuple[int, str, str]:
+        done = kalam("doctor", "--pg-config", pg_config, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    code, said, hint = doctor()
+    assert code == 1
+    assert f"pg_kalam.so is missing in {libraries}" in said
+    assert f"pg_kalam.control is missing in {scripts}" in said
+    assert f"kalam pg install --pg-config {pg_config}" in hint
+    (libraries / "pg_kalam.so").write_bytes(b"\x7fELF")
+    for path in [*source.glob("*.control"), *source.glob("*.sql")]:
+        (scripts / path.name).write_bytes(path.read_bytes())
+    assert doctor()[0] == 0
+    (scripts / "pg_kalam.control").write_text("default_version = '0.0'\n")
+    code, said, _ = doctor()
+    assert (code, f"pg_kalam.control in {scripts} is of another release" in said) == (1, True)

@@ -181,6 +181,23 @@ def pg_config_snippet(
 
 
 @app.command()
+def doctor(pg_config: PgConfig = "pg_config") -> None:
+    """Say which file of the extension is missing in which directory of a PostgreSQL; exit code 1 if one is."""
+    from kalamdb.stack import install
+    from kalamdb.stack.doctor import examine
+
+    with told():
+        findings = examine(install.find(pg_config))
+    for finding in findings:
+        out.print(Text(f"{'good' if finding.good else 'BAD':<5} {finding.text}"))
+    hints = dict.fromkeys(finding.hint for finding in findings if finding.hint)
+    for hint in hints:
+        err.print(Text(f"hint: {hint}"))
+    if hints:
+        raise typer.Exit(1)
+
+
+@app.command()
 def version() -> None:
     """Print the release."""
     print(f"kalamdb {__version__}")
