@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -95,14 +96,11 @@ def test_kill_in_the_middle_of_writers(server: KalamServer) -> None:
     begun: list[int] = []
 
     def write(first: int) -> None:
-        with connect(server) as conn:
-            try:
-                for number in range(first, first + 100_000):
-                    begun.append(number)
-                    conn.execute("INSERT INTO app.t VALUES (%s, 'row')", [number])
-                    answered.append(number)
-            except psycopg.OperationalError:
-                pass
+        with suppress(psycopg.OperationalError), connect(server) as conn:
+            for number in range(first, first + 100_000):
+                begun.append(number)
+                conn.execute("INSERT INTO app.t VALUES (%s, 'row')", [number])
+                answered.append(number)
 
     writers = [threading.Thread(target=write, args=(first,)) for first in (0, 1_000_000, 2_000_000)]
     for writer in writers:
