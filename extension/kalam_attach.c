@@ -106,7 +106,7 @@ check_places(Oid relid, List *key)
 						(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 						 errmsg("option \"key\" of column \"%s\" is %s, but %d is the next place of the key",
 								get_attname(relid, attnum, false), defGetString(def), place),
-						 errhint("Number the key's columns 1, 2, 3 …")));
+						 errhint("Number the key's columns 1, 2, 3 ...")));
 		}
 	}
 }
@@ -132,7 +132,7 @@ settle_key(Oid relid, KalamTable *table)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 					 errmsg("foreign table \"%s\" has no key", get_rel_name(relid)),
-					 errhint("Give the key's columns OPTIONS (key '1'), (key '2') …, or a column named \"id\".")));
+					 errhint("Give the key's columns OPTIONS (key '1'), (key '2') ..., or a column named \"id\".")));
 	}
 	else
 		check_places(relid, key);
@@ -205,7 +205,7 @@ compare_column(KalamConn *conn, Oid relid, Form_pg_attribute att, KalamTable *ta
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
 				 errmsg("column \"%s\" does not exist in remote table %s", name, remote.data),
-				 errhint("Leave the column out, or name the remote one by OPTIONS (column_name '…').")));
+				 errhint("Leave the column out, or name the remote one by OPTIONS (column_name '...').")));
 	if (!comparable(conn, att->atttypid, PQgetvalue(rows, row, 1)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),

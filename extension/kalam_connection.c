@@ -101,7 +101,7 @@ missing_option(const ForeignServer *server, const char *name)
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
 			 errmsg("server \"%s\" has no option \"%s\"", server->servername, name),
-			 errhint("ALTER SERVER %s OPTIONS (ADD %s '…');", quote_identifier(server->servername), name)));
+			 errhint("ALTER SERVER %s OPTIONS (ADD %s '...');", quote_identifier(server->servername), name)));
 }
 
 KALAM_NORETURN static void wrong_credentials(const ForeignServer *server, const char *mode, const char *wanted);
@@ -233,9 +233,7 @@ clean_message(const char *text, const Target *t)
 
 	if (strncmp(text, "connection to server ", 21) == 0 && preface)
 		text = preface + 9;
-	message = pg_any_to_server(text, strlen(text), PG_UTF8);
-	if (message == text)
-		message = pstrdup(text);
+	message = kalam_message_from_utf8(text);
 	if (t->password && t->password[0] && strstr(message, t->password))
 		message = pstrdup("(the message is not shown: it has the credentials in it)");
 	len = strlen(message);
@@ -283,7 +281,7 @@ static const char *
 credentials_hint(const Target *t)
 {
 	if (strcmp(t->mode, "static_header") == 0)
-		return "Check auth_header in the user mapping: ALTER USER MAPPING … OPTIONS (SET auth_header 'Bearer …').";
+		return "Check auth_header in the user mapping: ALTER USER MAPPING ... OPTIONS (SET auth_header 'Bearer ...').";
 	if (strcmp(t->mode, "account_login") == 0)
 		return "Check login_user and login_password in the user mapping.";
 	return "The server wants credentials: give auth_header, or login_user and login_password with auth_mode 'account_login', in the user mapping.";
@@ -375,7 +373,7 @@ kalam_emit_notices(KalamConn *conn)
 	if (conn->notices == NULL)
 		return;
 	for (KalamNotice *n = conn->notices; n; n = n->next)
-		messages = lcons(pstrdup(n->message), messages);
+		messages = lcons(kalam_message_from_utf8(n->message), messages);
 	free_notices(conn);
 	foreach(lc, messages)
 		ereport(NOTICE, (errmsg_internal("%s", (char *) lfirst(lc))));

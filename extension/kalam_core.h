@@ -128,6 +128,7 @@ extern void kalam_emit_notices(KalamConn *conn);
 extern int64 kalam_count_round_trips(void);
 /* the server's text in this database's encoding, palloc'd */
 extern char *kalam_from_utf8(const char *text, int len);
+extern char *kalam_message_from_utf8(const char *text);	/* raises nothing for what the encoding has not */
 
 /* outcome of a request that was to commit */
 typedef enum KalamCommit

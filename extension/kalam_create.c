@@ -90,7 +90,7 @@ kalam_create_server(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("server \"%s\" is not a KalamDB server", name),
-				 errhint("Name one whose foreign-data wrapper is " KALAM_FDW_NAME ", by WITH (server = …) or kalam.default_server.")));
+				 errhint("Name one whose foreign-data wrapper is " KALAM_FDW_NAME ", by WITH (server = ...) or kalam.default_server.")));
 	check_usage(server);
 	return server;
 }
@@ -371,7 +371,7 @@ refuse_virtual(const ColumnDef *column)
 		Constraint *constraint = lfirst_node(Constraint, lc);
 
 		if (constraint->contype == CONSTR_GENERATED && constraint->generated_kind == ATTRIBUTE_GENERATED_VIRTUAL)
-			kalam_refuse("a virtual generated column", "Write GENERATED ALWAYS AS (…) STORED.");
+			kalam_refuse("a virtual generated column", "Write GENERATED ALWAYS AS (...) STORED.");
 	}
 #endif
 }
@@ -532,9 +532,9 @@ refuse_clauses(const CreateStmt *stmt)
 	const char *heap = "Add USING heap for an ordinary table.";
 
 	if (stmt->partspec)
-		kalam_refuse("PARTITION BY", "Create the partitioned table without USING, and its partitions by CREATE FOREIGN TABLE … PARTITION OF.");
+		kalam_refuse("PARTITION BY", "Create the partitioned table without USING, and its partitions by CREATE FOREIGN TABLE ... PARTITION OF.");
 	if (stmt->partbound)
-		kalam_refuse("PARTITION OF with USING", "Write CREATE FOREIGN TABLE … PARTITION OF … SERVER …, or ATTACH PARTITION.");
+		kalam_refuse("PARTITION OF with USING", "Write CREATE FOREIGN TABLE ... PARTITION OF ... SERVER ..., or ATTACH PARTITION.");
 	if (stmt->inhRelations != NIL)
 		kalam_refuse("INHERITS", "Write the columns out.");
 	if (stmt->ofTypename)
@@ -544,7 +544,7 @@ refuse_clauses(const CreateStmt *stmt)
 	if (stmt->relation->relpersistence == RELPERSISTENCE_TEMP)
 		kalam_refuse("TEMPORARY", heap);
 	if (stmt->tablespacename)
-		kalam_refuse("TABLESPACE", "WITH (storage_id = …) says where the server keeps the data.");
+		kalam_refuse("TABLESPACE", "WITH (storage_id = ...) says where the server keeps the data.");
 }
 
 /*

@@ -119,7 +119,7 @@ refuse_lost_column(const DroppedTable *table)
 		return;					/* its table went as well */
 	if (kalam_mirror_is_managed(table->relid))
 		kalam_refuse(psprintf("dropping a column of \"%s\" by CASCADE", table->local),
-					 "Create a new table without the column and copy the rows by INSERT … SELECT.");
+					 "Create a new table without the column and copy the rows by INSERT ... SELECT.");
 }
 
 static void

@@ -51,7 +51,7 @@ remote_columns_differ(KalamReader *reader, int col, const char *remote)
 					RelationGetRelationName(reader->rel)),
 			 errdetail("It is of type %s here, and %s there.",
 					   format_type_with_typemod(att->atttypid, att->atttypmod), remote),
-			 errhint("ALTER FOREIGN TABLE … ALTER COLUMN … TYPE, or IMPORT FOREIGN SCHEMA again.")));
+			 errhint("ALTER FOREIGN TABLE ... ALTER COLUMN ... TYPE, or IMPORT FOREIGN SCHEMA again.")));
 }
 
 /* ---------- creating ---------- */

@@ -57,7 +57,7 @@ kalam_refuse_create_as(const CreateTableAsStmt *stmt)
 		return;
 	if (stmt->objtype == OBJECT_MATVIEW)
 		kalam_refuse("MATERIALIZED VIEW", "Add USING heap.");
-	kalam_refuse("CREATE TABLE AS", "CREATE TABLE … USING kalamdb first, then INSERT … SELECT.");
+	kalam_refuse("CREATE TABLE AS", "CREATE TABLE ... USING kalamdb first, then INSERT ... SELECT.");
 }
 
 /* ---------- ALTER ---------- */
@@ -146,7 +146,7 @@ static void
 refuse_mirrored(const char *what)
 {
 	kalam_refuse(psprintf("%s through ALTER TABLE", what),
-				 "Create a new table and copy the rows by INSERT … SELECT.");
+				 "Create a new table and copy the rows by INSERT ... SELECT.");
 }
 
 /* Constraints we never have are refused whoever manages the table. */
@@ -154,7 +154,7 @@ static const char *
 alter_own(const AlterTableCmd *cmd)
 {
 	if (cmd->subtype == AT_SetAccessMethod)
-		kalam_refuse("SET ACCESS METHOD", "Create a new table and copy the rows by INSERT … SELECT.");
+		kalam_refuse("SET ACCESS METHOD", "Create a new table and copy the rows by INSERT ... SELECT.");
 	if (cmd->subtype == AT_AddConstraint && cmd->def)
 		return constraint_command(cmd);
 	if (cmd->subtype == AT_GenericOptions)
@@ -238,7 +238,7 @@ kalam_refuse_alter(const AlterTableStmt *stmt)
 		const char *what = mirrored_command(cmd);
 
 		if (cmd->subtype == AT_SetAccessMethod && kalam_is_access_method(cmd->name))
-			kalam_refuse("SET ACCESS METHOD", "CREATE TABLE … USING kalamdb, then INSERT … SELECT.");
+			kalam_refuse("SET ACCESS METHOD", "CREATE TABLE ... USING kalamdb, then INSERT ... SELECT.");
 		if (what && stmt->relation->inh)
 			refuse_for_children(relid, what);
 	}

@@ -168,12 +168,59 @@ kalam_from_utf8(const char *text, int len)
 	return converted == text ? pnstrdup(text, len) : converted;
 }
 
+/* How far the text, from its beginning, can be in this database's encoding; it is appended. */
+static int
+append_convertible(StringInfo buf, const char *text, int len)
+{
+	int			encoding = GetDatabaseEncoding();
+	Oid			proc = encoding == PG_UTF8 || encoding == PG_SQL_ASCII ? InvalidOid :
+		FindDefaultConversionProc(PG_UTF8, encoding);
+	int			taken;
+
+	if (OidIsValid(proc))
+	{
+		enlargeStringInfo(buf, len * MAX_CONVERSION_GROWTH);
+		taken = pg_do_encoding_conversion_buf(proc, PG_UTF8, encoding, (unsigned char *) text, len,
+											  (unsigned char *) buf->data + buf->len, buf->maxlen - buf->len, true);
+		buf->len += strlen(buf->data + buf->len);
+	}
+	else
+	{
+		taken = pg_encoding_verifymbstr(PG_UTF8, text, len);
+		appendBinaryStringInfo(buf, text, taken);
+	}
+	return taken;
+}
+
+/* An error's text must not raise another: a character that this database's encoding has not becomes "?". */
+char *
+kalam_message_from_utf8(const char *text)
+{
+	StringInfoData buf;
+	int			len = strlen(text);
+
+	initStringInfo(&buf);
+	while (len > 0)
+	{
+		int			taken = append_convertible(&buf, text, len);
+
+		if (taken < len)
+		{
+			appendStringInfoChar(&buf, '?');
+			taken += Min(len - taken, pg_encoding_mblen(PG_UTF8, text + taken));
+		}
+		text += taken;
+		len -= taken;
+	}
+	return buf.data;
+}
+
 static char *
 result_field(PGresult *res, int field)
 {
 	char	   *value = PQresultErrorField(res, field);
 
-	return value ? kalam_from_utf8(value, strlen(value)) : NULL;
+	return value ? kalam_message_from_utf8(value) : NULL;
 }
 
 static int
@@ -192,7 +239,7 @@ own_sqlstate(int sqlstate, uint32 flags, char **hint)
 		return sqlstate;
 	if (sqlstate == ERRCODE_UNDEFINED_COLUMN)
 	{
-		*hint = "The remote table has changed: ALTER FOREIGN TABLE … DROP COLUMN or OPTIONS (SET column_name …), or IMPORT FOREIGN SCHEMA again.";
+		*hint = "The remote table has changed: ALTER FOREIGN TABLE ... DROP COLUMN or OPTIONS (SET column_name ...), or IMPORT FOREIGN SCHEMA again.";
 		return ERRCODE_FDW_COLUMN_NAME_NOT_FOUND;
 	}
 	if (sqlstate == ERRCODE_UNDEFINED_TABLE || sqlstate == ERRCODE_INVALID_SCHEMA_NAME)
@@ -226,7 +273,8 @@ kalam_raise(KalamConn *conn, PGresult *res, const char *sql, uint32 flags)
 	int			sqlstate = own_sqlstate(result_sqlstate(res), flags, &hint);
 
 	if (message == NULL)
-		message = pstrdup(PQresultErrorMessage(res)[0] ? PQresultErrorMessage(res) : "unexpected answer from KalamDB");
+		message = PQresultErrorMessage(res)[0] ? kalam_message_from_utf8(PQresultErrorMessage(res)) :
+			pstrdup("unexpected answer from KalamDB");
 	PQclear(res);
 	ereport(ERROR,
 			(errcode(sqlstate),
@@ -752,7 +800,7 @@ fail_broken(KalamConn *conn, PGresult *res)
 	{
 		detail = result_field(res, PG_DIAG_MESSAGE_PRIMARY);
 		if (detail == NULL)
-			detail = pstrdup(PQresultErrorMessage(res));
+			detail = kalam_message_from_utf8(PQresultErrorMessage(res));
 		PQclear(res);
 	}
 	kalam_connection_drop(conn);

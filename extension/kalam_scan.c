@@ -147,7 +147,7 @@ require_tenant(KalamScan *scan)
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("no tenant is set for %s table \"%s\"", scan->table->type == KALAM_USER ? "user" : "stream",
 					RelationGetRelationName(scan->node->ss.ss_currentRelation)),
-			 errhint("SET kalam.user_id = '…'.")));
+			 errhint("SET kalam.user_id = '...'.")));
 }
 
 static Oid

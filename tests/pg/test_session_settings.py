@@ -144,6 +144,11 @@ def test_text_that_a_latin1_database_cannot_hold(latin: str, db: Session, ns: st
         there.fails(query, "22P05", "LATIN1")
     assert there("SELECT w FROM t WHERE id = 1") == [("é",)]
     assert there("SELECT count(*), max(w) FROM t WHERE id > 0") == [(300, "é")]
+    # what is wrong is told all the same
+    copy = f"SELECT kalam_exec('INSERT INTO {ns}.words SELECT w, w FROM {ns}.t WHERE id = 0')"
+    db(f"CREATE TABLE {ns}.words (w text PRIMARY KEY, x text) USING kalamdb")
+    there(copy)
+    there.fails(copy, "23505", "unique constraint", "(w)=(?)")
     there("DELETE FROM t WHERE id = 0")
     there.close()
     assert db.value(f"SELECT count(*) FROM {ns}.t") == 300

@@ -191,7 +191,7 @@ def _key(statement: CreateTable, names: list[str], kind: Kind) -> tuple[int, ...
             return ()
         if "id" not in names:
             raise KalamError("42P16", f'table "{statement.name.table}" has no primary key',
-                             hint="Declare PRIMARY KEY (…), or name a column id.")
+                             hint="Declare PRIMARY KEY (...), or name a column id.")
         wanted = ("id",)
     for name in wanted:
         if name not in names:

@@ -558,7 +558,7 @@ class Parser:
             elif self.accept("role"):
                 role = self._user_name()
             else:
-                raise self.error(hint="expected PASSWORD '…' or ROLE user, service, dba or system")
+                raise self.error(hint="expected PASSWORD '...' or ROLE user, service, dba or system")
         return CreateUser(name, password, role, alter)
 
     def alter(self) -> Statement:

@@ -150,7 +150,7 @@ def _set_items(items: Sequence[exp.Expression], table: TableDef) -> list[tuple[i
         if isinstance(left, exp.Tuple):
             values = right.expressions if isinstance(right, exp.Tuple) else []
             if len(values) != len(left.expressions):
-                raise KalamError("0A000", "SET (…) = takes a list of as many values")
+                raise KalamError("0A000", "SET (...) = takes a list of as many values")
             pairs += [(identifier(name.this), value) for name, value in zip(left.expressions, values, strict=True)]
         elif isinstance(left, exp.Paren) and isinstance(left.this, exp.Column):
             pairs.append((identifier(left.this.this), right.unnest()))
