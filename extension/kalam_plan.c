@@ -146,8 +146,10 @@ outer_sets(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 		return outers;
 	for (AttrNumber attno = 1; attno <= rel->max_attr; attno++)
 	{
-		if (bms_is_subset(rel->attr_needed[attno - rel->min_attr], rel->relids))
-			continue;			/* no join needs it */
+		/* which columns joins need is known of a base relation only, not of a partition */
+		if (rel->reloptkind == RELOPT_BASEREL &&
+			bms_is_subset(rel->attr_needed[attno - rel->min_attr], rel->relids))
+			continue;
 		outers = add_outers(outers, rel, info,
 							generate_implied_equalities_for_column(root, rel, is_column, &attno,
 																   rel->lateral_referencers));

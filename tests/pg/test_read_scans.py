@@ -206,3 +206,7 @@ def test_partitions_of_both_kinds(db: Session, ns: str) -> None:
     assert sorted(db(f"UPDATE {ns}.p SET v = v || '!' WHERE id < 3 RETURNING v")) == [("v1!",), ("v2!",)]
     assert condition(db, f"{ns}.p", "k = 2 AND id = 3") == '(("k" = $1) AND ("id" = $2))'
     db.fails(f"SELECT FROM {ns}.p WHERE ctid::text = 'x'", "0A000", "ctid")
+    db(f"CREATE TABLE {ns}.keys AS SELECT 7::bigint AS id; ANALYZE {ns}.keys; SET enable_hashjoin = off")
+    joined = f"SELECT v FROM {ns}.keys JOIN {ns}.p USING (id)"
+    assert remote_sql(db, joined).endswith(' WHERE ("id" = $1)')
+    assert db(joined) == [("v7",)]
