@@ -41,8 +41,6 @@
 
 /* ---------- kalam_init.c: _PG_init is a list of calls ---------- */
 extern void kalam_options_init(void);		/* settings (GUCs) */
-extern void kalam_connection_init(void);
-extern void kalam_transaction_init(void);	/* xact callbacks */
 extern void kalam_modify_init(void);		/* executor hooks */
 extern void kalam_ddl_init(void);			/* utility and object-access hooks */
 extern void kalam_functions_init(void);		/* shared memory for snowflakes */
@@ -68,8 +66,6 @@ typedef struct KalamTable
 	int			fetch_size;
 	int			batch_size;
 	bool		updatable;
-	bool		truncatable;
-	bool		use_remote_estimate;
 	double		startup_cost;
 	double		tuple_cost;
 } KalamTable;
@@ -158,8 +154,6 @@ extern void kalam_cursor_abandon(KalamConn *conn, const char *cursor);
 
 extern const KalamCap *kalam_capability(KalamConn *conn, char kind, Oid oid);
 extern const char *kalam_server_fact(KalamConn *conn, const char *name); /* 'info' rows; NULL if absent */
-extern Oid	kalam_connection_serverid(KalamConn *conn);
-extern int	kalam_round_trips(void);	/* counter of this backend, for tests: kalam_connections() shows it */
 
 /* ---------- kalam_transaction.c ---------- */
 /* in an autocommit, top-level, READ COMMITTED statement with nothing open remotely? */
@@ -255,14 +249,11 @@ typedef struct KalamConverter
 	FmgrInfo	in;				/* input or receive function */
 	FmgrInfo	out;			/* output or send function */
 	Oid			ioparam;
-	char		typalign;
 	int16		typlen;
 	bool		typbyval;
 } KalamConverter;
 
 extern void kalam_converter(KalamConverter *c, KalamConn *conn, Oid typid, int32 typmod);
-/* one value of an Arrow column */
-extern Datum kalam_from_arrow(KalamConverter *c, const KalamArrowColumn *col, int64 row, bool *isnull);
 /* one field of a DataRow in binary; remote_oid from PQftype */
 extern Datum kalam_from_binary(KalamConverter *c, Oid remote_oid, const char *value, int len);
 extern void kalam_to_arrow(KalamConverter *c, KalamArrowBuilder *b, int col, Datum value, bool isnull);
@@ -270,11 +261,5 @@ extern void kalam_to_arrow(KalamConverter *c, KalamArrowBuilder *b, int col, Dat
 extern char *kalam_to_param(KalamConverter *c, Datum value, int *len, int *format);
 extern int	kalam_set_transmission_modes(void);		/* DateStyle &c. for text output; undo with AtEOXact_GUC */
 extern void kalam_reset_transmission_modes(int nestlevel);
-
-/* ---------- kalam_ddl.c ---------- */
-
-/* ---------- kalam_secret.c ---------- */
-/* does this utility statement (of ours) carry a secret? */
-extern bool kalam_statement_has_secret(Node *parsetree);
 
 #endif							/* KALAM_H */

@@ -23,7 +23,6 @@
 #include "commands/tablecmds.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
-#include "port/pg_bswap.h"
 #if PG_VERSION_NUM >= 160000
 #include "nodes/miscnodes.h"
 #endif
@@ -32,6 +31,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "kalam_core.h"
 #include "kalam_ddl.h"
 
 static const char *const type_names[] = {
@@ -94,20 +94,14 @@ check_places(Oid relid, List *key)
 	foreach(lc, key)
 	{
 		AttrNumber	attnum = lfirst_int(lc);
-		ListCell   *option;
+		const char *given = kalam_find_option(GetForeignColumnOptions(relid, attnum), "key");
 
-		place++;
-		foreach(option, GetForeignColumnOptions(relid, attnum))
-		{
-			DefElem    *def = lfirst_node(DefElem, option);
-
-			if (strcmp(def->defname, "key") == 0 && atoi(defGetString(def)) != place)
-				ereport(ERROR,
-						(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-						 errmsg("option \"key\" of column \"%s\" is %s, but %d is the next place of the key",
-								get_attname(relid, attnum, false), defGetString(def), place),
-						 errhint("Number the key's columns 1, 2, 3 ...")));
-		}
+		if (atoi(given) != ++place)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+					 errmsg("option \"key\" of column \"%s\" is %s, but %d is the next place of the key",
+							get_attname(relid, attnum, false), given, place),
+					 errhint("Number the key's columns 1, 2, 3 ...")));
 	}
 }
 

@@ -23,30 +23,17 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "kalam_core.h"
 #include "kalam_ddl.h"
 
 /* ---------- ALTER COLUMN OPTIONS ---------- */
-
-static bool
-has_column_option(Oid relid, AttrNumber attnum, DefElem *wanted)
-{
-	ListCell   *lc;
-
-	foreach(lc, GetForeignColumnOptions(relid, attnum))
-	{
-		DefElem    *def = lfirst_node(DefElem, lc);
-
-		if (strcmp(def->defname, wanted->defname) == 0 && strcmp(defGetString(def), defGetString(wanted)) == 0)
-			return true;
-	}
-	return false;
-}
 
 /* Does the subcommand only add options that the column has? */
 static bool
 says_what_is(Oid relid, AlterTableCmd *cmd)
 {
 	AttrNumber	attnum;
+	List	   *present;
 	ListCell   *lc;
 
 	if (cmd->subtype != AT_AlterColumnGenericOptions)
@@ -54,12 +41,14 @@ says_what_is(Oid relid, AlterTableCmd *cmd)
 	attnum = get_attnum(relid, cmd->name);
 	if (attnum <= 0)
 		return false;
+	present = GetForeignColumnOptions(relid, attnum);
 	foreach(lc, (List *) cmd->def)
 	{
 		DefElem    *def = lfirst_node(DefElem, lc);
+		const char *value = kalam_find_option(present, def->defname);
 
 		if ((def->defaction != DEFELEM_ADD && def->defaction != DEFELEM_UNSPEC) ||
-			!has_column_option(relid, attnum, def))
+			value == NULL || strcmp(value, defGetString(def)) != 0)
 			return false;
 	}
 	return true;

@@ -50,8 +50,8 @@ typedef struct Target
 
 /* ---------- mappings ---------- */
 
-static UserMapping *
-find_mapping(Oid serverid, Oid userid)
+UserMapping *
+kalam_find_mapping(Oid serverid, Oid userid)
 {
 	HeapTuple	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(userid), ObjectIdGetDatum(serverid));
 	UserMapping *user;
@@ -72,10 +72,10 @@ find_mapping(Oid serverid, Oid userid)
 UserMapping *
 kalam_user_mapping(Oid serverid, Oid userid)
 {
-	UserMapping *user = find_mapping(serverid, userid);
+	UserMapping *user = kalam_find_mapping(serverid, userid);
 
 	if (user == NULL)
-		user = find_mapping(serverid, InvalidOid);
+		user = kalam_find_mapping(serverid, InvalidOid);
 	if (user == NULL)
 	{
 		user = palloc0(sizeof(UserMapping));
@@ -194,7 +194,7 @@ make_target(UserMapping *user)
 
 	if (!has_credentials(options))
 	{
-		UserMapping *everybody = find_mapping(user->serverid, InvalidOid);
+		UserMapping *everybody = kalam_find_mapping(user->serverid, InvalidOid);
 
 		options = everybody ? everybody->options : NIL;
 	}
@@ -501,7 +501,7 @@ remember_target(KalamConn *conn, const Target *t)
 	conn->made_from = MemoryContextStrdup(conn->cxt, t->made_from);
 	conn->timeout = t->timeout;
 	conn->keep = t->keep;
-	conn->stale = false;
+	conn->stale = conn->outdated = false;
 }
 
 static Target *
@@ -552,6 +552,7 @@ kalam_connection_drop(KalamConn *conn)
 
 /* ---------- the cache ---------- */
 
+/* One whose mapping is dropped would never be asked for again, so it is not left to its next use. */
 static void
 options_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
@@ -560,7 +561,14 @@ options_changed(Datum arg, int cacheid, uint32 hashvalue)
 
 	hash_seq_init(&scan, kalam_connections);
 	while ((conn = hash_seq_search(&scan)) != NULL)
+	{
+		uint32		own = cacheid == USERMAPPINGOID ? conn->mapping_hash : conn->server_hash;
+
 		conn->stale = true;
+		conn->outdated |= hashvalue == 0 || hashvalue == own;
+		if (conn->outdated && !conn->used)
+			kalam_connection_drop(conn);
+	}
 }
 
 static void
@@ -593,6 +601,8 @@ find_entry(UserMapping *user)
 		memset((char *) conn + sizeof(KalamConnKey), 0, sizeof(KalamConn) - sizeof(KalamConnKey));
 		conn->serverid = user->serverid;
 		conn->userid = user->userid;
+		conn->server_hash = GetSysCacheHashValue1(FOREIGNSERVEROID, ObjectIdGetDatum(user->serverid));
+		conn->mapping_hash = GetSysCacheHashValue1(USERMAPPINGOID, ObjectIdGetDatum(user->umid));
 		conn->cxt = AllocSetContextCreate(CacheMemoryContext, "KalamDB connection", ALLOCSET_SMALL_SIZES);
 		conn->txn_cxt = AllocSetContextCreate(CacheMemoryContext, "KalamDB transaction", ALLOCSET_SMALL_SIZES);
 	}
@@ -673,16 +683,4 @@ KalamConn *
 kalam_connection_for_server(Oid serverid, Oid userid)
 {
 	return kalam_connection_get(kalam_user_mapping(serverid, userid));
-}
-
-Oid
-kalam_connection_serverid(KalamConn *conn)
-{
-	return conn->serverid;
-}
-
-void
-kalam_connection_init(void)
-{
-	/* the cache is made at its first use: a syscache callback of the postmaster's would serve nobody */
 }

@@ -53,6 +53,9 @@ struct KalamConn
 	int			timeout;		/* of a request, in ms; 0: none */
 	bool		keep;			/* keep_connections */
 	bool		stale;			/* options changed since: compare them before the next use */
+	bool		outdated;		/* its own server's or mapping's did, or they are gone */
+	uint32		server_hash;	/* of their catalog rows, as invalidations name them */
+	uint32		mapping_hash;
 
 	/* what is under way */
 	bool		busy;			/* sent, and not answered to the end */
@@ -67,7 +70,6 @@ struct KalamConn
 	bool		open;			/* the server is in a transaction of ours */
 	bool		lost;			/* it was, and the connection broke */
 	bool		wrote;
-	bool		read_only;		/* as it was opened */
 	char		txn_id[KALAM_TXN_ID_LEN + 1];
 	int			level;			/* savepoint levels on the server */
 	int			floor;			/* lowest local level since the last statement */
@@ -88,11 +90,15 @@ extern void kalam_check_credentials(List *options);
 extern void kalam_check_path(const char *name, const char *value);
 extern const char *kalam_find_option(List *options, const char *name);
 
+extern ForeignServer *kalam_server_by_name(const char *name);	/* raises what it is not */
+extern void kalam_check_usage(const ForeignServer *server);	/* 42501 with the GRANT */
+
 /* ---------- kalam_secret.c ---------- */
 extern bool kalam_secret_hook_active(void); /* is the validator called below our utility hook? */
 extern bool kalam_text_has_secret(const char *text);	/* may this text carry a secret? */
 
 /* ---------- kalam_connection.c ---------- */
+extern UserMapping *kalam_find_mapping(Oid serverid, Oid userid);	/* that very role's; NULL: it has none */
 extern HTAB *kalam_connections;		/* of KalamConn; NULL before the first */
 /*
  * Makes the connection usable for a request: settles what is under way, and

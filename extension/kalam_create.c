@@ -13,16 +13,15 @@
 #include "access/tableam.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
-#include "catalog/pg_foreign_server.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_type.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "kalam_core.h"
 #include "kalam_ddl.h"
 
 /* options of WITH; table_type is called type there, and the server is named by an option */
@@ -53,48 +52,6 @@ kalam_is_access_method(const char *name)
 	return name != NULL && strcmp(name, KALAM_AM_NAME) == 0 && OidIsValid(get_table_am_oid(name, true));
 }
 
-static void
-check_usage(ForeignServer *server)
-{
-	AclResult	acl;
-
-#if PG_VERSION_NUM >= 160000
-	acl = object_aclcheck(ForeignServerRelationId, server->serverid, GetUserId(), ACL_USAGE);
-#else
-	acl = pg_foreign_server_aclcheck(server->serverid, GetUserId(), ACL_USAGE);
-#endif
-	if (acl != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for foreign server %s", server->servername),
-				 errhint("GRANT USAGE ON FOREIGN SERVER %s TO %s;", quote_identifier(server->servername),
-						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
-}
-
-/* The server that a new table is to live on; NULL means the default one. */
-ForeignServer *
-kalam_create_server(const char *name)
-{
-	ForeignServer *server;
-
-	if (name == NULL)
-		name = kalam_default_server;
-	server = GetForeignServerByName(name, true);
-	if (server == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("server \"%s\" does not exist", name),
-				 errhint("CREATE SERVER %s FOREIGN DATA WRAPPER " KALAM_FDW_NAME
-						 " OPTIONS (host '127.0.0.1', port '9188');", quote_identifier(name))));
-	if (!kalam_is_fdw(server->fdwid))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("server \"%s\" is not a KalamDB server", name),
-				 errhint("Name one whose foreign-data wrapper is " KALAM_FDW_NAME ", by WITH (server = ...) or kalam.default_server.")));
-	check_usage(server);
-	return server;
-}
-
 /* Where the extension's functions are: with the wrapper's handler. */
 Oid
 kalam_extension_namespace(Oid serverid)
@@ -110,21 +67,6 @@ static DefElem *
 option(const char *name, const char *value)
 {
 	return makeDefElem(pstrdup(name), (Node *) makeString(pstrdup(value)), -1);
-}
-
-static DefElem *
-find_option(List *options, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, options)
-	{
-		DefElem    *def = lfirst_node(DefElem, lc);
-
-		if (strcmp(def->defname, name) == 0)
-			return def;
-	}
-	return NULL;
 }
 
 static void
@@ -158,7 +100,7 @@ take_with_option(Rewrite *rw, DefElem *def)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("option \"server\" provided more than once")));
-		rw->server = kalam_create_server(value);
+		rw->server = kalam_server_by_name(value);
 		return;
 	}
 	if (strcmp(name, "type") == 0)
@@ -178,9 +120,9 @@ take_with_option(Rewrite *rw, DefElem *def)
 static List *
 pin_names(List *options, Oid namespace, const char *relname)
 {
-	if (!find_option(options, "namespace"))
+	if (!kalam_find_option(options, "namespace"))
 		options = lappend(options, option("namespace", get_namespace_name(namespace)));
-	if (!find_option(options, "table"))
+	if (!kalam_find_option(options, "table"))
 		options = lappend(options, option("table", relname));
 	return options;
 }
@@ -195,8 +137,9 @@ take_with(Rewrite *rw)
 	foreach(lc, rw->stmt->options)
 		take_with_option(rw, lfirst_node(DefElem, lc));
 	if (rw->server == NULL)
-		rw->server = kalam_create_server(NULL);
-	if (!find_option(rw->options, "table_type"))
+		rw->server = kalam_server_by_name(kalam_default_server);
+	kalam_check_usage(rw->server);
+	if (!kalam_find_option(rw->options, "table_type"))
 		rw->options = lcons(option("table_type", rw->type), rw->options);
 }
 
@@ -480,7 +423,7 @@ mark_key_column(Rewrite *rw, const char *name, int place)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" named in key does not exist", name)));
-	if (find_option(column->fdwoptions, "key"))
+	if (kalam_find_option(column->fdwoptions, "key"))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_COLUMN),
 				 errmsg("column \"%s\" appears twice in primary key constraint", name)));

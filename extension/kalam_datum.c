@@ -98,7 +98,7 @@ kalam_converter(KalamConverter *c, KalamConn *conn, Oid typid, int32 typmod)
 	memset(c, 0, sizeof(*c));
 	c->typmod = typmod;
 	c->typid = getBaseTypeAndTypmod(typid, &c->typmod);
-	get_typlenbyvalalign(c->typid, &c->typlen, &c->typbyval, &c->typalign);
+	get_typlenbyval(c->typid, &c->typlen, &c->typbyval);
 	c->as_text = !native_layout(conn, c->typid, &c->layout);
 	if (c->as_text)
 		c->layout = KALAM_UTF8;
@@ -341,15 +341,6 @@ kalam_block_from_arrow(KalamConverter *c, const KalamArrowColumn *col, int64 sta
 				read_by_function(c, col, start, n, values, nulls);
 			break;
 	}
-}
-
-Datum
-kalam_from_arrow(KalamConverter *c, const KalamArrowColumn *col, int64 row, bool *isnull)
-{
-	Datum		value = (Datum) 0;
-
-	kalam_block_from_arrow(c, col, row, 1, &value, isnull);
-	return value;
 }
 
 /* ---------- rows in ---------- */

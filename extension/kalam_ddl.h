@@ -45,7 +45,6 @@ extern bool kalam_is_access_method(const char *name);
 extern CreateForeignTableStmt *kalam_create_rewrite(const CreateStmt *stmt);
 /* CREATE FOREIGN TABLE on a server of ours: pins namespace and table; false if IF NOT EXISTS makes it nothing */
 extern bool kalam_create_pin(CreateForeignTableStmt *stmt);
-extern ForeignServer *kalam_create_server(const char *name);
 extern Oid	kalam_extension_namespace(Oid serverid);
 
 /* ---------- kalam_mirror.c ---------- */

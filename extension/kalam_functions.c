@@ -7,11 +7,9 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_foreign_server.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/json.h"
@@ -67,51 +65,14 @@ sql_kalam_round_trips(PG_FUNCTION_ARGS)
 
 /* ---------- servers ---------- */
 
-static ForeignServer *
-find_server(const char *name)
-{
-	ForeignServer *server = GetForeignServerByName(name, true);
-
-	if (server == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("server \"%s\" does not exist", name),
-				 errhint("CREATE SERVER %s FOREIGN DATA WRAPPER " KALAM_FDW_NAME
-						 " OPTIONS (host '127.0.0.1', port '9188');", quote_identifier(name))));
-	if (!kalam_is_fdw(server->fdwid))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("server \"%s\" is not a KalamDB server", name),
-				 errhint("Name one whose foreign-data wrapper is " KALAM_FDW_NAME ".")));
-	return server;
-}
-
-static void
-check_usage(const ForeignServer *server)
-{
-	AclResult	acl;
-
-#if PG_VERSION_NUM >= 160000
-	acl = object_aclcheck(ForeignServerRelationId, server->serverid, GetUserId(), ACL_USAGE);
-#else
-	acl = pg_foreign_server_aclcheck(server->serverid, GetUserId(), ACL_USAGE);
-#endif
-	if (acl != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for foreign server %s", server->servername),
-				 errhint("GRANT USAGE ON FOREIGN SERVER %s TO %s;", quote_identifier(server->servername),
-						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
-}
-
 /* The argument of that number, or the default server. */
 static ForeignServer *
 argument_server(FunctionCallInfo fcinfo, int arg)
 {
 	const char *name = PG_ARGISNULL(arg) ? kalam_default_server : NameStr(*PG_GETARG_NAME(arg));
-	ForeignServer *server = find_server(name);
+	ForeignServer *server = kalam_server_by_name(name);
 
-	check_usage(server);
+	kalam_check_usage(server);
 	return server;
 }
 
@@ -278,7 +239,7 @@ sql_kalam_disconnect(PG_FUNCTION_ARGS)
 	bool		closed = false;
 
 	if (!PG_ARGISNULL(0))
-		serverid = find_server(NameStr(*PG_GETARG_NAME(0)))->serverid;
+		serverid = kalam_server_by_name(NameStr(*PG_GETARG_NAME(0)))->serverid;
 	if (kalam_connections == NULL)
 		PG_RETURN_BOOL(false);
 	hash_seq_init(&scan, kalam_connections);

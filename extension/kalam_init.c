@@ -24,8 +24,6 @@ _PG_init(void)
 	kalam_options_init();
 	kalam_functions_init();
 	kalam_secret_init();
-	kalam_connection_init();
-	kalam_transaction_init();
 	kalam_modify_init();
 	kalam_ddl_init();
 }

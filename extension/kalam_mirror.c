@@ -28,8 +28,8 @@
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
 
+#include "kalam_core.h"
 #include "kalam_ddl.h"
-
 
 /* table options that are the server's too */
 static const char *const server_options[] = {
@@ -145,22 +145,6 @@ kalam_mirror_type(KalamConn *conn, Oid typid, int32 typmod)
 	if (close == NULL)
 		return pstrdup(cap->remote);
 	return with_modifier(cap->remote, open, close - open + 1);
-}
-
-/* "file" and the like: what the column is on the server, whatever it is here */
-static char *
-remote_type_option(Oid relid, AttrNumber attnum)
-{
-	ListCell   *lc;
-
-	foreach(lc, GetForeignColumnOptions(relid, attnum))
-	{
-		DefElem    *def = lfirst_node(DefElem, lc);
-
-		if (strcmp(def->defname, "remote_type") == 0)
-			return defGetString(def);
-	}
-	return NULL;
 }
 
 static void
@@ -282,7 +266,7 @@ static void
 append_column(Mirror *m, Form_pg_attribute att)
 {
 	Oid			relid = RelationGetRelid(m->rel);
-	char	   *type = remote_type_option(relid, att->attnum);
+	const char *type = kalam_find_option(GetForeignColumnOptions(relid, att->attnum), "remote_type");
 	bool		is_key = list_member_int(m->key, att->attnum);
 
 	if (is_key)
@@ -312,26 +296,11 @@ append_columns(Mirror *m)
 	}
 }
 
-static char *
-table_option(Oid relid, const char *name)
-{
-	ListCell   *lc;
-
-	foreach(lc, GetForeignTable(relid)->options)
-	{
-		DefElem    *def = lfirst_node(DefElem, lc);
-
-		if (strcmp(def->defname, name) == 0)
-			return defGetString(def);
-	}
-	return NULL;
-}
-
 static void
 append_key(Mirror *m)
 {
 	Oid			relid = RelationGetRelid(m->rel);
-	char	   *name = table_option(relid, "key_constraint");
+	const char *name = kalam_find_option(GetForeignTable(relid)->options, "key_constraint");
 	const char *separator = "";
 	ListCell   *lc;
 
@@ -387,12 +356,12 @@ append_checks(Mirror *m)
 static void
 append_options(Mirror *m)
 {
-	Oid			relid = RelationGetRelid(m->rel);
+	List	   *options = GetForeignTable(RelationGetRelid(m->rel))->options;
 
 	appendStringInfoString(&m->sql, ") WITH (");
 	for (int i = 0; i < lengthof(server_options); i++)
 	{
-		char	   *value = table_option(relid, server_options[i]);
+		const char *value = kalam_find_option(options, server_options[i]);
 
 		if (value == NULL)
 			continue;
@@ -401,7 +370,7 @@ append_options(Mirror *m)
 		appendStringInfoString(&m->sql, ", ");
 	}
 	appendStringInfoString(&m->sql, "owner = ");
-	kalam_append_literal(&m->sql, kalam_mirror_owner(relid));
+	kalam_append_literal(&m->sql, kalam_mirror_owner(RelationGetRelid(m->rel)));
 	appendStringInfoChar(&m->sql, ')');
 }
 
@@ -430,7 +399,6 @@ build_create(Mirror *m)
 {
 	int			nestlevel = kalam_set_transmission_modes();
 
-	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	appendStringInfo(&m->sql, "CREATE %s TABLE ", type_word(m->table->type));
 	kalam_deparse_table(&m->sql, m->table);
 	appendStringInfoString(&m->sql, " (");

@@ -21,6 +21,7 @@
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -570,6 +571,44 @@ kalam_is_relation(Oid relid)
 	return kalam_is_server(serverid);
 }
 
+ForeignServer *
+kalam_server_by_name(const char *name)
+{
+	ForeignServer *server = GetForeignServerByName(name, true);
+
+	if (server == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("server \"%s\" does not exist", name),
+				 errhint("CREATE SERVER %s FOREIGN DATA WRAPPER " KALAM_FDW_NAME
+						 " OPTIONS (host '127.0.0.1', port '9188');", quote_identifier(name))));
+	if (!kalam_is_fdw(server->fdwid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("server \"%s\" is not a KalamDB server", name),
+				 errhint("Name one whose foreign-data wrapper is " KALAM_FDW_NAME
+						 "; kalam.default_server is taken where none is named.")));
+	return server;
+}
+
+void
+kalam_check_usage(const ForeignServer *server)
+{
+	AclResult	acl;
+
+#if PG_VERSION_NUM >= 160000
+	acl = object_aclcheck(ForeignServerRelationId, server->serverid, GetUserId(), ACL_USAGE);
+#else
+	acl = pg_foreign_server_aclcheck(server->serverid, GetUserId(), ACL_USAGE);
+#endif
+	if (acl != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for foreign server %s", server->servername),
+				 errhint("GRANT USAGE ON FOREIGN SERVER %s TO %s;", quote_identifier(server->servername),
+						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+}
+
 /* ---------- what the options say ---------- */
 
 static void
@@ -587,10 +626,6 @@ take_planning(KalamTable *table, List *options)
 			(void) parse_int(defGetString(def), &table->batch_size, 0, NULL);
 		else if (strcmp(def->defname, "updatable") == 0)
 			(void) parse_bool(defGetString(def), &table->updatable);
-		else if (strcmp(def->defname, "truncatable") == 0)
-			(void) parse_bool(defGetString(def), &table->truncatable);
-		else if (strcmp(def->defname, "use_remote_estimate") == 0)
-			(void) parse_bool(defGetString(def), &table->use_remote_estimate);
 		else if (strcmp(def->defname, "fdw_startup_cost") == 0)
 			(void) parse_real(defGetString(def), &table->startup_cost, 0, NULL);
 		else if (strcmp(def->defname, "fdw_tuple_cost") == 0)
@@ -624,7 +659,6 @@ kalam_table_get(Oid relid)
 	table->fetch_size = KALAM_DEFAULT_FETCH;
 	table->batch_size = KALAM_DEFAULT_BATCH;
 	table->updatable = true;
-	table->truncatable = true;
 	table->startup_cost = 100.0;
 	table->tuple_cost = 0.01;
 	take_planning(table, server->options);

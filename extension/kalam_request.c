@@ -40,12 +40,6 @@ struct KalamAhead
 
 static int64 round_trips = 0;
 
-int
-kalam_round_trips(void)
-{
-	return (int) round_trips;
-}
-
 int64
 kalam_count_round_trips(void)
 {

@@ -13,7 +13,6 @@
 
 #include <ctype.h>
 
-#include "access/reloptions.h"
 #include "access/xact.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_user_mapping.h"
@@ -169,22 +168,6 @@ statement_options(Node *stmt)
 	}
 }
 
-bool
-kalam_statement_has_secret(Node *stmt)
-{
-	List	  **options = statement_options(stmt);
-	ListCell   *lc;
-
-	if (options == NULL)
-		return false;
-	foreach(lc, *options)
-	{
-		if (kalam_option_is_secret(lfirst_node(DefElem, lc)->defname))
-			return true;
-	}
-	return false;
-}
-
 /* What belongs to a secret moves with it. */
 static bool
 is_moved(const char *name)
@@ -231,24 +214,6 @@ check_given(Oid catalog, List *options)
 
 /* ---------- the mapping of PUBLIC ---------- */
 
-static List *
-public_options(Oid serverid, bool *exists)
-{
-	HeapTuple	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid), ObjectIdGetDatum(serverid));
-	List	   *options = NIL;
-	bool		isnull;
-	Datum		datum;
-
-	*exists = HeapTupleIsValid(tuple);
-	if (!*exists)
-		return NIL;
-	datum = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple, Anum_pg_user_mapping_umoptions, &isnull);
-	if (!isnull)
-		options = untransformRelOptions(datum);
-	ReleaseSysCache(tuple);
-	return options;
-}
-
 /* ADD or SET as the mapping has it, whichever was written. */
 static List *
 settle_actions(List *moved, List *present)
@@ -286,11 +251,10 @@ static void
 change_mapping(const char *servername, List *moved)
 {
 	ForeignServer *server = GetForeignServerByName(servername, false);
-	bool		exists;
-	List	   *present = public_options(server->serverid, &exists);
+	UserMapping *present = kalam_find_mapping(server->serverid, InvalidOid);
 
-	moved = settle_actions(moved, present);
-	if (exists)
+	moved = settle_actions(moved, present ? present->options : NIL);
+	if (present)
 	{
 		AlterUserMappingStmt *alter = makeNode(AlterUserMappingStmt);
 

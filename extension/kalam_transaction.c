@@ -638,7 +638,7 @@ end_one(KalamConn *conn)
 	conn->snapshots = NIL;
 	conn->dropped = NIL;
 	MemoryContextReset(conn->txn_cxt);
-	if (!conn->keep)
+	if (!conn->keep || conn->outdated)
 		kalam_connection_drop(conn);
 	conn->lost = false;
 }
@@ -773,10 +773,4 @@ on_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, v
 			end_level(nestlevel, true);
 			break;
 	}
-}
-
-void
-kalam_transaction_init(void)
-{
-	/* callbacks are registered with the first use of a connection */
 }

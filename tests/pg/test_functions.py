@@ -142,6 +142,12 @@ def test_connections_and_disconnect(db: Session, table: str, server: KalamServer
     db(f"ALTER SERVER {ns}_s OPTIONS (ADD fetch_size '10')")
     db("COMMIT")
     assert db(f"SELECT kalam_ping('{ns}_s') > '0'") == [(True,)]
+    db("BEGIN")
+    db(f"SELECT kalam_ping('{ns}_s')")
+    db(f"DROP SERVER {ns}_s")
+    assert db(connections)[-1][2:] == (False, True)
+    db("COMMIT")
+    assert len(db(connections)) == 1, "nobody would ever ask for the dropped server's again"
 
 
 # ---------- kalam_exec ----------
@@ -327,5 +333,6 @@ def test_mapping_that_changes_while_the_connection_lives(db: Session, role: str,
     db(f"SET ROLE {role}")
     assert db(f"SELECT count(*) FROM {mine}") == [(0,)]
     db(f"RESET ROLE; DROP USER MAPPING FOR {role} SERVER kalam_server")
+    assert db("SELECT FROM kalam_connections() WHERE user_name = %s", role) == []
     db(f"SET ROLE {role}")
     db.fails(f"SELECT * FROM {mine}", "42501", "kalam.user_id")
