@@ -33,6 +33,7 @@ struct KalamAhead
 	KalamConn  *conn;
 	PGresult   *res;			/* taken in already */
 	bool		under_way;
+	uint64		made;			/* the connection it was asked on: cursors are named anew on each */
 	char	   *sql;
 	uint32		flags;
 	MemoryContextCallback on_reset;
@@ -655,7 +656,8 @@ ahead_discard(KalamAhead *ahead)
 	ahead->under_way = false;
 	if (ahead->res)
 	{
-		kalam_abandon_result(ahead->conn, ahead->res);
+		if (ahead->made == ahead->conn->made)
+			kalam_abandon_result(ahead->conn, ahead->res);
 		PQclear(ahead->res);
 	}
 	ahead->res = NULL;
@@ -750,6 +752,7 @@ kalam_request_ahead(KalamConn *conn, const KalamRequest *req)
 		kalam_connection_lost(conn, NULL);
 	}
 	ahead->under_way = true;
+	ahead->made = conn->made;
 	conn->ahead = ahead;
 	return ahead;
 }
@@ -768,15 +771,13 @@ kalam_ahead_wait(KalamAhead *ahead)
 	ahead->under_way = false;
 	if (res == NULL)
 		kalam_connection_lost(conn, NULL);
-	if (!is_success(res))
+	if (conn->pg == NULL || ahead->made != conn->made)
 	{
-		if (PQresultErrorField(res, PG_DIAG_SQLSTATE) == NULL)
-		{
-			PQclear(res);
-			kalam_connection_lost(conn, NULL);
-		}
-		kalam_raise(conn, res, ahead->sql, ahead->flags);
+		PQclear(res);
+		kalam_connection_lost(conn, NULL);
 	}
+	if (!is_success(res))
+		kalam_raise(conn, res, ahead->sql, ahead->flags);
 	return kalam_result_guard(res);
 }
 

@@ -211,6 +211,28 @@ def test_the_remote_table_is_not_there(db: Session, ns: str, table: str) -> None
         db.fails(sql, "HV00R", "t")
 
 
+def test_a_row_that_is_too_long_for_the_server(db: Session, ns: str) -> None:
+    small = KalamServer(rpc__max_message="1")
+    try:
+        small.start()
+        name = make_server(db, ns, small.port)
+        db(f"CREATE TABLE {ns}.big (id bigint PRIMARY KEY, t text) USING kalamdb WITH (server = '{name}')")
+        for sql in ("INSERT INTO {} VALUES (1, repeat('x', 2000000))", "UPDATE {} SET t = repeat('x', 2000000)",
+                    "SELECT id FROM {} WHERE t = repeat('x', 2000000)"):
+            db(f"INSERT INTO {ns}.big VALUES (0, '') ON CONFLICT DO NOTHING")
+            db.fails(sql.format(f"{ns}.big"), "54000", "too long", "rpc.max_message")
+            db("BEGIN")
+            db(f"INSERT INTO {ns}.big VALUES (2, 'kept')")
+            db("SAVEPOINT s")
+            db.fails(sql.format(f"{ns}.big"), "54000")
+            db("ROLLBACK TO s")
+            assert db(f"SELECT id FROM {ns}.big ORDER BY id") == [(0,), (2,)]
+            db("ROLLBACK")
+        db(f"DROP SERVER {name} CASCADE")
+    finally:
+        small.close()
+
+
 # ---------- options ----------
 @pytest.mark.parametrize(
     ("sql", "words"),

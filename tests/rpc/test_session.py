@@ -289,12 +289,23 @@ async def test_malformed_messages(w: Wire) -> None:
 
 @scenario
 async def test_oversized_and_unknown_messages_end_the_connection(w: Wire) -> None:
-    w.send(b"Q" + struct.pack("!i", 1 << 21), b"x" * 100)
+    w.send(b"Q" + struct.pack("!i", 0x7FFFFFFF), b"x" * 100)
     data = w.taken()
     assert frames.errors(data)[0] | {"M": ""} == frames.errors(data)[0] | {"S": "FATAL", "C": "08P01", "M": ""}
     assert w.closed
     w.send(frames.query("PUT a"))
     assert (w.taken(), w.executor.stored) == (b"", [])
+
+
+@scenario
+async def test_a_message_beyond_the_limit_is_refused_and_the_session_goes_on(w: Wire) -> None:
+    w.send(b"Q" + struct.pack("!i", 1 << 21), b"x" * 100)
+    data = w.taken()
+    assert frames.kinds(data) == "EZ"
+    assert (frames.errors(data)[0]["S"], frames.errors(data)[0]["C"]) == ("ERROR", "54000")
+    w.send(b"x" * ((1 << 21) - 104))
+    assert frames.kinds(await w.ask(frames.query("PUT a"))) == "CZ"
+    assert (w.closed, w.executor.stored) == (False, ["a"])
 
 
 @scenario

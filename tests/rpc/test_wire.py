@@ -110,13 +110,32 @@ def test_only_a_password_may_come_when_one_was_asked_for(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"Q" + struct.pack("!i", 3), b"Q" + struct.pack("!i", -5), b"Q" + struct.pack("!i", 2000),
+        b"Q" + struct.pack("!i", 3), b"Q" + struct.pack("!i", -5), b"Q" + struct.pack("!i", 0x7FFFFFFF),
         b"E" + struct.pack("!i", wire.MAX_SMALL + 1), b"z" + struct.pack("!i", 4), frames.message("S", b"x"),
     ],
 )
 def test_lengths_are_checked_before_the_body_comes(data: bytes) -> None:
     error = fails(data, limit=1000)
     assert (error.sqlstate, error.severity) == ("08P01", "FATAL")
+
+
+@pytest.mark.parametrize("piece", [1, 7, 999, 1000, 1001, 5000])
+@pytest.mark.parametrize("kind", ["Q", "P", "B"])
+def test_a_message_that_is_too_long_goes_by(kind: str, piece: int) -> None:
+    data = frames.message(kind, b"x" * 3000) + frames.SYNC + frames.message(kind, b"y" * 1000) + frames.query("x")
+    made = decoder(limit=1000)
+    found: list[object] = []
+    for at in range(0, len(data), piece):
+        made.feed(data[at : at + piece])
+        for _ in range(5):
+            try:
+                message = made.next()
+            except wire.WireError as error:
+                found.append((error.sqlstate, error.severity, error.kind))
+            else:
+                found += [message] if message is not None else []
+        assert made.buffered <= piece + 1000
+    assert found == [("54000", "ERROR", kind), wire.Sync(), ("54000", "ERROR", kind), wire.Query("x")]
 
 
 @pytest.mark.parametrize(

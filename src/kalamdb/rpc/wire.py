@@ -19,6 +19,8 @@ from kalamdb.errors import KalamError
 MAX_STARTUP: Final = 10_000
 MAX_PASSWORD: Final = 65_535
 MAX_SMALL: Final = 10_000
+#: A longer one is no message at all. One beyond the limit goes by unread, so that its sender lives to hear of it.
+MAX_SKIPPED: Final = 1 << 30
 
 PROTOCOL_MAJOR: Final = 3
 #: 3.2 differs from 3.0 in the length of the cancel key alone.
@@ -327,7 +329,7 @@ class Phase(Enum):
 class Decoder:
     """Bytes of one client in, messages out. The owner sets ``phase`` as the conversation goes on."""
 
-    __slots__ = ("_data", "_limit", "_need", "_pos", "_tail", "phase")
+    __slots__ = ("_data", "_limit", "_need", "_pos", "_skip", "_tail", "phase")
 
     def __init__(self, max_message: int = 256 << 20) -> None:
         self.phase = Phase.STARTUP
@@ -336,6 +338,7 @@ class Decoder:
         self._pos = 0
         self._tail = bytearray()  # what came after it
         self._need = 0  # bytes without which next() has nothing to give
+        self._skip = 0  # bytes to come of a message that is too long
 
     @property
     def buffered(self) -> int:
@@ -355,6 +358,8 @@ class Decoder:
 
     def next(self) -> Message | None:
         """The next message; None if it is not complete. Raises WireError."""
+        if self._skip:
+            self._drop()
         pos = self._pos
         have = len(self._data) - pos
         if (have == 0 and not self._tail) or have + len(self._tail) < self._need:
@@ -370,7 +375,7 @@ class Decoder:
         if entry is None:
             raise _fatal(f"invalid frontend message type {kind}")
         if not 4 <= length <= (entry[1] or self._limit):
-            raise self._bad_length(length, entry[1] or self._limit)
+            raise self._bad_length(kind, length, entry[1])
         if len(self._data) - pos <= length:
             if not self._join(length + 1):
                 return None
@@ -397,12 +402,24 @@ class Decoder:
         self._tail = bytearray()
         return True
 
-    @staticmethod
-    def _bad_length(length: int, limit: int) -> WireError:
-        if length < 4:
+    def _bad_length(self, kind: int, length: int, limit: int) -> WireError:
+        if limit or not 4 <= length <= MAX_SKIPPED:
             return _fatal(f"invalid message length {length}")
-        return _fatal("message is too long", detail=f"It has {length} bytes, the limit is {limit}.",
-                      hint='the server\'s setting "rpc.max_message" limits statements and parameters')
+        self._skip = 1 + length
+        self._need = 0
+        self._drop()
+        error = WireError("54000", "message is too long", detail=f"It has {length} bytes, the limit is {self._limit}.",
+                          hint='The server\'s setting "rpc.max_message" limits statements and parameters.')
+        error.kind = chr(kind)
+        return error
+
+    def _drop(self) -> None:
+        """Let the rest of a message that is too long go by, as far as it has come."""
+        gone = min(self._skip, self.buffered)
+        self._skip -= gone
+        here = min(gone, len(self._data) - self._pos)
+        self._pos += here
+        del self._tail[: gone - here]
 
     def _next_before_login(self) -> Message | None:
         startup = self.phase is Phase.STARTUP
