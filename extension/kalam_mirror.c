@@ -399,6 +399,8 @@ build_create(Mirror *m)
 {
 	int			nestlevel = kalam_set_transmission_modes();
 
+	(void) set_config_option("standard_conforming_strings", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+							 0, false);
 	appendStringInfo(&m->sql, "CREATE %s TABLE ", type_word(m->table->type));
 	kalam_deparse_table(&m->sql, m->table);
 	appendStringInfoString(&m->sql, " (");

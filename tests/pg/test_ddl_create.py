@@ -276,6 +276,18 @@ def test_volatile_defaults_on_both_sides(db: Session, ns: str, column: str, chec
     assert db.value(f"SELECT count(DISTINCT a) FROM {ns}.t") == 2
 
 
+def test_quoting_does_not_depend_on_the_session(db: Session, ns: str) -> None:
+    db("SET standard_conforming_strings = off; SET bytea_output = 'escape'")
+    db(f"CREATE TABLE {ns}.t (id bigint PRIMARY KEY, a text CHECK (a <> E'x\\\\y') DEFAULT E'\\\\''', "
+       "b bytea DEFAULT E'\\\\x005c27ff') USING kalamdb")
+    db("RESET ALL")
+    db(f"INSERT INTO {ns}.t (id) VALUES (1)")
+    db.remote(f"INSERT INTO {ns}.t (id) VALUES (2)")
+    assert db(f"SELECT DISTINCT a, b FROM {ns}.t") == [("\\'", b"\0\\'\xff")]
+    db.remote(f"INSERT INTO {ns}.t (id, a) VALUES (3, 'x\\\\y')")  # two backslashes are no violation
+    db.fails(f"SELECT kalam_exec('INSERT INTO {ns}.t (id, a) VALUES (4, ''x\\y'')')", "23514")
+
+
 CHECKS = [
     "a > 0",
     "a <> 3 AND (a IS NULL OR a < 100)",
