@@ -208,5 +208,5 @@ def test_partitions_of_both_kinds(db: Session, ns: str) -> None:
     db.fails(f"SELECT FROM {ns}.p WHERE ctid::text = 'x'", "0A000", "ctid")
     db(f"CREATE TABLE {ns}.keys AS SELECT 7::bigint AS id; ANALYZE {ns}.keys; SET enable_hashjoin = off")
     joined = f"SELECT v FROM {ns}.keys JOIN {ns}.p USING (id)"
-    assert remote_sql(db, joined).endswith(' WHERE ("id" = $1)')
+    assert remote_sql(db, joined).endswith((' WHERE ("id" = $1)', ' WHERE ($1 = "id")'))
     assert db(joined) == [("v7",)]
