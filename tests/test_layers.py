@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "order": set(),
     "settings": {"errors"},
     # txn.api holds the types that the layers share, and imports no other layer (tested below).
-    "store": BOTTOM | {"txn.api"},
+    "store": BOTTOM | {"settings", "txn.api"},
     "catalog": BOTTOM | {"store", "txn.api"},
     "txn": BOTTOM | {"store", "catalog"},
     "auth": BOTTOM | {"settings", "txn.api"},

@@ -3,6 +3,8 @@
 A setting comes from the TOML file (``--config``, else ``kalamdb.toml`` in the data directory), over that from the
 environment (``rpc.port`` is ``KALAM_RPC_PORT``), over that from the command line. An unknown name or a bad value raises
 ``SettingError``, which names the setting, where it came from and what is allowed; a secret's value is never shown.
+Storages have names of their own: ``storages.cold.bucket`` is ``bucket`` of the storage "cold", in the environment
+``KALAM_STORAGES_COLD_BUCKET``.
 ``docs/settings.md`` is ``python -m kalamdb.settings``.
 """
 
@@ -16,6 +18,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 ENV_PREFIX = "KALAM_"
@@ -110,12 +113,41 @@ def _size(value: object) -> str:
     return value.replace(" ", "")
 
 
+def _flag(value: object) -> bool:
+    text = str(value).strip().lower()
+    if not isinstance(value, bool | str) or text not in ("true", "false"):
+        raise ValueError("true or false")
+    return text == "true"
+
+
+def _bucket(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", value):
+        raise ValueError("a bucket's name: 3 to 63 letters, digits, dots and dashes")
+    return value
+
+
+def _prefix(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"([\w-][\w.-]*(/[\w-][\w.-]*){0,7}/?)?", value, re.ASCII):
+        raise ValueError('parts of letters, digits, dots, "_" and "-" with "/" between them')
+    return value
+
+
+def _endpoint(value: object) -> str:
+    # Neither a user nor a query: they could be credentials, and the address is shown.
+    if not isinstance(value, str) or not re.fullmatch(
+        r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[A-Za-z0-9._/-]*)?", value
+    ):
+        raise ValueError('an address such as "https://s3.example.com" or "http://127.0.0.1:9000", no user or query')
+    return value
+
+
 # ---------- the settings ----------
 
 
 def _setting(default: object, parse: Parser, doc: str, *, shown: str | None = None, secret: bool = False) -> Any:
     """``shown``: the default as the documentation writes it."""
-    return field(default=default, metadata={"parse": parse, "doc": doc, "shown": shown, "secret": secret})
+    metadata = {"parse": parse, "doc": doc, "shown": shown, "secret": secret}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +190,27 @@ class DuckDbSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSettings:
+    """One storage besides ``local``; its name is the key in ``Settings.storages``."""
+
+    type: str | None = _setting(None, _choice("s3"), "`s3`: a bucket of an S3-compatible service.", shown="must be set")
+    bucket: str = _setting("", _bucket, "Its bucket, which exists.", shown="must be set")
+    prefix: str = _setting("", _prefix, "What the names of its objects begin with, such as `kalam/prod`.", shown="none")
+    region: str = _setting("us-east-1", _text, "Region of the bucket.")
+    endpoint: str | None = _setting(None, _endpoint, "Address of the service.", shown="that of Amazon's region")
+    access_key_id: str | None = _setting(
+        None, _secret(1), "Key that requests are signed with; never shown.", shown="the AWS environment's", secret=True
+    )
+    secret_access_key: str | None = _setting(
+        None, _secret(1), "Secret of the key; never shown.", shown="the AWS environment's", secret=True
+    )
+    allow_http: bool = _setting(False, _flag, "Whether an endpoint with `http:` is used, without encryption.")
+    cache_bytes: int = _setting(
+        1 << 30, _integer(0, 1 << 50), "Bytes of its files kept on the server's disk.", shown="`1073741824` (1 GiB)"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of one server. ``Settings()`` has every default."""
 
@@ -186,6 +239,7 @@ class Settings:
     http: HttpSettings = field(default_factory=HttpSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     duckdb: DuckDbSettings = field(default_factory=DuckDbSettings)
+    storages: Mapping[str, StorageSettings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +262,19 @@ def _walk(cls: type, prefix: str) -> Iterator[Definition]:
     for item in dataclasses.fields(cls):
         if "parse" in item.metadata:
             yield Definition(name=prefix + item.name, default=item.default, **item.metadata)
-        else:
-            yield from _walk(item.default_factory, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+        elif dataclasses.is_dataclass(item.default_factory):
+            yield from _walk(item.default_factory, f"{prefix}{item.name}.")
 
 
 DEFINITIONS: dict[str, Definition] = {d.name: d for d in _walk(Settings, "")}
 _GROUPS = {name.split(".")[0] for name in DEFINITIONS if "." in name}
 _BY_ENV = {d.env: d for d in DEFINITIONS.values()}
+#: of every storage; NAME stands for its own
+STORAGE_DEFINITIONS: dict[str, Definition] = {
+    d.name.rpartition(".")[2]: d for d in _walk(StorageSettings, "storages.NAME.")
+}
+_STORAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_STORAGE_ENV = re.compile(rf"KALAM_STORAGES_([A-Z0-9_]+?)_({'|'.join(name.upper() for name in STORAGE_DEFINITIONS)})")
 
 
 # ---------- reading them ----------
@@ -239,20 +299,41 @@ def load(
     return _check(_build(Settings, "", values), "auth.mode" in values)
 
 
-def _known(name: str, source: str, *, shown: str | None = None, names: Mapping[str, Any] = DEFINITIONS) -> str:
-    if name in names:
+def _known(name: str, source: str, *, names: Mapping[str, Any] = DEFINITIONS) -> str:
+    if name in names or (name.startswith("storages.") and _of_storage(name, source)):
         return name
     near = difflib.get_close_matches(name, names, 1, 0.6)
     hint = f'did you mean "{near[0]}"?' if near else "the settings are " + ", ".join(sorted(names))
-    raise SettingError(f'unknown setting "{shown or name}" ({source})', hint)
+    raise SettingError(f'unknown setting "{name}" ({source})', hint)
+
+
+def _of_storage(name: str, source: str) -> bool:
+    """Whether ``storages.NAME.SETTING`` is one; raises SettingError if not, with what is wrong."""
+    storage, _, setting = name.removeprefix("storages.").partition(".")
+    if not _STORAGE_NAME.fullmatch(storage) or storage == "local":
+        raise SettingError(f'bad name of a storage in setting "{name}" ({source}): it must be lower-case letters, '
+                           'digits and "_" after a letter, and not "local"')
+    if not setting:
+        raise SettingError(f'setting "{name}" ({source}) must be a table with at least "type" and "bucket"')
+    if setting not in STORAGE_DEFINITIONS:
+        near = difflib.get_close_matches(setting, STORAGE_DEFINITIONS, 1, 0.6)
+        hint = f'did you mean "storages.{storage}.{near[0]}"?' if near else "a storage's settings are " + ", ".join(
+            STORAGE_DEFINITIONS)
+        raise SettingError(f'unknown setting "{name}" ({source})', hint)
+    return True
+
+
+def _definition(name: str) -> Definition:
+    return DEFINITIONS.get(name) or STORAGE_DEFINITIONS[name.rpartition(".")[2]]
 
 
 def _parse(name: str, value: object, source: str) -> Any:
-    setting = DEFINITIONS[name]
+    setting = _definition(name)
     try:
         return setting.parse(value)
     except ValueError as error:
-        given = "" if setting.secret else f" {value!r}"
+        # An address with "@" has a password in it.
+        given = "" if setting.secret or "@" in str(value) else f" {value!r}"
         raise SettingError(f'bad value{given} of setting "{name}" ({source}): it must be {error}') from None
 
 
@@ -263,8 +344,10 @@ def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
             continue
         if key not in _BY_ENV and _FOREIGN_ENV.fullmatch(key):
             continue
-        _known(key, "environment", names=_BY_ENV)
-        name = _BY_ENV[key].name
+        if storage := _STORAGE_ENV.fullmatch(key):
+            name = _known(f"storages.{storage[1]}.{storage[2]}".lower(), f"environment variable {key}")
+        else:
+            name = _BY_ENV[_known(key, "environment", names=_BY_ENV)].name
         found[name] = _parse(name, env[key], f"environment variable {key}")
     return found
 
@@ -292,7 +375,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, object
         name = prefix + key
         if isinstance(value, dict) and name not in DEFINITIONS and value:
             yield from _flatten(value, name + ".")
-        elif value != {} or name not in _GROUPS:
+        elif value != {} or name not in (*_GROUPS, "storages"):
             yield name, value
 
 
@@ -303,9 +386,20 @@ def _build(cls: Any, prefix: str, values: Mapping[str, Any]) -> Any:
         if name in DEFINITIONS:
             if name in values:
                 arguments[item.name] = values[name]
+        elif name == "storages":
+            arguments["storages"] = _build_storages(values)
         else:
             arguments[item.name] = _build(item.default_factory, name + ".", values)
     return cls(**arguments)
+
+
+def _build_storages(values: Mapping[str, Any]) -> Mapping[str, StorageSettings]:
+    given: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if name.startswith("storages."):
+            _, storage, setting = name.split(".")
+            given.setdefault(storage, {})[setting] = value
+    return MappingProxyType({name: _check_storage(name, StorageSettings(**given[name])) for name in sorted(given)})
 
 
 def is_loopback(host: str) -> bool:
@@ -325,6 +419,20 @@ def _check(settings: Settings, explicit: bool) -> Settings:
     return dataclasses.replace(settings, auth=dataclasses.replace(auth, mode=mode))
 
 
+def _check_storage(name: str, storage: StorageSettings) -> StorageSettings:
+    """Rules between the settings of a storage."""
+    for needed in ("type", "bucket"):
+        if not getattr(storage, needed):
+            raise SettingError(f'setting "storages.{name}.{needed}" is needed: each storage has its own')
+    if (storage.access_key_id is None) != (storage.secret_access_key is None):
+        lone = "secret_access_key" if storage.secret_access_key is None else "access_key_id"
+        raise SettingError(f'setting "storages.{name}.{lone}" is needed: key and secret go together')
+    if storage.endpoint is not None and storage.endpoint.startswith("http:") and not storage.allow_http:
+        raise SettingError(f'setting "storages.{name}.endpoint" is without encryption: {storage.endpoint!r}',
+                           f'use https:, or set "storages.{name}.allow_http" to true on purpose')
+    return storage
+
+
 # ---------- documentation ----------
 
 
@@ -335,6 +443,10 @@ def _default_text(setting: Definition) -> str:
         return "–"
     value = setting.default
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _row(setting: Definition) -> str:
+    return f"| `{setting.name}` | `{setting.env}` | {_default_text(setting)} | {setting.doc} |"
 
 
 def markdown() -> str:
@@ -350,8 +462,28 @@ def markdown() -> str:
         "| setting | environment | default | meaning |",
         "|---|---|---|---|",
     ]
-    for setting in DEFINITIONS.values():
-        lines.append(f"| `{setting.name}` | `{setting.env}` | {_default_text(setting)} | {setting.doc} |")
+    lines += [_row(setting) for setting in DEFINITIONS.values()]
+    lines += [
+        "",
+        "## Storages",
+        "",
+        "Segments of a table lie in the storage its `storage_id` names: `local`, which is a directory below the data",
+        "directory, or one of these. A table `[storages.cold]` of the settings file makes the storage `cold`; a name",
+        "is lower-case letters, digits and `_`. Without a key, that of the server's AWS environment is used",
+        "(`AWS_ACCESS_KEY_ID`, or the role of a container or machine).",
+        "",
+        "```toml",
+        "[storages.cold]",
+        'type = "s3"',
+        'bucket = "history"',
+        'endpoint = "https://s3.example.com"',
+        "# KALAM_STORAGES_COLD_ACCESS_KEY_ID and KALAM_STORAGES_COLD_SECRET_ACCESS_KEY are in the environment",
+        "```",
+        "",
+        "| setting | environment | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    lines += [_row(setting) for setting in STORAGE_DEFINITIONS.values()]
     return "\n".join(lines) + "\n"
 
 

@@ -73,7 +73,7 @@ def test_wrong_tokens() -> None:
         wrong = [
             "", "nonsense", SECRET[:-1], SECRET + "x", token("x" * 40), token(exp=time.time() - 5), token(role="king"),
             token(sub=""), token(sub=5), token()[:-2], jwt.encode({"sub": "bob"}, KEY, "HS256"),
-            jwt.encode({"sub": "bob", "exp": time.time() + 60}, None, "none"), token("k" * 64, "HS512"), "é" * 20,
+            jwt.encode({"sub": "bob", "exp": time.time() + 60}, "", "none"), token("k" * 64, "HS512"), "é" * 20,
         ]
         for password in wrong:
             with server.raw() as client:

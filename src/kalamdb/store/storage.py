@@ -2,7 +2,8 @@
 
 A storage's calls block, are made in worker threads, and are safe in several at a time. A file is seen under its name
 whole or not at all, also after ``kill -9``. Errors are ``KalamError`` and name storage and file, never a credential:
-58P01 a file is missing, 58030 reading or writing failed, 53100 the disk is full, 08006 the storage cannot be reached.
+58P01 a file is missing, 53100 the disk is full, 58030 anything else that went wrong outside. (Class 08 would tell a
+client that its own connection to the server is lost.)
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from kalamdb.settings import Settings
 from kalamdb.store.files import Scratch, Tree, check_name, missing, open_error, told
+from kalamdb.store.s3 import S3Storage
 
 LOCAL = "local"
 DIRECTORY = "segments"
+CACHE = "cache"
 
 
 class Storage(Protocol):
@@ -102,6 +106,12 @@ class LocalStorage:
         """A directory holds nothing."""
 
 
-def open_storages(data_dir: Path, settings: object = None) -> dict[str, Storage]:
-    """All storages by name: ``local`` below the data directory, and those of the settings."""
-    return {LOCAL: LocalStorage(LOCAL, data_dir / DIRECTORY)}
+def open_storages(data_dir: Path, settings: Settings | None = None) -> dict[str, Storage]:
+    """All storages by name: ``local`` below the data directory, and those of the settings.
+
+    Nothing is asked of a remote one: a server starts though a service is away.
+    """
+    found: dict[str, Storage] = {LOCAL: LocalStorage(LOCAL, data_dir / DIRECTORY)}
+    for name, storage in (settings.storages if settings else {}).items():
+        found[name] = S3Storage(name, storage, data_dir / CACHE / name)
+    return found
