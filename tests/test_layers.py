@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "rpc": BOTTOM | {"settings", "auth"},
     "http": BOTTOM | {"settings", "auth", "rpc.wire"},
     # Puts the parts together.
-    "server": BOTTOM | {"settings", "txn.engine", "sql.executor", "auth", "rpc.listener", "http"},
+    "server": BOTTOM | {"settings", "store.storage", "txn.engine", "sql.executor", "auth", "rpc.listener", "http"},
     # Programs around the server: they start it and talk to it, and know nothing of its inside.
     "stack": {"errors", "settings"},
     "cli": {"errors", "settings", "server", "stack", "demo", "bench"},

@@ -24,6 +24,7 @@ from typing import Any
 
 from kalamdb import __version__
 from kalamdb.auth.authenticator import Authenticator
+from kalamdb.errors import KalamError
 from kalamdb.http.app import make_app
 from kalamdb.http.listener import HttpListener
 from kalamdb.rpc.listener import Listener
@@ -162,12 +163,16 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _open_engine(settings: Settings) -> Any:
+    from kalamdb.store.storage import open_storages
     from kalamdb.txn.engine import open_engine
 
-    return await open_engine(
-        settings.data, node_id=settings.node_id, lock_timeout_ms=settings.lock_timeout,
-        drop_grace_hours=settings.drop_grace,
-    )
+    try:
+        return await open_engine(
+            settings.data, node_id=settings.node_id, lock_timeout_ms=settings.lock_timeout,
+            drop_grace_hours=settings.drop_grace, storages=open_storages(settings.data, settings),
+        )
+    except KalamError as error:
+        raise StartError(error.message) from error
 
 
 def _settle_garbage_collector() -> None:

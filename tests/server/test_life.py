@@ -172,3 +172,18 @@ def test_unusable_data_directory(tmp_path: Path) -> None:
     code, said = run_to_its_end(tmp_path / "file", "--rpc-port", str(free_port()))
     assert code == 1
     assert str(tmp_path / "file") in said
+
+
+def test_a_directory_of_segments_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "segments").write_text("in the way")
+    code, text = run_to_its_end(tmp_path)
+    assert code == 1
+    assert f'could not use the directory {tmp_path / "segments"} of storage "local": file exists' in text
+    assert "Traceback" not in text
+
+
+def test_a_bad_storage_stops_the_start(tmp_path: Path) -> None:
+    code, text = run_to_its_end(tmp_path, env={"KALAM_STORAGES_COLD_SECRET_ACCESS_KEY": "geheim-secret"})
+    assert code == 2
+    assert 'setting "storages.cold.type" is needed' in text
+    assert "geheim" not in text

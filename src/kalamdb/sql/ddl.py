@@ -81,7 +81,7 @@ async def create_table(statement: CreateTable, run: Run) -> Result:
     check_name(statement.name.table, "table")
     options = dict(statement.options)
     kind = _kind(statement, options)
-    _check_options(kind, options)
+    _check_options(kind, options, run)
     namespace = await _namespace_for(statement.name, run)
     if run.transaction.catalog.table(namespace, statement.name.table) is not None:
         if not statement.if_not_exists:
@@ -102,13 +102,15 @@ def _kind(statement: CreateTable, options: dict[str, str]) -> Kind:
     return KINDS[statement.kind or given or "shared"]
 
 
-def _check_options(kind: Kind, options: Mapping[str, str]) -> None:
+def _check_options(kind: Kind, options: Mapping[str, str], run: Run) -> None:
     for name, value in options.items():
         if name not in _OPTIONS or kind not in _OPTIONS[name]:
             valid = ", ".join(sorted(option for option, kinds in _OPTIONS.items() if kind in kinds))
             raise KalamError("22023", f'option "{name}" is not valid for a {kind} table',
                              hint=f"Valid options: {valid}.")
         _check_option(name, value)
+        if name == "storage_id":
+            _check_storage(value, run)
     if kind == "stream" and "ttl_seconds" not in options:
         raise KalamError("22023", "a stream table needs the option ttl_seconds")
 
@@ -125,12 +127,16 @@ def _check_option(name: str, value: str) -> None:
         allowed = "zstd, snappy, none"
     elif name == "use_user_storage" and value.lower() not in ("true", "false", "on", "off", "1", "0", "yes", "no"):
         allowed = "true or false"
-    elif name == "storage_id" and value != "local":
-        raise KalamError("42704", f'storage "{value}" does not exist')
     elif name == "flush_policy" and not _is_flush_policy(value):
         allowed = "rows:N, interval:SECONDS, or both with a comma"
     if allowed is not None:
         raise KalamError("22023", f'invalid value for option "{name}": "{value}"', hint=f"Allowed: {allowed}.")
+
+
+def _check_storage(name: str, run: Run) -> None:
+    known = [storage.id for storage in run.engine.storages()]
+    if name not in known:
+        raise KalamError("42704", f'storage "{name}" does not exist', hint=f"Storages: {', '.join(known)}.")
 
 
 def _is_flush_policy(value: str) -> bool:

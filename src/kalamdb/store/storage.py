@@ -13,7 +13,6 @@ from typing import Protocol
 
 from kalamdb.settings import Settings
 from kalamdb.store.files import Scratch, Tree, check_name, missing, open_error, told
-from kalamdb.store.s3 import S3Storage
 
 LOCAL = "local"
 DIRECTORY = "segments"
@@ -112,6 +111,9 @@ def open_storages(data_dir: Path, settings: Settings | None = None) -> dict[str,
     Nothing is asked of a remote one: a server starts though a service is away.
     """
     found: dict[str, Storage] = {LOCAL: LocalStorage(LOCAL, data_dir / DIRECTORY)}
-    for name, storage in (settings.storages if settings else {}).items():
-        found[name] = S3Storage(name, storage, data_dir / CACHE / name)
+    if settings is not None and settings.storages:
+        from kalamdb.store.s3 import S3Storage  # its library takes a while to load, and most servers do without
+
+        for name, storage in settings.storages.items():
+            found[name] = S3Storage(name, storage, data_dir / CACHE / name)
     return found

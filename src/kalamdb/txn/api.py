@@ -194,9 +194,25 @@ class Accounts(Protocol):
     def all(self) -> list[AccountDef]: ...
 
 
+class StorageInfo(Protocol):
+    """A place that ``storage_id`` of a table can name."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def kind(self) -> str:
+        """``local`` or ``s3``."""
+
+    @property
+    def location(self) -> str:
+        """For people; without credentials."""
+
+
 class Engine(Protocol):
     """Made by ``await kalamdb.txn.engine.open_engine(data_dir: Path, *, node_id: int | None, lock_timeout_ms: int,
-    drop_grace_hours: float)``; node_id None: drawn once, kept in the data directory."""
+    drop_grace_hours: float, storages: Mapping[str, Storage] | None)``; node_id None: drawn once, kept in the data
+    directory; storages None: ``local`` only. The engine closes them."""
 
     server_id: str  # UUID made with the data directory
     node_id: int
@@ -212,6 +228,9 @@ class Engine(Protocol):
 
     def outcome(self, txn_id: str) -> Literal["committed", "aborted", "in progress"]:
         """What became of a transaction that its client named; known for an hour at least, over a restart too."""
+
+    def storages(self) -> Sequence[StorageInfo]:
+        """All that are configured; the first is ``local``."""
 
     async def close(self) -> None:
         """Wait for commits under way, checkpoint, close the files."""

@@ -13,7 +13,7 @@ import random
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, create_schema, meta
 from kalamdb.errors import KalamError
 from kalamdb.store.hot import HotSnapshot, Layouts, LiveReader, ReaderPool, apply_rows, extend_log, open_connection
+from kalamdb.store.storage import LOCAL, Storage, open_storages
 from kalamdb.store.writer import Settled, Writer, outcome, storage_error
 from kalamdb.txn.api import Isolation, TableDef
 from kalamdb.txn.clock import Clock, now_ms, seq_at
@@ -46,7 +47,7 @@ class StoreEngine:
     """``kalamdb.txn.api.Engine`` over one directory."""
 
     def __init__(self, path: Path, connection: apsw.Connection, catalog: Catalog, *, server_id: str, node_id: int,
-                 last_seq: int, lock_timeout_ms: int, drop_grace_hours: float) -> None:
+                 last_seq: int, lock_timeout_ms: int, drop_grace_hours: float, storages: Mapping[str, Storage]) -> None:
         self.server_id = server_id
         self.node_id = node_id
         self.lock_timeout_ms = lock_timeout_ms or LOCK_TIMEOUT_MS
@@ -62,6 +63,7 @@ class StoreEngine:
         self._writer = Writer(connection, asyncio.get_running_loop(), self._keep_clock)
         self._active: dict[str, StoreTransaction] = {}
         self._ended: OrderedDict[str, Outcome] = OrderedDict()
+        self._storages = storages
         self._drop_grace_ms = int(drop_grace_hours * 3_600_000)
         self._purger = asyncio.create_task(self._purge_forever(), name="purge")
         self._commits: set[asyncio.Future[Any]] = set()
@@ -101,6 +103,9 @@ class StoreEngine:
 
     def hot_snapshot(self) -> HotSnapshot:
         return HotSnapshot(self._readers)
+
+    def storages(self) -> list[Storage]:
+        return list(self._storages.values())
 
     def next_row_number(self) -> int:
         """A stream row's own key: above all before, in this life of the server and the last."""
@@ -205,6 +210,8 @@ class StoreEngine:
         with contextlib.suppress(KalamError, apsw.Error):
             await self._submit(lambda connection: None)
         await self._writer.close()
+        for storage in self._storages.values():
+            storage.close()
 
 
 def _no_checks(table: TableDef, row: Row) -> None:
@@ -246,14 +253,24 @@ def _load(connection: apsw.Connection) -> tuple[Catalog, dict[str, Any]]:
 
 
 async def open_engine(data_dir: Path, *, node_id: int | None = None, lock_timeout_ms: int = 0,
-                      drop_grace_hours: float = 0) -> StoreEngine:
+                      drop_grace_hours: float = 0, storages: Mapping[str, Storage] | None = None) -> StoreEngine:
     """Open (or make) the engine of a data directory. Raises KalamError where it cannot be read."""
     started = time.monotonic()
     path = data_dir / FILE
+    storages = open_storages(data_dir) if storages is None else storages
     connection, catalog, facts = _open_database(path)
+    _look_for_storages(catalog, storages)
     log.debug("opened %s in %.3f s", path, time.monotonic() - started)
     return StoreEngine(
         path, connection, catalog, server_id=facts["server_id"],
         node_id=facts["node_id"] if node_id is None else node_id, last_seq=facts["last_seq"],
-        lock_timeout_ms=lock_timeout_ms, drop_grace_hours=drop_grace_hours,
+        lock_timeout_ms=lock_timeout_ms, drop_grace_hours=drop_grace_hours, storages=storages,
     )
+
+
+def _look_for_storages(catalog: Catalog, storages: Mapping[str, Storage]) -> None:
+    """A setting that was removed harms the tables that need it, not the start."""
+    for table in catalog.by_name.values():
+        name = table.options.get("storage_id", LOCAL)
+        if name not in storages:
+            log.warning('storage "%s" of table "%s.%s" is not among the settings', name, table.namespace, table.name)
