@@ -93,6 +93,47 @@ def test_it_is_made_from_the_settings(service: S3Service, tmp_path: Path) -> Non
         each.close()
 
 
+@pytest.fixture
+def first_request() -> Iterator[tuple[str, Callable[[], str]]]:
+    """Address of a service that has nothing, and what gives the first request that it got."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> str:
+            client, _ = listener.accept()
+            with client:
+                text = client.recv(65536).decode()
+                client.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return text
+
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", pool.submit(serve).result
+
+
+def test_a_key_of_the_settings_is_not_mixed_with_the_environment(
+    first_request: tuple[str, Callable[[], str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SKIP_SIGNATURE"):
+        monkeypatch.setenv(name, "true")
+    endpoint, request = first_request
+    settings = StorageSettings(
+        type="s3", bucket=BUCKET, endpoint=endpoint, allow_http=True, access_key_id="OURS", secret_access_key="x"
+    )
+    refused(lambda: S3Storage("cold", settings, tmp_path / "cache").fetch(NAME), "58P01")
+    assert "Credential=OURS/" in request()
+    assert "x-amz-security-token" not in request()
+
+
+def test_without_a_key_that_of_the_environment_is_used(
+    first_request: tuple[str, Callable[[], str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint, request = first_request
+    theirs = {"AWS_ACCESS_KEY_ID": "THEIRS", "AWS_SECRET_ACCESS_KEY": "x", "AWS_ENDPOINT_URL": endpoint}
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    storage = S3Storage("cold", StorageSettings(type="s3", bucket=BUCKET, allow_http=True), tmp_path / "cache")
+    refused(lambda: storage.fetch(NAME), "58P01")
+    assert "Credential=THEIRS/" in request()
+
+
 # ---------- the cache ----------
 def test_several_threads_download_once(service: S3Service, tmp_path: Path) -> None:
     settings = service.settings()

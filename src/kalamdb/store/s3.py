@@ -152,12 +152,14 @@ def _code(error: Exception) -> str | None:
 
 
 def _client(settings: StorageSettings) -> S3Store:
-    given: dict[str, Any] = {
-        "prefix": settings.prefix, "region": settings.region, "endpoint": settings.endpoint,
-        "access_key_id": settings.access_key_id, "secret_access_key": settings.secret_access_key,
-    }
+    given: dict[str, Any] = {"prefix": settings.prefix, "region": settings.region, "endpoint": settings.endpoint}
+    if settings.access_key_id is not None:
+        # As options they would be mixed with what AWS variables of the environment say, such as AWS_SESSION_TOKEN.
+        key = {"access_key_id": settings.access_key_id, "secret_access_key": settings.secret_access_key,
+               "expires_at": None}
+        given |= {"credential_provider": lambda: key, "skip_signature": False}
     return S3Store(
-        settings.bucket, **{name: value for name, value in given.items() if value},
+        settings.bucket, **{name: value for name, value in given.items() if value not in (None, "")},
         disable_bulk_delete=True,  # not every compatible service has it
         client_options={
             "allow_http": settings.allow_http, "connect_timeout": CONNECT_TIMEOUT, "read_timeout": READ_TIMEOUT,

@@ -257,8 +257,12 @@ async def open_engine(data_dir: Path, *, node_id: int | None = None, lock_timeou
     """Open (or make) the engine of a data directory. Raises KalamError where it cannot be read."""
     started = time.monotonic()
     path = data_dir / FILE
-    storages = open_storages(data_dir) if storages is None else storages
     connection, catalog, facts = _open_database(path)
+    try:
+        storages = open_storages(data_dir) if storages is None else storages
+    except BaseException:
+        connection.close(True)
+        raise
     _look_for_storages(catalog, storages)
     log.debug("opened %s in %.3f s", path, time.monotonic() - started)
     return StoreEngine(
