@@ -115,6 +115,13 @@ def test_names_that_could_leave_the_storage_are_refused(storage: LocalStorage, n
     assert source.exists()
 
 
+@pytest.mark.parametrize("prefix", ["/", "..", "../", "seg/../..", ".unfinished", "seg//", "a b"])
+def test_prefixes_that_could_leave_the_storage_are_refused(storage: LocalStorage, prefix: str) -> None:
+    with pytest.raises(KalamError) as caught:
+        storage.names(prefix)
+    assert caught.value.sqlstate == "42602"
+
+
 # ---------- faults ----------
 def test_a_missing_file_is_named(storage: LocalStorage) -> None:
     with pytest.raises(KalamError) as caught:

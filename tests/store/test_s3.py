@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,6 +134,16 @@ def test_without_a_key_that_of_the_environment_is_used(
     storage = S3Storage("cold", StorageSettings(type="s3", bucket=BUCKET, allow_http=True), tmp_path / "cache")
     refused(lambda: storage.fetch(NAME), "58P01")
     assert "Credential=THEIRS/" in request()
+
+
+def test_no_key_anywhere(service: S3Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own service for credentials, which the client asks last, is not there."""
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
+    storage = S3Storage("cold", service.settings(access_key_id=None, secret_access_key=None), tmp_path / "cache")
+    for call in calls(storage):
+        error = refused(call)
+        assert "no credentials were found" in error.message
+        assert '"storages.cold.access_key_id"' in (error.hint or "")
 
 
 # ---------- the cache ----------
@@ -279,3 +291,134 @@ def test_names_that_could_leave_the_storage_are_refused(storage: S3Storage, serv
         for call in (partial(storage.put, name, source), partial(storage.fetch, name), partial(storage.delete, name)):
             refused(call, "42602")
     assert service.requests("PUT").keys() == {f"/{BUCKET}"}
+
+
+class Answers:
+    """A service that gives every request the same answer and closes the connection."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.requests = 0
+        self._answer = answer
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            with client:
+                if not client.recv(65536):  # of close
+                    return
+                self.requests += 1
+                client.sendall(self._answer)
+
+    def close(self) -> None:
+        socket.create_connection(self._listener.getsockname()).close()
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture
+def answering(tmp_path: Path) -> Iterator[Callable[[bytes], tuple[Answers, S3Storage]]]:
+    made: list[Answers] = []
+
+    def make(answer: bytes) -> tuple[Answers, S3Storage]:
+        made.append(Answers(answer))
+        settings = StorageSettings(
+            type="s3", bucket=BUCKET, endpoint=made[-1].endpoint, allow_http=True, access_key_id="KEYID",
+            secret_access_key="wrong-secret",
+        )
+        return made[-1], S3Storage("cold", settings, tmp_path / "cache")
+
+    yield make
+    for each in made:
+        each.close()
+
+
+Answering = Callable[[bytes], tuple[Answers, S3Storage]]
+
+
+def http(status: str, body: bytes, length: int | None = None) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body) if length is None else length}\r\nConnection: close\r\n"
+    return head.encode() + b'Last-Modified: Wed, 21 Oct 2026 07:28:00 GMT\r\nETag: "e"\r\n\r\n' + body
+
+
+def test_an_overloaded_service_is_asked_a_few_times(answering: Answering) -> None:
+    service, storage = answering(http("503 Slow Down", b"<Error><Code>SlowDown</Code></Error>"))
+    assert refused(lambda: storage.fetch(NAME)).message.endswith("the service answered 503 SlowDown")
+    assert service.requests == s3.RETRIES + 1
+
+
+def test_a_download_that_breaks_off_leaves_no_file(answering: Answering, tmp_path: Path) -> None:
+    _, storage = answering(http("200 OK", b"half", 8))
+    for _ in range(2):
+        assert f'"{NAME}"' in refused(lambda: storage.fetch(NAME)).message
+        assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_the_service_says_of_the_request_is_not_passed_on(answering: Answering) -> None:
+    body = b"<Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>KEYID</AWSAccessKeyId><X>wrong-secret</X></Error>"
+    _, storage = answering(http("403 Forbidden", body))
+    for call in calls(storage):
+        error = refused(call)
+        assert "access denied (403 SignatureDoesNotMatch)" in error.message
+        assert "KEYID" not in error.message + str(error.hint)
+        assert "wrong-secret" not in error.message + str(error.hint)
+
+
+def test_no_room_for_a_download(storage: S3Storage, service: S3Service, tmp_path: Path) -> None:
+    put(storage, NAME, b"x")
+    other = another(service.settings(prefix="kalam/one"), tmp_path / "other")
+    full = tmp_path / "other" / "full"
+    full.symlink_to("/dev/full")  # every write to it fails with ENOSPC
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(other._cache, "new", lambda: full)
+        error = refused(lambda: other.fetch(NAME), "53100")
+    assert error.message == f'could not cache segment file "{NAME}" of storage "cold": no space left on device'
+    assert other.fetch(NAME).read_bytes() == b"x"
+    assert other.cached_bytes == 1
+
+
+def test_a_put_that_cannot_be_cached_is_a_put(
+    storage: S3Storage, service: S3Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(name: str, path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage._cache, "add", fail)
+    source = storage.scratch()
+    source.write_bytes(b"x")
+    storage.put(NAME, source)
+    assert not source.exists()
+    assert service.keys() == ["kalam/one/" + NAME]
+    assert "could not keep segment file" in caplog.text
+
+
+_PUT_FOREVER = """
+import sys
+from pathlib import Path
+from kalamdb.settings import StorageSettings
+from kalamdb.store.s3 import S3Storage
+settings = StorageSettings(type="s3", bucket=sys.argv[2], endpoint=sys.argv[3], allow_http=True, access_key_id="x",
+                           secret_access_key="x", cache_bytes=0)
+storage = S3Storage("cold", settings, Path(sys.argv[1]))
+for number in range(10**9):
+    source = storage.scratch()
+    source.write_bytes(b"x" * 20_000_000)
+    storage.put(f"seg/{number}", source)
+    print(number, flush=True)
+"""
+
+
+def test_kill_during_put_leaves_whole_objects_only(service: S3Service, tmp_path: Path) -> None:
+    for _ in range(3):
+        command = [sys.executable, "-c", _PUT_FOREVER, str(tmp_path / "cache"), BUCKET, service.endpoint]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            last = process.stdout.readline().decode().strip()
+            process.kill()
+        storage = another(service.settings(), tmp_path / "cache")
+        names = storage.names("")
+        assert f"seg/{last}" in names
+        assert all(storage.fetch(name).stat().st_size == 20_000_000 for name in names)

@@ -28,6 +28,12 @@ def check_name(name: str, storage: str) -> str:
     return name
 
 
+def check_prefix(prefix: str, storage: str) -> str:
+    if prefix and not _NAME.fullmatch(prefix.removesuffix("/")):
+        raise KalamError("42602", f'invalid prefix {prefix!r} of segment files of storage "{storage}"')
+    return prefix
+
+
 # ---------- errors ----------
 def missing(name: str, storage: str) -> KalamError:
     return KalamError("58P01", f'segment file "{name}" of storage "{storage}" is missing',

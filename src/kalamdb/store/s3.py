@@ -22,7 +22,7 @@ from obstore.store import S3Store
 from kalamdb.errors import KalamError
 from kalamdb.settings import StorageSettings
 from kalamdb.store.filecache import FileCache
-from kalamdb.store.files import check_name, missing, open_error, told
+from kalamdb.store.files import check_name, check_prefix, missing, open_error, told
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ RETRY_TIMEOUT = timedelta(seconds=30)
 PART = 8 * 1024 * 1024
 #: the client has its own class for it and raises Python's, without a number
 _NOT_FOUND = (NotFoundError, FileNotFoundError)
+#: where the client asks for the role of the machine when it found no key
+_METADATA = re.compile(r"/latest/(api/token|meta-data)\b")
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
 
@@ -76,6 +78,7 @@ class S3Storage:
             self._cache.add(name, source)
         except OSError as error:  # the object is there, which is what counts
             log.warning("could not keep segment file %s of %r in the cache: %s", name, self, error.strerror)
+            source.unlink(missing_ok=True)
 
     def fetch(self, name: str) -> Path:
         return self._cache.get(check_name(name, self.id))
@@ -91,7 +94,7 @@ class S3Storage:
         self._cache.discard(name)
 
     def names(self, prefix: str) -> list[str]:
-        directory = prefix.rpartition("/")[0]  # the client lists directories only
+        directory = check_prefix(prefix, self.id).rpartition("/")[0]  # the client lists directories only
         with self._asked("list", prefix + "*"):
             found = [item["path"] for page in obstore.list(self._store, directory or None) for item in page]
         return sorted(name for name in found if name.startswith(prefix))
@@ -124,26 +127,31 @@ class S3Storage:
             raise self._error(error, action, name) from None
 
     def _error(self, error: Exception, action: str, name: str) -> KalamError:
-        text = str(error)
-        status, code = _STATUS.search(text), _code(error)
+        code = _code(error)
         if action == "read" and isinstance(error, _NOT_FOUND) and code != "NoSuchBucket":
             return missing(name, self.id)
-        setting = f"storages.{self.id}"
-        if code == "NoSuchBucket":
-            reason = f'bucket "{self._settings.bucket}" does not exist'
-            hint = f'Check settings "{setting}.bucket", "{setting}.region" and "{setting}.endpoint".'
-        elif status is None:
-            reason = "no answer in time" if "Timeout" in text or "timed out" in text else "cannot be reached"
-            reason = f"{self.location} {'gave ' if reason[0] == 'n' else ''}{reason}"
-            hint = f'Check the network and setting "{setting}.endpoint". It was tried {RETRIES + 1} times.'
-        elif status[1] in ("401", "403"):
-            reason = f"access denied ({' '.join(filter(None, (status[1], code)))})"
-            hint = f'Check settings "{setting}.access_key_id" and "{setting}.secret_access_key", and what they may do.'
-        else:
-            reason = f"the service answered {' '.join(filter(None, (status[1], code)))}"
-            hint = None
+        reason, hint = self._reason(str(error), code)
         return KalamError("58030", f'could not {action} segment file "{name}" of storage "{self.id}": {reason}',
                           hint=hint)
+
+    def _reason(self, text: str, code: str | None) -> tuple[str, str | None]:
+        """What went wrong, and what to do about it."""
+        setting = f"storages.{self.id}"
+        key = f'settings "{setting}.access_key_id" and "{setting}.secret_access_key"'
+        if code == "NoSuchBucket":
+            return (f'bucket "{self._settings.bucket}" does not exist',
+                    f'Check settings "{setting}.bucket", "{setting}.region" and "{setting}.endpoint".')
+        if self._settings.access_key_id is None and _METADATA.search(text):
+            return "no credentials were found", f"Set {key}, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        status = _STATUS.search(text)
+        if status is None:
+            late = "Timeout" in text or "timed out" in text
+            return (f"{self.location} {'gave no answer in time' if late else 'cannot be reached'}",
+                    f'Check the network and setting "{setting}.endpoint". It was tried {RETRIES + 1} times.')
+        answer = " ".join(filter(None, (status[1], code)))
+        if status[1] in ("401", "403"):
+            return f"access denied ({answer})", f"Check {key}, and what they may do."
+        return f"the service answered {answer}", None
 
 
 def _code(error: Exception) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kalamdb.settings import Settings
-from kalamdb.store.files import Scratch, Tree, check_name, missing, open_error, told
+from kalamdb.store.files import Scratch, Tree, check_name, check_prefix, missing, open_error, told
 
 LOCAL = "local"
 DIRECTORY = "segments"
@@ -98,6 +98,7 @@ class LocalStorage:
             self._tree.path(check_name(name, self.id)).unlink(missing_ok=True)
 
     def names(self, prefix: str) -> list[str]:
+        check_prefix(prefix, self.id)
         with told("list", prefix + "*", self.id):
             return self._tree.names(prefix)
 
