@@ -6,6 +6,7 @@ each other. No behaviour lives here. Values in ``rows`` are in the storage repre
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -116,6 +117,10 @@ class ClientSession:
     cursors: dict[str, Any] = field(default_factory=dict)
     #: set while a thread works for this session; called (in the event loop) on cancel or disconnect
     interrupt: Callable[[], None] | None = None
+    active: bool = False  # a statement of its runs
+    connected_ns: int = field(default_factory=time.time_ns)  # Unix time, as the next one
+    statement_ns: int = 0  # of the last statement's start
+    tenant: str | None = None  # of the last statement
 
     @property
     def status(self) -> str:
@@ -125,6 +130,9 @@ class ClientSession:
 
 class Executor(Protocol):
     """The SQL layer as protocol sessions see it."""
+
+    def open(self, session: ClientSession) -> None:
+        """A client has logged in. From now on it is listed in ``system.sessions``, until ``close``."""
 
     def prepare(self, session: ClientSession, sql: str, param_types: Sequence[int]) -> Prepared:
         """Parse and bind. Raises KalamError (42601, 42P01, …). Cached by text; microseconds when cached.

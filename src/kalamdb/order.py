@@ -84,6 +84,64 @@ _ENCODERS: dict[str, Callable[[Any], bytes]] = {
 }
 
 
+# ---------- and back ----------
+Part = tuple[Any, int]  # a value, and where the next one begins
+
+
+def _read_integer(data: bytes, at: int) -> Part:
+    return int.from_bytes(data[at : at + 8], "big") - (1 << 63), at + 8
+
+
+def _read_float(data: bytes, at: int) -> Part:
+    bits = int.from_bytes(data[at : at + 8], "big")
+    bits = bits & ~(1 << 63) if bits >> 63 else bits ^ 0xFFFFFFFFFFFFFFFF
+    value: float = struct.unpack(">d", bits.to_bytes(8, "big"))[0]
+    return value, at + 8
+
+
+def _read_numeric(data: bytes, at: int) -> Part:
+    kind = data[at]
+    if kind not in (1, 3):
+        return {0: "-Infinity", 2: "0", 4: "Infinity", 5: "NaN"}[kind], at + 1
+    end = data.index(b"\xff" if kind == 1 else b"\x00", at + 5)
+    body = data[at + 1 : end].translate(_COMPLEMENT) if kind == 1 else data[at + 1 : end]
+    digits = tuple(byte - 1 for byte in body[4:])
+    exponent = int.from_bytes(body[:4], "big") - _EXPONENT_BIAS - len(digits)
+    return format(Decimal((int(kind == 1), digits, exponent)), "f"), end + 1
+
+
+def _read_text(data: bytes, at: int) -> Part:
+    end = data.index(b"\x00", at)
+    return data[at:end].decode(), end + 1
+
+
+def _read_blob(data: bytes, at: int) -> Part:
+    end = data.index(b"\x00\x00", at)
+    return data[at:end].replace(b"\x00\xff", b"\x00"), end + 2
+
+
+def _read_uuid(data: bytes, at: int) -> Part:
+    return data[at : at + 16], at + 16
+
+
+def _read_bool(data: bytes, at: int) -> Part:
+    return data[at], at + 1
+
+
+def part_decoder(type_name: str) -> Callable[[bytes, int], Part]:
+    """What undoes ``part_encoder``: of values that are equal, it gives one (``1`` for ``1.00``)."""
+    if type_name in INTEGERS:
+        return _read_integer
+    if type_name in _FLOATS:
+        return _read_float
+    return _DECODERS.get(type_name, _read_text)
+
+
+_DECODERS: dict[str, Callable[[bytes, int], Part]] = {
+    "numeric": _read_numeric, "bool": _read_bool, "bytea": _read_blob, "uuid": _read_uuid,
+}
+
+
 def float_operand(value: float) -> float | bytes:
     """A float as SQLite compares it."""
     return NAN if value != value else value

@@ -436,6 +436,36 @@ def _check_storage(name: str, storage: StorageSettings) -> StorageSettings:
 # ---------- documentation ----------
 
 
+MASK = "********"
+
+
+def described(settings: Settings) -> list[tuple[str, str | None, str, str]]:
+    """(name, value, default, meaning) of every setting, as ``system.settings`` shows them; secrets are masked."""
+    values = [(name, setting, _value(settings, name)) for name, setting in DEFINITIONS.items()]
+    for storage, given in settings.storages.items():
+        values += [(f"storages.{storage}.{name}", setting, getattr(given, name))
+                   for name, setting in STORAGE_DEFINITIONS.items()]
+    return [(name, _shown(setting, value), _default_text(setting).replace("`", ""), setting.doc.replace("`", ""))
+            for name, setting, value in values]
+
+
+def _value(settings: Any, name: str) -> Any:
+    for part in name.split("."):
+        settings = getattr(settings, part)
+    return settings
+
+
+def _shown(setting: Definition, value: Any) -> str | None:
+    """A value as the settings file would have it."""
+    if value is None:
+        return None
+    if setting.secret or "@" in str(value):  # an address with a password in it
+        return MASK
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _default_text(setting: Definition) -> str:
     if setting.shown is not None:
         return setting.shown

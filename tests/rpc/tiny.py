@@ -39,12 +39,16 @@ class TinyExecutor:
     def __init__(self) -> None:
         self.stored: list[str] = []
         self.ran: list[str] = []
+        self.opened: list[int] = []
         self.closed: list[int] = []
         self.interrupted = 0
         self.waiting = 0
         self.streams_open = 0
         self.streamed = 0
         self.release = asyncio.Event()
+
+    def open(self, session: ClientSession) -> None:
+        self.opened.append(session.id)
 
     def prepare(self, session: ClientSession, sql: str, param_types: Sequence[int]) -> Prepared:
         word, _, rest = sql.strip().partition(" ")

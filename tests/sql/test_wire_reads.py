@@ -8,7 +8,7 @@ import pytest
 
 from support.server import KalamServer
 
-from .client import Client, Wire, batch
+from .client import Client, Failed, Wire, batch
 
 
 @pytest.fixture
@@ -252,3 +252,31 @@ def test_the_log_stays_clean(server: KalamServer, wire: Wire, numbers: str) -> N
     wire.fails("22P02", "SELECT 'x'::int", exec=True)
     wire.fails("42601", "SELEC")
     assert "Traceback" not in server.log_since(before)
+
+
+# ---------- the namespace system ----------
+def test_a_system_table_is_read_as_any_other(wire: Wire, numbers: str, ns: str) -> None:
+    """What pg_kalam sends for a foreign table over one; its `_seq` is NULL."""
+    found = wire('SELECT "name", "key", "_seq" FROM "system"."columns" '
+                 'WHERE (("namespace" = $1) AND ("position" > $2))', ("text", ns), ("int4", "1"))
+    assert (found.rows, found.types, found.tag) == (
+        [("v", None, None), ("s", None, None)], ["text", "int4", "int8"], "SELECT 2")
+    assert wire('SELECT NULL FROM "system"."columns" WHERE ("namespace" = $1)', ("text", ns)).rows == [(None,)] * 3
+
+
+def test_chunks_of_a_system_table(wire: Wire) -> None:
+    first = wire('SELECT "name" FROM "system"."columns" WHERE ("namespace" = $1)', ("text", "system"), fetch=10)
+    assert (len(first.rows), first.cursor is not None) == (10, True)
+    found = wire.all('SELECT "name" FROM "system"."columns" WHERE ("namespace" = $1)', ("text", "system"), fetch=10)
+    assert len(found) > 50
+
+
+@pytest.mark.parametrize("statement", [
+    'INSERT INTO "system"."jobs" ("kind") VALUES ($1)', 'INSERT INTO "system"."jobs" ("kind") FROM ARROW $1',
+    'UPDATE "system"."jobs" SET ("kind") FROM ARROW $1 KEY ("id")',
+    'DELETE FROM "system"."jobs" FROM ARROW $1 KEY ("kind")',
+])
+def test_a_system_table_is_not_written(wire: Wire, statement: str) -> None:
+    value = batch(kind=("text", ["x"]), id=("int8", [1])) if "ARROW" in statement else ("text", "x")
+    with pytest.raises(Failed, match='42501 permission denied: "jobs" is a system catalog'):
+        wire(statement, value)

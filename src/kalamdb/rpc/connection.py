@@ -197,15 +197,18 @@ class Connection(asyncio.Protocol):
                 if isinstance(outcome, Awaitable):
                     await outcome
         except KalamError as error:
+            executor.close(client)
             self._refuse(error)
         except Exception:
             log.exception("opening a session failed")
+            executor.close(client)
             self._refuse(KalamError("XX000", "internal error", hint="see the server's log"))
         else:
             self._open_session(client)
 
     def _open_session(self, client: ClientSession) -> None:
         self.write(self._greeting(client))
+        self._listener.executor.open(client)
         self.session = Session(
             self, self._decoder, self._listener.executor, client,
             idle_in_transaction_ms=self._listener.settings.idle_in_transaction_timeout,

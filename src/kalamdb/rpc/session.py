@@ -170,6 +170,7 @@ class Session:
         """Wait for ``work``; what it gives goes to ``then``."""
         self._then = then
         self._work = task = asyncio.ensure_future(work)
+        self.client.active = True
         task.add_done_callback(self._finished)
         if "statement_timeout" in self.client.settings:
             limit = _seconds(self.client.settings["statement_timeout"])
@@ -181,6 +182,7 @@ class Session:
 
     def _finished(self, task: asyncio.Future[Any]) -> None:
         self._work = None
+        self.client.active = False
         error, self._cancel_error = self._cancel_error, None
         if self._deadline is not None:
             self._deadline.cancel()

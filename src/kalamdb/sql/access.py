@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from kalamdb.api import Account, ClientSession, Context, Role
 from kalamdb.errors import KalamError
+from kalamdb.sql import system
 from kalamdb.sql.statements import Name
 from kalamdb.txn.api import CatalogView, TableDef
 
@@ -32,7 +33,8 @@ def undefined_table(name: Name, position: int | None = None) -> KalamError:
 
 def find_table(catalog: CatalogView, name: Name, path: Sequence[str]) -> TableDef | None:
     for namespace in (name.namespace,) if name.namespace is not None else path:
-        table = catalog.table(namespace, name.table)
+        own = namespace == system.NAMESPACE
+        table = system.TABLES.get(name.table) if own else catalog.table(namespace, name.table)
         if table is not None:
             return table
     return None
@@ -42,6 +44,13 @@ def resolve(catalog: CatalogView, name: Name, path: Sequence[str], position: int
     table = find_table(catalog, name, path)
     if table is None:
         raise undefined_table(name, position)
+    return table
+
+
+def resolve_target(catalog: CatalogView, name: Name, path: Sequence[str], position: int | None = None) -> TableDef:
+    """The table of a writing statement."""
+    table = resolve(catalog, name, path, position)
+    system.check_writable(table)
     return table
 
 
@@ -63,9 +72,23 @@ def _denied(table: TableDef) -> KalamError:
                       schema=table.namespace, table=table.name)
 
 
+def _read_role(table: TableDef) -> Role:
+    """The least role that reads a shared table."""
+    return _READ_LEVELS.get(table.options.get("access_level", "private"), Role.DBA)
+
+
+def may_read(account: Account, table: TableDef) -> bool:
+    """May the account read the table at all? Of user and stream tables, everybody has rows of its own."""
+    return table.kind != "shared" or account.role >= _read_role(table)
+
+
+def sees_all(account: Account) -> bool:
+    """Does the account see what others do (sessions, transactions, locks), or only its own?"""
+    return account.role >= Role.SERVICE
+
+
 def _check_shared(account: Account, table: TableDef, *, write: bool) -> None:
-    level = table.options.get("access_level", "private")
-    needed = _READ_LEVELS.get(level, Role.DBA)
+    needed = _read_role(table)
     if write:
         needed = max(needed, Role.SERVICE)
     if account.role < needed:

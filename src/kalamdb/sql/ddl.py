@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from kalamdb import types
 from kalamdb.api import Result, Role
 from kalamdb.errors import KalamError
-from kalamdb.sql import access, checks
+from kalamdb.sql import access, checks, system
 from kalamdb.sql.coerce import default_of
 from kalamdb.sql.lexer import quote
 from kalamdb.sql.run import Run
@@ -64,6 +64,7 @@ async def _namespace_for(name: Name, run: Run) -> str:
     known = run.transaction.catalog.namespaces()
     candidates = (name.namespace,) if name.namespace is not None else run.path
     for candidate in candidates:
+        system.check_creatable(candidate, name.table)
         if candidate in known:
             return candidate
         if candidate == "public":
@@ -214,6 +215,8 @@ async def drop_table(statement: DropTable, run: Run) -> Result:
     found: list[TableDef] = []
     for name in statement.names:
         table = access.find_table(run.transaction.catalog, name, run.path)
+        if table is not None:
+            system.check_writable(table)
         if table is None:
             if not statement.if_exists:
                 raise KalamError("42P01", f'table "{name}" does not exist')

@@ -8,12 +8,14 @@ cancellation becomes 57014. An error leaves a transaction block failed, and noth
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from kalamdb.api import CONTEXT_OID, ClientSession, Context, Prepared, Result, Role
 from kalamdb.errors import KalamError
+from kalamdb.settings import Settings
 from kalamdb.sql import access, ddl, transaction
 from kalamdb.sql.checks import check_row
 from kalamdb.sql.coerce import Snowflakes
@@ -74,6 +76,11 @@ class SqlExecutor:
         self._entries: OrderedDict[tuple[str, tuple[int, ...]], Entry] = OrderedDict()
         self._prepared: OrderedDict[tuple[str, tuple[int, ...], access.SearchPath | None], Prepared] = OrderedDict()
         self._states: dict[int, SessionState] = {}
+        self.sessions: dict[int, ClientSession] = {}
+        self.settings = settings if isinstance(settings, Settings) else Settings()
+
+    def open(self, session: ClientSession) -> None:
+        self._state(session)
 
     # ---------- preparing ----------
     def prepare(self, session: ClientSession, sql: str, param_types: Sequence[int]) -> Prepared:
@@ -145,6 +152,7 @@ class SqlExecutor:
     ) -> Result | Awaitable[Result]:
         entry: Entry = prepared.plan
         state = self._state(session)
+        session.statement_ns = time.time_ns()
         if context is not None and context.close:
             for name in context.close:
                 close_cursor(session, name, missing_ok=True)
@@ -171,6 +179,7 @@ class SqlExecutor:
         state = self._states.get(session.id)
         if state is None:
             state = self._states[session.id] = SessionState()
+            self.sessions[session.id] = session
         return state
 
     def _open(self, session: ClientSession, state: SessionState, context: Context | None) -> Run:
@@ -192,8 +201,9 @@ class SqlExecutor:
                 current.snapshot(number)
             if context.snap:
                 current.snapshot(context.snap)  # before the statement writes, and also if it does not read
+        session.tenant = access.tenant_of(session, context)
         return Run(
-            self, session, state, context, current, own, access.tenant_of(session, context),
+            self, session, state, context, current, own, session.tenant,
             access.search_path(session, context),
         )
 
@@ -310,6 +320,7 @@ class SqlExecutor:
         close_cursors(session)
         transaction.rollback(session, self._state(session))
         self._states.pop(session.id, None)
+        self.sessions.pop(session.id, None)
 
     def shutdown(self) -> None:
         """Stop the threads and the query engine. Sessions have been closed before."""

@@ -137,7 +137,7 @@ def _plan_arrow(write: ArrowWrite, catalog: CatalogView, path: Path, params: Par
     if params.oid(write.param) != ARROW_OID:
         number = write.param + 1
         raise KalamError("42804", f"parameter ${number} of FROM ARROW must be of type {ARROW_OID} (kalam_arrow)")
-    table = access.resolve(catalog, write.table, path)
+    table = access.resolve_target(catalog, write.table, path)
     if write.verb == "insert":
         return plan_arrow_insert(write, table, params)
     return plan_arrow_change(write, table, params)
@@ -177,7 +177,7 @@ class _Planning:
         table = node.this if isinstance(node, exp.Schema) else node
         if not isinstance(table, exp.Table):
             raise KalamError("0A000", "this form of target is not supported")
-        return table, access.resolve(self.catalog, table_name(table), self.path, position_of(table))
+        return table, access.resolve_target(self.catalog, table_name(table), self.path, position_of(table))
 
     def returning(self, tree: exp.Expression, target: exp.Table, table: TableDef) -> Returning | None:
         alias = next(iter(qualifiers(target, table)))

@@ -17,7 +17,7 @@ from kalamdb import types
 from kalamdb.api import Column, Result, Row
 from kalamdb.errors import KalamError
 from kalamdb.order import part_encoder
-from kalamdb.sql import access
+from kalamdb.sql import access, activity
 from kalamdb.sql.bind import Binder, NotSimple, Params, identifier, parameter_index
 from kalamdb.sql.cursors import ListSource, Source, ThreadSource
 from kalamdb.sql.predicate import (
@@ -32,6 +32,7 @@ from kalamdb.sql.predicate import (
 )
 from kalamdb.sql.run import Run, answer
 from kalamdb.sql.statements import Name
+from kalamdb.sql.system import is_system
 from kalamdb.txn.api import Key, Scan, TableDef
 
 LockWait = Literal["wait", "nowait", "skip"]
@@ -173,6 +174,8 @@ class ReadPlan:
         scan = self.filter.scan(self.table, tenant, self.positions or (SEQ,), run.params, limit=limit)
         if scan is None or limit == 0:
             return ListSource([])
+        if is_system(self.table):
+            return ListSource(system_rows(run, self.table, self.filter, self.positions)[:limit])
         cursor = run.transaction.scan(run.snapshot, scan)
         if self.positions:
             return ThreadSource.of_scan(run.workers, run.session, cursor)
@@ -225,6 +228,12 @@ class LockSource:
 
     def close(self) -> None:
         self._inner.close()
+
+
+def system_rows(run: Run, table: TableDef, condition: Filter, positions: Sequence[int]) -> list[Row]:
+    """Rows of a table of the namespace system, as a scan gives them. Computed now, in the event loop."""
+    pick = picker(positions)
+    return [pick(row) for row in activity.rows(run, table) if condition.matches(row, run.params)]
 
 
 # ---------- planning ----------
@@ -323,5 +332,7 @@ def plan_read(tree: exp.Select, name: Name, table: TableDef, params: Params) -> 
     where = tree.args.get("where")
     condition = None if where is None else binder.condition(where.this)
     lock = lock_of(tree)
+    if lock is not None and is_system(table):
+        raise KalamError("42809", f'cannot lock rows in system table "{table.name}"')
     return ReadPlan(name, table, positions, columns, Filter.of(table, condition), params, lock, _limit(tree, params),
                     picker(positions), writes=lock is not None)

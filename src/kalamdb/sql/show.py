@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from kalamdb import types
 from kalamdb.api import Column, Result, Row
 from kalamdb.errors import KalamError
-from kalamdb.sql import access
+from kalamdb.sql import access, system
 from kalamdb.sql.capabilities import capabilities
 from kalamdb.sql.run import Run
 from kalamdb.sql.settings import all_settings, show_setting
 from kalamdb.sql.statements import Describe, Show, ShowOutcome, ShowTable, Statement
-from kalamdb.txn.api import TableDef
+from kalamdb.txn.api import CatalogView, TableDef
 
 
 def columns_of(*names: str) -> tuple[Column, ...]:
@@ -66,11 +66,22 @@ def _setting_columns(name: str) -> tuple[Column, ...]:
     return shape
 
 
+def _tables(namespace: str | None, catalog: CatalogView) -> list[TableDef]:
+    """Those of one namespace, or all but the system's."""
+    if namespace == system.NAMESPACE:
+        return list(system.TABLES.values())
+    if namespace is not None and namespace not in catalog.namespaces():
+        raise KalamError("3F000", f'schema "{namespace}" does not exist')
+    return catalog.tables(namespace)
+
+
 def _described(table: TableDef) -> list[Row]:
     rows: list[Row] = []
     for place, column in enumerate(table.columns):
         key = table.key.index(place) + 1 if place in table.key else None
         rows.append((column.name, column.declared, int(column.not_null), column.default, key, 0))
+    if system.is_system(table):
+        return rows
     rows.append(("_seq", "bigint", 0, None, None, 1))
     if table.kind != "shared":
         rows.append(("_userid", "text", 0, None, None, 1))
@@ -79,6 +90,8 @@ def _described(table: TableDef) -> list[Row]:
 
 def _table_options(table: TableDef) -> list[Row]:
     options = {"type": table.kind, **dict(table.options), "key_constraint": table.key_constraint}
+    if not table.key_constraint:  # a system table
+        del options["key_constraint"]
     if table.kind == "shared":
         options.setdefault("access_level", "private")
     if table.owner is not None:
@@ -107,9 +120,7 @@ def show(statement: Statement, run: Run) -> Result:
         case Show(what="namespaces" | "schemas"):
             rows = [(name,) for name in sorted(catalog.namespaces())]
         case Show(what="tables"):
-            if statement.namespace is not None and statement.namespace not in catalog.namespaces():
-                raise KalamError("3F000", f'schema "{statement.namespace}" does not exist')
-            found = sorted(catalog.tables(statement.namespace), key=lambda table: (table.namespace, table.name))
+            found = sorted(_tables(statement.namespace, catalog), key=lambda table: (table.namespace, table.name))
             rows = [(table.namespace, table.name, table.kind, table.owner) for table in found]
         case Show(what="all"):
             rows = all_settings(run.session)

@@ -209,6 +209,35 @@ class StorageInfo(Protocol):
         """For people; without credentials."""
 
 
+@dataclass(frozen=True, slots=True)
+class TransactionInfo:
+    """An open transaction, as ``system.transactions`` shows it."""
+
+    id: str
+    session: ClientSession | None
+    isolation: Isolation
+    read_only: bool
+    status: str  # active, failed, committing
+    started_ns: int  # Unix time
+    rows_written: int
+    level: int
+    waiting: bool  # for a lock
+
+
+@dataclass(frozen=True, slots=True)
+class LockInfo:
+    """A lock held or waited for. On a row; on a table or a name, ``key`` is None."""
+
+    transaction: str
+    session: ClientSession | None
+    namespace: str | None
+    table: str | None
+    tenant: str | None
+    key: str | None
+    mode: str  # share, exclusive
+    granted: bool
+
+
 class Engine(Protocol):
     """Made by ``await kalamdb.txn.engine.open_engine(data_dir: Path, *, node_id: int | None, lock_timeout_ms: int,
     drop_grace_hours: float, storages: Mapping[str, Storage] | None)``; node_id None: drawn once, kept in the data
@@ -231,6 +260,12 @@ class Engine(Protocol):
 
     def storages(self) -> Sequence[StorageInfo]:
         """All that are configured; the first is ``local``."""
+
+    def transactions(self, account: str | None = None) -> Iterable[TransactionInfo]:
+        """Open transactions of one account's sessions, or all."""
+
+    def held_locks(self, account: str | None = None) -> Iterable[LockInfo]:
+        """Locks that one account's transactions, or all, hold or wait for."""
 
     async def close(self) -> None:
         """Wait for commits under way, checkpoint, close the files."""

@@ -13,7 +13,7 @@ import random
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,8 @@ from kalamdb.errors import KalamError
 from kalamdb.store.hot import HotSnapshot, Layouts, LiveReader, ReaderPool, apply_rows, extend_log, open_connection
 from kalamdb.store.storage import LOCAL, Storage, open_storages
 from kalamdb.store.writer import Settled, Writer, outcome, storage_error
-from kalamdb.txn.api import Isolation, TableDef
+from kalamdb.txn import activity
+from kalamdb.txn.api import Isolation, LockInfo, TableDef, TransactionInfo
 from kalamdb.txn.clock import Clock, now_ms, seq_at
 from kalamdb.txn.locks import LockTable
 from kalamdb.txn.overlay import TableOverlay
@@ -61,7 +62,8 @@ class StoreEngine:
         self._row_numbers = Clock(last_seq)
         self._readers = ReaderPool(path)
         self._writer = Writer(connection, asyncio.get_running_loop(), self._keep_clock)
-        self._active: dict[str, StoreTransaction] = {}
+        self._active: dict[str, StoreTransaction] = {}  # those that the client named
+        self._open: set[StoreTransaction] = set()
         self._ended: OrderedDict[str, Outcome] = OrderedDict()
         self._storages = storages
         self._drop_grace_ms = int(drop_grace_hours * 3_600_000)
@@ -74,21 +76,30 @@ class StoreEngine:
         txn_id: str | None = None, lock_timeout_ms: int = 0,
     ) -> StoreTransaction:
         named = txn_id is not None
-        transaction = StoreTransaction(self, txn_id or _new_id(), isolation, read_only, lock_timeout_ms, named=named)
+        transaction = StoreTransaction(self, txn_id or _new_id(), isolation, read_only, lock_timeout_ms, named=named,
+                                       session=session)
         if named:
             if transaction.id in self._active:
                 raise KalamError("25001", f'transaction "{txn_id}" is open in another session')
             self._active[transaction.id] = transaction
+        self._open.add(transaction)
         return transaction
 
     def ended(self, transaction: StoreTransaction, *, committed: bool) -> None:
         """A transaction is over; called by it, once."""
+        self._open.discard(transaction)
         if not transaction.named:
             return
         self._active.pop(transaction.id, None)
         self._ended[transaction.id] = "committed" if committed else "aborted"
         if len(self._ended) > ENDED_KEPT:
             self._ended.popitem(last=False)
+
+    def transactions(self, account: str | None = None) -> list[TransactionInfo]:
+        return [activity.describe(each) for each in self._open if activity.belongs(each, account)]
+
+    def held_locks(self, account: str | None = None) -> Iterator[LockInfo]:
+        return activity.locks(self, account)
 
     def outcome(self, txn_id: str) -> Outcome:
         """What became of a transaction that the client named; asked after the answer to its COMMIT was lost.

@@ -120,6 +120,15 @@ class LockTable:
                 found.append((key, held, False))
         return found
 
+    def entries(self) -> list[tuple[LockKey, Owner, bool, bool]]:
+        """(key, owner, shared, granted) of every lock held or waited for."""
+        found = [(key, owner, shared, True) for key, owner, shared in self.holders()]
+        for key, held in self._held.items():
+            if isinstance(held, Shared):
+                found += [(key, waiter.owner, waiter.share, False) for waiter in held.queue
+                          if not waiter.future.done()]
+        return found
+
     # ---------- the queue ----------
     def _give_up(self, waiter: Waiter) -> None:
         held = self._held.get(waiter.key)

@@ -8,11 +8,12 @@ is 40001. Uniqueness of keys is decided under the key's lock against own writes 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from kalamdb import types
-from kalamdb.api import Row
+from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import CatalogChanges, View
 from kalamdb.errors import KalamError
 from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
@@ -43,8 +44,10 @@ class StoreTransaction:
     """``kalamdb.txn.api.Transaction``."""
 
     def __init__(self, engine: StoreEngine, txn_id: str, isolation: Isolation, read_only: bool, lock_timeout_ms: int,
-                 *, named: bool) -> None:
+                 *, named: bool, session: ClientSession | None = None) -> None:
         self.id = txn_id
+        self.session = session
+        self.started_ns = time.time_ns()
         self.named = named  # by the client, who may ask for the outcome
         self.isolation = isolation
         self.read_only = read_only
@@ -63,6 +66,10 @@ class StoreTransaction:
     @property
     def level(self) -> int:
         return self._overlay.level
+
+    @property
+    def rows_written(self) -> int:
+        return sum(len(overlay.rows) for overlay in self._overlay.tables.values())
 
     # ---------- snapshots ----------
     def snapshot(self, number: int = 0) -> TxnSnapshot:
