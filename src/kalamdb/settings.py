@@ -227,9 +227,10 @@ class Settings:
     lock_timeout: int = _setting(
         60_000, _integer(1, 86_400_000), "Milliseconds a statement waits for a row lock before 55P03."
     )
-    idle_in_transaction_timeout: int = _setting(
+    idle_in_transaction_session_timeout: int = _setting(
         0, _integer(0, 86_400_000),
-        "Milliseconds a transaction may sit without a statement before 25P03 ends its session; 0: for ever.",
+        "Milliseconds a transaction may sit without a statement before 25P03 ends its session; 0: for ever. What a "
+        "session sets under this name goes before.",
     )
     shutdown_timeout: float = _setting(
         30.0, _number(0, 3600), "Seconds running statements are given to end after SIGTERM."

@@ -82,7 +82,13 @@ class Connection(asyncio.Protocol):
             self.settled()
 
     def eof_received(self) -> bool:
-        return False  # a client that sends no more is gone
+        """A client that sends no more is gone, though it may not have read everything yet."""
+        if self._closing:
+            return False
+        if self.session is not None:
+            self.session.lost()
+        self.close()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
@@ -211,7 +217,7 @@ class Connection(asyncio.Protocol):
         self._listener.executor.open(client)
         self.session = Session(
             self, self._decoder, self._listener.executor, client,
-            idle_in_transaction_ms=self._listener.settings.idle_in_transaction_timeout,
+            idle_in_transaction_ms=self._listener.settings.idle_in_transaction_session_timeout,
         )
         self.session.advance()
 

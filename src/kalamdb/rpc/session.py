@@ -31,8 +31,9 @@ _TURN: Final = 256
 _DEALLOCATE = re.compile(r'\s*DEALLOCATE\s+(?:PREPARE\s+)?(?:"((?:[^"]|"")*)"|([\w$]+))\s*;?\s*', re.IGNORECASE)
 #: How a statement may begin that is empty or a DEALLOCATE; looking at one character keeps it cheap for the others.
 _UNCOMMON = frozenset(["", " ", "\t", "\r", "\n", ";", "D", "d"])
-_DURATION = re.compile(r"(\d{1,12})\s*(ms|s|min|h)?")
-_UNITS = {None: 0.001, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d{1,12})\s*(ms|s|min|h|d)?")
+_UNITS = {None: 0.001, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+_IDLE_SETTING: Final = "idle_in_transaction_session_timeout"
 #: Tags after which a reported setting may have another value.
 _SETTING_TAGS = frozenset({"SET", "RESET", "DISCARD ALL", "ROLLBACK", "COMMIT"})
 #: Settings a client is told about, and what they are until something sets them.
@@ -114,7 +115,7 @@ class Session:
         self._work.cancel()
 
     def lost(self) -> None:
-        """The connection is gone: stop what runs, then free everything."""
+        """The client is gone: stop what runs, then free everything. Once is enough, more does no harm."""
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
@@ -229,6 +230,7 @@ class Session:
         self._out.append(wire.error_response(error))
         self._flush()
         self._link.close(linger=isinstance(error, wire.WireError))
+        self._release()  # what it holds is free before the client has read its farewell
 
     def _release(self) -> None:
         if self.released.done():
@@ -250,18 +252,21 @@ class Session:
 
     def _rest(self) -> None:
         """Nothing to do until the client says more."""
-        if not self._ready_sent or self._decoder.buffered:
+        if not self._ready_sent:
             return
         if self._farewell is not None:
-            self._end(self._farewell)
-        elif self._idle_limit and self.client.status != "I":
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._idle_limit, self._idle_too_long)
+            if not self._decoder.buffered:
+                self._end(self._farewell)
+        elif self.client.status != "I":
+            given = self.client.settings.get(_IDLE_SETTING)
+            limit = self._idle_limit if given is None else _seconds(given)
+            if limit:  # also while half a message is there: the rest may never come
+                self._timer = asyncio.get_running_loop().call_later(limit, self._idle_too_long)
 
     def _idle_too_long(self) -> None:
         self._end(KalamError(
             "25P03", "terminating connection due to idle-in-transaction timeout",
-            hint='the server\'s setting is "idle_in_transaction_timeout"', severity="FATAL",
+            hint=f'the limit is "{_IDLE_SETTING}", of the session or the server', severity="FATAL",
         ))
 
     def _ready(self) -> None:
@@ -551,6 +556,7 @@ class Session:
         self._ended = True
         self._flush()
         self._link.close()
+        self._release()
 
     def _on_copy_input(self, _: wire.CopyInput) -> None:
         """What is still under way when COPY was refused."""

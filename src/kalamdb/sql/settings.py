@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from kalamdb.api import ClientSession, Result, Row
 from kalamdb.errors import KalamError
+from kalamdb.settings import Settings
 from kalamdb.sql.access import TENANT_SETTING, check_tenant
 from kalamdb.sql.lexer import quote
 from kalamdb.sql.statements import ResetSettings, SetSetting
@@ -167,7 +168,7 @@ def reset_settings(session: ClientSession, statement: ResetSettings) -> Result:
     return Result("DISCARD ALL" if statement.discard else "RESET")
 
 
-def show_setting(session: ClientSession, name: str, transaction: Transaction) -> str:
+def show_setting(session: ClientSession, name: str, transaction: Transaction, server: Settings) -> str:
     lowered = name.lower()
     if lowered == "transaction_isolation":
         return transaction.isolation
@@ -181,11 +182,17 @@ def show_setting(session: ClientSession, name: str, transaction: Transaction) ->
         return stored
     if known is None:
         raise KalamError("42704", f'unrecognized configuration parameter "{name}"')
+    return _default(known, server)
+
+
+def _default(known: Known, server: Settings) -> str:
+    if known.name == "idle_in_transaction_session_timeout" and server.idle_in_transaction_session_timeout:
+        return f"{server.idle_in_transaction_session_timeout}ms"
     return known.default
 
 
-def all_settings(session: ClientSession) -> list[Row]:
-    values = {known.name: session.settings.get(known.name, known.default) for known in _KNOWN.values()}
+def all_settings(session: ClientSession, server: Settings) -> list[Row]:
+    values = {known.name: session.settings.get(known.name, _default(known, server)) for known in _KNOWN.values()}
     values.update({name: value for name, value in session.settings.items() if name not in values})
     values.update(_FIXED)
     return sorted(values.items())

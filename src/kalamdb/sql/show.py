@@ -123,9 +123,9 @@ def show(statement: Statement, run: Run) -> Result:
             found = sorted(_tables(statement.namespace, catalog), key=lambda table: (table.namespace, table.name))
             rows = [(table.namespace, table.name, table.kind, table.owner) for table in found]
         case Show(what="all"):
-            rows = all_settings(run.session)
+            rows = all_settings(run.session, run.executor.settings)
         case Show():
-            rows = [(show_setting(run.session, statement.what, run.transaction),)]
+            rows = [(show_setting(run.session, statement.what, run.transaction, run.executor.settings),)]
         case _:
             raise AssertionError(statement)
     return Result("SHOW" if not isinstance(statement, Describe) else "DESCRIBE", columns=columns, rows=rows)
