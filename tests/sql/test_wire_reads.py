@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from psycopg import pq
 
 from support.server import KalamServer
 
@@ -280,3 +281,18 @@ def test_a_system_table_is_not_written(wire: Wire, statement: str) -> None:
     value = batch(kind=("text", ["x"]), id=("int8", [1])) if "ARROW" in statement else ("text", "x")
     with pytest.raises(Failed, match='42501 permission denied: "jobs" is a system catalog'):
         wire(statement, value)
+
+
+# ---------- isolation ----------
+def test_serializable_says_once_what_it_is(wire: Wire, numbers: str) -> None:
+    heard: list[str] = []
+    wire.conn.notice_handler = lambda result: heard.append(
+        (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode())
+    for number, isolation in enumerate(("repeatable read", "serializable", "serializable")):
+        block = {"id": f"{number:032x}", "iso": isolation}
+        for _ in range(2):
+            wire(f'SELECT "s" FROM {numbers} WHERE ("id" = $1)', ("int8", "7"), txn=block)
+        wire("SELECT 1", txn=block, exec=True)
+        wire("COMMIT", txn=block)
+    assert len(heard) == 1
+    assert "snapshot isolation" in heard[0]

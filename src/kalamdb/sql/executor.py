@@ -170,9 +170,9 @@ class SqlExecutor:
                 if not run.wrote:
                     if not run.handed:
                         run.transaction.rollback()
-                    return exec_answer(outcome) if run.exec else outcome
+                    return _answer(run, outcome)
             elif not (context is not None and context.commit):
-                return exec_answer(outcome) if run.exec else outcome
+                return _answer(run, outcome)
         return self._finish(run, outcome)
 
     def _state(self, session: ClientSession) -> SessionState:
@@ -285,7 +285,7 @@ class SqlExecutor:
         except BaseException:
             self._abort(run)
             raise
-        return exec_answer(result) if run.exec else result
+        return _answer(run, result)
 
     def _abort(self, run: Run) -> None:
         if run.own:
@@ -326,6 +326,16 @@ class SqlExecutor:
         """Stop the threads and the query engine. Sessions have been closed before."""
         self.workers.close()
         self.queries.close()
+
+
+def _answer(run: Run, result: Result) -> Result:
+    """A result as the client gets it."""
+    answer = exec_answer(result) if run.exec else result
+    if not run.own:
+        notices = transaction.isolation_notices(run.state, run.transaction.isolation)
+        if notices:
+            answer.notices = (*notices, *answer.notices)
+    return answer
 
 
 def lock_timeout_of(session: ClientSession) -> int:

@@ -43,6 +43,7 @@ class SessionState:
     used: bool = False  # has a statement run in the transaction?
     now: int = 0  # now() of the transaction block, once asked for
     scans: int = 0  # cursors named so far
+    told: bool = False  # what SERIALIZABLE means
 
 
 _DURATION = re.compile(r"(\d+)\s*(ms|s|min|h|d)?")
@@ -68,6 +69,15 @@ def default_isolation(session: ClientSession, state: SessionState) -> Isolation:
     if setting == "repeatable read":
         return "repeatable read"
     return "serializable" if setting == "serializable" else "read committed"
+
+
+def isolation_notices(state: SessionState, isolation: Isolation) -> tuple[str, ...]:
+    """What a session is to hear when it opens a transaction: once, that SERIALIZABLE is less than its name says."""
+    if isolation != "serializable" or state.told:
+        return ()
+    state.told = True
+    return ("isolation level serializable is snapshot isolation on this server, as repeatable read: "
+            "write skew is possible",)
 
 
 def check_usable(transaction: Transaction) -> None:
@@ -163,7 +173,7 @@ def begin(engine: Engine, session: ClientSession, state: SessionState, statement
         session, isolation=isolation, read_only=read_only, lock_timeout_ms=lock_timeout
     )
     state.settings_before = dict(session.settings)
-    return Result(tag)
+    return Result(tag, notices=isolation_notices(state, isolation))
 
 
 def _level(state: SessionState, name: str) -> int:
@@ -231,7 +241,7 @@ def _set_transaction(engine: Engine, session: ClientSession, state: SessionState
         session.transaction = engine.begin(
             session, isolation=isolation, read_only=read_only, lock_timeout_ms=lock_timeout
         )
-    return Result("SET")
+    return Result("SET", notices=isolation_notices(state, isolation))
 
 
 def control(engine: Engine, session: ClientSession, state: SessionState, statement: Statement,
