@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -210,7 +211,7 @@ from kalamdb.store.storage import LocalStorage
 storage = LocalStorage("local", Path(sys.argv[1]))
 for number in range(10**9):
     source = storage.scratch()
-    source.write_bytes(b"whole" * 50_000)
+    source.write_bytes(b"whole" * 4_000_000)
     storage.put(f"seg/{number}", source)
     print(number, flush=True)
 """
@@ -221,11 +222,18 @@ def test_kill_during_put_leaves_whole_files_only(tmp_path: Path) -> None:
     for _ in range(5):
         with subprocess.Popen([sys.executable, "-c", _PUT_FOREVER, str(directory)], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            last = [int(process.stdout.readline()) for _ in range(3)][-1]
+            last = int(process.stdout.readline())
+            seen = set(os.listdir(directory / "seg"))
+            # At the very moment when a name appears the file must be whole.
+            deadline = time.monotonic() + 20
+            while set(os.listdir(directory / "seg")) == seen:
+                assert time.monotonic() < deadline
             process.send_signal(signal.SIGKILL)
             process.wait()
         storage = LocalStorage("local", directory)
         names = storage.names("")
         assert f"seg/{last}" in names
-        assert all(storage.fetch(name).stat().st_size == 250_000 for name in names)
+        assert all(storage.fetch(name).stat().st_size == 20_000_000 for name in names)
         assert list((directory / ".unfinished").iterdir()) == []
+        for name in names:
+            storage.delete(name)
