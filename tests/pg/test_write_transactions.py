@@ -319,3 +319,15 @@ def test_fifty_increments_from_five_sessions(pair: Pair) -> None:
     others = [Background(pair, work) for _ in range(5)]
     assert [other.wait().sqlstate for other in others] == [None] * 5
     assert pair.kalam.run("SELECT n FROM items").rows == [(50,)]
+
+
+def test_serializable_says_once_that_it_is_snapshot_isolation(pair: Pair) -> None:
+    heard: list[str] = []
+    pair.kalam.conn.add_notice_handler(lambda diag: heard.append(diag.message_primary or ""))
+    for _ in range(2):
+        pair.kalam.conn.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
+        pair.kalam.conn.execute("INSERT INTO items VALUES (1, 1, 'a')")
+        pair.kalam.conn.execute("SELECT count(*) FROM items")
+        pair.kalam.conn.execute("ROLLBACK")
+    assert len(heard) == 1
+    assert "snapshot isolation" in heard[0]
