@@ -36,6 +36,14 @@ def test_a_table_names_its_storage(server: KalamServer) -> None:
     assert "geheim" not in server.log_since(0)
 
 
+def test_they_are_listed_without_credentials(server: KalamServer) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        found = conn.execute("SELECT id, kind, location FROM system.storages ORDER BY id").fetchall()
+    assert found == [
+        ("cold", "s3", "s3://history at http://127.0.0.1:1"), ("local", "local", str(server.data / "segments")),
+    ]
+
+
 @pytest.mark.parametrize("name", ["colder", "COLD", "", "cold "])
 def test_a_storage_that_is_not_configured(server: KalamServer, name: str) -> None:
     with pytest.raises(psycopg.Error) as caught:
