@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 
+from kalamdb.api import Account, Role
+from kalamdb.sql import activity, system
 from support.ports import wait_until
 from support.server import KalamServer
 
@@ -235,6 +240,56 @@ def test_a_service_sees_all_and_acting_for_a_user_changes_nothing(server: KalamS
         assert rows(robot, query) == [("bob",)]
         assert rows(robot, f"EXECUTE AS USER 'alice' ({query})") == [("bob",)]
         assert rows(robot, "SELECT count(*) FROM system.locks WHERE session = %s", (pid(bob),)) == [(2,)]
+
+
+# ---------- what the engine lists ----------
+@dataclass
+class Job:
+    id: int = 1
+    kind: str = "flush"
+    namespace: str = "app"
+    table: str = "t"
+    status: str = "running"
+    progress: float = 0.25
+    rows: int = 1000
+    detail: str | None = None
+    started_at: datetime | int = datetime(2000, 1, 2, tzinfo=UTC)
+    ended_at: datetime | None = None
+    secret: str = "not a column"
+
+
+def run_for(role: Role, **methods: Any) -> Any:
+    """As much of a Run as a provider looks at."""
+    return SimpleNamespace(engine=SimpleNamespace(**methods), session=SimpleNamespace(account=Account("x", role)))
+
+
+def test_jobs_become_rows() -> None:
+    jobs = [Job(), Job(2, status="done", started_at=5)]
+    found = list(activity.rows(run_for(Role.SERVICE, jobs=lambda: jobs), system.TABLES["jobs"]))
+    assert found == [(1, "flush", "app", "t", "running", 0.25, 1000, None, 86_400_000_000, None, None, None),
+                     (2, "flush", "app", "t", "done", 0.25, 1000, None, 5, None, None, None)]
+
+
+def test_jobs_of_an_engine_without_any_or_for_a_user() -> None:
+    assert list(activity.rows(run_for(Role.SERVICE), system.TABLES["segments"])) == []
+    assert list(activity.rows(run_for(Role.USER, jobs=lambda: [Job()]), system.TABLES["jobs"])) == []
+
+
+def test_a_look_at_many_locks_can_be_cancelled_and_holds_nobody_up(
+    server: KalamServer, conn: psycopg.Connection
+) -> None:
+    with connect(server) as writer, connect(server) as looker:
+        writer.execute("BEGIN")
+        writer.execute("INSERT INTO app.closed SELECT i FROM generate_series(1, 100000) i")
+        written = "SELECT rows_written FROM system.transactions WHERE session = %s"
+        assert rows(conn, written, (pid(writer),)) == [(100000,)]
+        looker.execute("SET statement_timeout = '1ms'")
+        for query in ("SELECT * FROM system.locks WHERE key = 'none'", "SELECT count(*) FROM system.locks"):
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                looker.execute(query)
+        assert rows(conn, "SELECT key FROM system.locks WHERE session = %s AND key = '77777'", (pid(writer),)) == [
+            ("77777",)]
+        assert len(rows(conn, "SELECT key FROM system.locks LIMIT 3")) == 3
 
 
 # ---------- what it refuses ----------

@@ -1,8 +1,8 @@
 """The rows of the namespace `system`, whole and as an account may see them.
 
 A *user* sees its own account, sessions, transactions and locks, and the tables it may read; what concerns the server as
-a whole (settings, jobs, segments, storages) is for *service* and above. All rows of a table are made at once, in the
-event loop, so that they fit together.
+a whole (settings, jobs, segments, storages) is for *service* and above. What a row is made from is gathered at once, in
+the event loop, so that rows fit together; where there may be very many, a worker thread makes the rows of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 def rows(run: Run, table: TableDef) -> Iterator[Row]:
     """Rows as scans give them: the columns, and NULL for ``_seq`` and ``_userid``."""
-    return ((*row, None, None) for row in _PROVIDERS[table.name](run))
+    found = _PROVIDERS[table.name](run)
+    if table.name not in _GATHERED:
+        found = list(found)
+    return ((*row, None, None) for row in found)
 
 
 def _mine(run: Run) -> str | None:
@@ -101,9 +104,11 @@ def _transactions(run: Run) -> Iterator[Row]:
 
 
 def _locks(run: Run) -> Iterator[Row]:
-    for each in run.engine.held_locks(_mine(run)):
-        yield (each.transaction, _number(each.session), each.namespace, each.table, each.tenant, each.key, each.mode,
-               int(each.granted))
+    return (
+        (each.transaction, _number(each.session), each.namespace, each.table, each.tenant, each.key, each.mode,
+         int(each.granted))
+        for each in run.engine.held_locks(_mine(run))
+    )
 
 
 # ---------- the server ----------
@@ -117,9 +122,8 @@ def _listed(name: str) -> Callable[[Run], Iterator[Row]]:
 
     def provide(run: Run) -> Iterator[Row]:
         method = getattr(run.engine, name, None)
-        if method is not None and access.sees_all(run.session.account):
-            for item in method():
-                yield tuple(_stored(getattr(item, column)) for column in columns)
+        found = method() if method is not None and access.sees_all(run.session.account) else ()
+        return (tuple(_stored(getattr(item, column)) for column in columns) for item in found)
 
     return provide
 
@@ -130,6 +134,8 @@ def _stored(value: Any) -> Any:
     return value
 
 
+#: providers that gather when they are called, and give rows when they are read
+_GATHERED = frozenset({"locks", "segments"})
 _PROVIDERS: dict[str, Callable[[Run], Iterable[Row]]] = {
     "tables": _tables, "columns": _columns, "namespaces": _namespaces, "users": _users, "sessions": _sessions,
     "transactions": _transactions, "locks": _locks, "settings": _settings,

@@ -24,7 +24,7 @@ from kalamdb.sql.cursors import ThreadSource
 from kalamdb.sql.duck import QueryEngine, QueryResult
 from kalamdb.sql.kinds import Kind
 from kalamdb.sql.predicate import SEQ, USERID
-from kalamdb.sql.read import Filter, picker, system_rows
+from kalamdb.sql.read import Filter, SystemScan, picker
 from kalamdb.sql.run import Run, answer
 from kalamdb.sql.select import ROW_NUMBER, SelectTranslator, Source
 from kalamdb.sql.system import is_system
@@ -80,23 +80,6 @@ def to_table(feed: Feed, rows: Sequence[Sequence[Any]]) -> pa.Table:
     return pa.Table.from_arrays(arrays, [field.name for field in feed.fields])
 
 
-class Given:
-    """Rows that are there already, as a ``ScanCursor``."""
-
-    def __init__(self, rows: list[Row]) -> None:
-        self._rows = rows
-
-    def fetch(self, n: int) -> list[Row]:
-        rows, self._rows = self._rows[:n], self._rows[n:]
-        return rows
-
-    def interrupt(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self._rows = []
-
-
 class Cancel:
     """What an interrupt stops while a query's inputs are gathered and while it runs."""
 
@@ -148,7 +131,7 @@ class QueryPlan:
             if feed.given is not None:
                 continue
             if is_system(feed.table):
-                scans.append((feed, Given(system_rows(run, feed.table, feed.filter, feed.positions))))
+                scans.append((feed, SystemScan(run, feed.table, feed.filter, feed.positions)))
                 continue
             tenant = access.read_tenant(run.session.account, feed.table, run.tenant)
             scan = feed.filter.scan(feed.table, tenant, feed.positions, run.params)

@@ -6,8 +6,9 @@ event loop; everything else is a scan in a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -175,7 +176,8 @@ class ReadPlan:
         if scan is None or limit == 0:
             return ListSource([])
         if is_system(self.table):
-            return ListSource(system_rows(run, self.table, self.filter, self.positions)[:limit])
+            rows = SystemScan(run, self.table, self.filter, self.positions, limit)
+            return ThreadSource.of_scan(run.workers, run.session, rows)
         cursor = run.transaction.scan(run.snapshot, scan)
         if self.positions:
             return ThreadSource.of_scan(run.workers, run.session, cursor)
@@ -230,10 +232,30 @@ class LockSource:
         self._inner.close()
 
 
-def system_rows(run: Run, table: TableDef, condition: Filter, positions: Sequence[int]) -> list[Row]:
-    """Rows of a table of the namespace system, as a scan gives them. Computed now, in the event loop."""
-    pick = picker(positions)
-    return [pick(row) for row in activity.rows(run, table) if condition.matches(row, run.params)]
+class SystemScan:
+    """Rows of a table of the namespace system, as a ``ScanCursor``."""
+
+    def __init__(self, run: Run, table: TableDef, condition: Filter, positions: Sequence[int], limit: int | None = None
+                 ) -> None:
+        pick, params = picker(positions), run.params
+        rows = self._until_stopped(activity.rows(run, table))
+        self._rows = islice((pick(row) for row in rows if condition.matches(row, params)), limit)
+        self._stopped = False
+
+    def _until_stopped(self, rows: Iterator[Row]) -> Iterator[Row]:
+        for row in rows:
+            if self._stopped:
+                raise KalamError("57014", "canceling statement due to user request")
+            yield row
+
+    def fetch(self, n: int) -> list[Row]:
+        return list(islice(self._rows, n))
+
+    def interrupt(self) -> None:
+        self._stopped = True
+
+    def close(self) -> None:
+        self._rows = islice((), 0)
 
 
 # ---------- planning ----------

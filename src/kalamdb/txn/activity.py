@@ -34,7 +34,12 @@ def belongs(transaction: StoreTransaction, account: str | None) -> bool:
 
 def locks(engine: StoreEngine, account: str | None) -> Iterator[LockInfo]:
     """Those of one account's sessions, or (None) all."""
-    for key, owner, share, granted in engine.locks.entries():
+    return _described(engine, account, engine.locks.entries())
+
+
+def _described(engine: StoreEngine, account: str | None, entries: Iterator[tuple[LockKey, Owner, bool, bool]]
+               ) -> Iterator[LockInfo]:
+    for key, owner, share, granted in entries:
         if isinstance(owner, StoreTransaction) and belongs(owner, account):
             namespace, table, tenant, text = _named(engine, owner, key)
             mode = "share" if share else "exclusive"

@@ -265,7 +265,7 @@ class Engine(Protocol):
         """Open transactions of one account's sessions, or all."""
 
     def held_locks(self, account: str | None = None) -> Iterable[LockInfo]:
-        """Locks that one account's transactions, or all, hold or wait for."""
+        """Locks that one account's transactions, or all, hold or wait for now; to be read in a worker thread."""
 
     async def close(self) -> None:
         """Wait for commits under way, checkpoint, close the files."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -120,14 +121,13 @@ class LockTable:
                 found.append((key, held, False))
         return found
 
-    def entries(self) -> list[tuple[LockKey, Owner, bool, bool]]:
-        """(key, owner, shared, granted) of every lock held or waited for."""
-        found = [(key, owner, shared, True) for key, owner, shared in self.holders()]
-        for key, held in self._held.items():
-            if isinstance(held, Shared):
-                found += [(key, waiter.owner, waiter.share, False) for waiter in held.queue
-                          if not waiter.future.done()]
-        return found
+    def entries(self) -> Iterator[tuple[LockKey, Owner, bool, bool]]:
+        """(key, owner, shared, granted) of every lock held or waited for now.
+
+        There may be millions: only the keys are copied at once, and what comes is for a worker thread to read. A key
+        that is shared or waited for is shown as it is when its turn comes, in one piece.
+        """
+        return _entries(list(self._held.keys()), list(self._held.values()))
 
     # ---------- the queue ----------
     def _give_up(self, waiter: Waiter) -> None:
@@ -183,6 +183,18 @@ class LockTable:
                 if id(owner) not in seen and owner.waits_for is not None:
                     seen.add(id(owner))
                     pending.append((owner.waits_for, (*path, owner)))
+
+
+def _entries(keys: list[LockKey], values: list[Owner | Shared]) -> Iterator[tuple[LockKey, Owner, bool, bool]]:
+    for key, held in zip(keys, values, strict=True):
+        if not isinstance(held, Shared):
+            yield key, held, False, True
+            continue
+        for owner, shared in held.holders.copy().items():
+            yield key, owner, shared, True
+        for waiter in held.queue.copy():
+            if not waiter.future.done():
+                yield key, waiter.owner, waiter.share, False
 
 
 def _granted(waiter: Waiter) -> bool:
