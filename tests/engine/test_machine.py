@@ -1,4 +1,5 @@
-"""Several transactions at random against a model: reads through snapshots, writes, savepoints, locks, commits.
+"""Several transactions at random against a model: reads through snapshots, writes, savepoints, locks, commits,
+flushes, compactions, restarts.
 
 Hypothesis chooses (and shrinks) the sequence of steps, a seeded generator what each of them does: drawn one by one,
 the values would hardly ever meet. Nothing waits here: who holds which key is part of the model, and a write to a key
@@ -8,6 +9,7 @@ of somebody else's is only checked to be refused with NOWAIT.
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import shutil
 import tempfile
@@ -27,7 +29,8 @@ from engine.model import Conflict, Model, ModelTransaction, View, plain
 from engine.rig import create, definition, every, refused, stored
 from kalamdb.api import Row
 from kalamdb.order import NUMERIC_FUNCTION, float_bytes, float_operand, numeric_bytes
-from kalamdb.txn.api import Key, RowId, Scan, TableDef
+from kalamdb.store.cold import GroupCache
+from kalamdb.txn.api import Key, NotInMemory, RowId, Scan, TableDef
 from kalamdb.txn.engine import StoreEngine, open_engine
 from kalamdb.txn.overlay import FEW
 
@@ -114,12 +117,19 @@ class Engine(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="kalam-"))
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("kalamdb.store.hot.LOG_PAGES", 100)  # it is opened very often
+        self.patch.setattr("kalamdb.txn.tiers.LOOK_EVERY", 3600)  # nothing by itself
+        self.patch.setattr("kalamdb.txn.engine.PURGE_EVERY", 3600)
+        self.patch.setattr("kalamdb.store.segment.GROUP_ROWS", 4)
+        self.patch.setattr("kalamdb.txn.tiering.CHUNK_ROWS", 3)
+        self.patch.setattr("kalamdb.txn.tiering.SEGMENT_ROWS", 7)
+        self.patch.setattr("kalamdb.txn.tiers.CLEAN_ROWS", 2)
         self.runner = asyncio.Runner()
         self.engine = self.runner.run(open_engine(self.directory))
         self.pairs: dict[int, Pair] = {}
         self.random = Random(0)
 
     def teardown(self) -> None:
+        self.check_segments()
         self.patch.undo()
         for pair in self.pairs.values():
             pair.close_cursors()
@@ -211,8 +221,14 @@ class Engine(RuleBasedStateMachine):
 
     @rule(slot=SLOTS, count=st.integers(1, 12))
     def write_some(self, slot: int, count: int) -> None:
-        for kind in self.random.choices("iumdlsrg", weights=[4, 2, 2, 2, 1, 2, 1, 4], k=count):
+        for kind in self.random.choices("iumdlsrgcft", weights=[4, 2, 2, 2, 1, 2, 1, 4, 1.5, 0.7, 0.3], k=count):
             match kind:
+                case "c":
+                    self.commit_now(slot)
+                case "f":
+                    self.flush_now(cleaned=self.random.random() < 0.6, alone=self.random.random() < 0.3)
+                case "t":
+                    self.compact_now(everything=self.random.random() < 0.6)
                 case "g":
                     self.get(slot, self.a_number())
                     self.scan(slot, self.a_number())
@@ -240,8 +256,9 @@ class Engine(RuleBasedStateMachine):
 
         async def insert() -> int:
             if nowait and not skip:
-                assert pair.real.insert_nowait(self.table, key[0], row)
-                return 1
+                if pair.real.insert_nowait(self.table, key[0], row):
+                    return 1
+                assert self.model.cold
             return await pair.real.insert(self.table, [(key[0], row)], skip_conflicts=skip)
 
         self.write(slot, [key], insert(), lambda: pair.model.insert(self.same(key), row, skip=skip))
@@ -294,7 +311,7 @@ class Engine(RuleBasedStateMachine):
 
     def get(self, slot: int, number: int) -> None:
         pair, key = self.pair(slot), self.an_id()
-        found = pair.real.get(pair.real.snapshot(number), self.table, *key)
+        found = self.look_up(pair, pair.real.snapshot(number), key)
         row = pair.model.view(number).rows().get(self.same(key))
         if row is None:
             assert found is None
@@ -304,6 +321,14 @@ class Engine(RuleBasedStateMachine):
         own = pair.model.views[number].own if number else pair.model.own
         assert (found[-2] is None) == (self.same(key) in own)
         assert found[-1] == (None if self.table.kind == "shared" else key[0])
+
+    def look_up(self, pair: Pair, snapshot: Any, key: RowId) -> Row | None:
+        while True:
+            try:
+                return pair.real.get(snapshot, self.table, *key)
+            except NotInMemory as missing:
+                assert self.model.cold
+                self.runner.run(self.engine.load(missing))
 
     def scan(self, slot: int, number: int) -> None:
         pair = self.pair(slot)
@@ -406,6 +431,9 @@ class Engine(RuleBasedStateMachine):
 
     @rule(slot=SLOTS)
     def commit(self, slot: int) -> None:
+        self.commit_now(slot)
+
+    def commit_now(self, slot: int) -> None:
         pair = self.pairs.pop(slot, None)
         if pair is None:
             return
@@ -419,6 +447,34 @@ class Engine(RuleBasedStateMachine):
     def rollback(self, slot: int) -> None:
         if slot in self.pairs:
             self.end(slot)
+
+    # ---------- tiers ----------
+    @rule(cleaned=st.booleans(), alone=st.booleans())
+    def flush(self, cleaned: bool, alone: bool) -> None:
+        self.flush_now(cleaned=cleaned, alone=alone)
+
+    def flush_now(self, *, cleaned: bool, alone: bool) -> None:
+        """Not ``cleaned``: as after a crash behind the publication. Not ``alone``: as if others had written since."""
+        with pytest.MonkeyPatch.context() as patch:
+            if not alone:
+                patch.setattr(self.engine, "last_written", lambda table_id: 1 << 62)
+            if not cleaned:
+                patch.setattr(self.engine.tiers, "_clean", _nothing)
+            self.runner.run(self.engine.tiers.flush(self.table))
+        self.model.cold = True
+
+    @rule(everything=st.booleans())
+    def compact(self, everything: bool) -> None:
+        self.compact_now(everything=everything)
+
+    def compact_now(self, *, everything: bool) -> None:
+        self.runner.run(self.engine.tiers.compact(self.table, everything=everything))
+        self.runner.run(self.engine.tiers.sweep())
+
+    @rule()
+    def forget_groups(self) -> None:
+        """As if the cache had been needed for others."""
+        self.engine.cold.cache = GroupCache(1)
 
     @precondition(lambda self: not self.pairs)
     @rule()
@@ -434,14 +490,31 @@ class Engine(RuleBasedStateMachine):
         rows = {key for key, _, _ in self.engine.locks.holders() if len(key) == 3}
         assert len(rows) == held
 
+    def check_segments(self) -> None:
+        """Files and manifest are of one mind once nobody reads, and no key is in two places."""
+        for pair in self.pairs.values():
+            pair.close_cursors()
+            pair.real.rollback()
+        self.runner.run(self.engine.tiers.wait_swept())
+        gc.collect()  # errors that were caught hold frames, and these snapshots
+        self.runner.run(self.engine.tiers.sweep())
+        files = {str(path.relative_to(self.directory / "segments"))
+                 for path in (self.directory / "segments").rglob("*.parquet")}
+        assert files == {file for (file,) in self.engine.live.query("SELECT file FROM kalam_segments", ())}
+
     @invariant()
     def committed_rows(self) -> None:
         if not hasattr(self, "model"):
             return
         rows = stored(self.engine, self.table, with_id=True)
-        assert {self.same((row[0], row[1])): plain(row[2:]) for row in rows} == {
-            key: plain(row) for key, (row, _) in self.model.committed.items()}
+        found = {self.same((row[0], row[1])): plain(row[2:]) for row in rows}
+        assert len(found) == len(rows)
+        assert found == {key: plain(row) for key, (row, _) in self.model.committed.items()}
 
 
-Engine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+async def _nothing(table: TableDef) -> None:
+    pass
+
+
+Engine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 TestEngine = Engine.TestCase

@@ -312,7 +312,7 @@ def test_many_snapshots_at_once_leave_a_bounded_pool(run: Runner) -> None:
             assert read(one, table, number=1) == []
         for one in many:
             one.rollback()
-        assert len(engine._readers._idle) == hot.POOL
+        assert len(engine.readers._idle) == hot.POOL
 
     run(test)
 

@@ -17,6 +17,7 @@ import apsw
 from kalamdb import types
 from kalamdb.api import Role
 from kalamdb.errors import KalamError
+from kalamdb.store import manifest
 from kalamdb.store.hot import Layouts
 from kalamdb.txn.api import AccountDef, CheckDef, ColumnDef, TableDef
 
@@ -37,7 +38,7 @@ FORMAT = 1
 
 def create_schema(connection: apsw.Connection) -> None:
     """The store's own tables, if they are not there. Raises KalamError where the data are of a later format."""
-    for statement in _SCHEMA:
+    for statement in (*_SCHEMA, *manifest.SCHEMA):
         connection.execute(statement)
     found = meta(connection, "format", lambda: FORMAT)
     if found != FORMAT:

@@ -8,10 +8,11 @@ open read transaction; connections are kept in a pool. Nothing here knows of tra
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import count, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,12 @@ class Layout:
     """How one table's rows lie in SQLite."""
 
     def __init__(self, table: TableDef) -> None:
+        self.table_id = table.id
         self.table = f"h_{table.id}"
         self.codec = KeyCodec.of(table)
         self.columns = tuple(f"c{column.id}" for column in table.columns)
+        self.arrow = {name: column.type.arrow for name, column in zip(self.columns, table.columns, strict=True)}
+        self.booleans = tuple(place for place, column in enumerate(table.columns) if column.type.layout == "bool")
         self.floats = tuple(place for place, column in enumerate(table.columns) if is_float(column.type.name))
         self.key = table.key
         self.shared = table.kind == "shared"
@@ -281,10 +285,11 @@ class Reader:
 class HotSnapshot:
     """Committed rows as of one instant. Ends with ``close`` or with the last reference to it."""
 
-    __slots__ = ("_pinned", "_pool", "_reader")
+    __slots__ = ("_number", "_pinned", "_pool", "_reader")
 
     def __init__(self, pool: ReaderPool) -> None:
         self._pool = pool
+        self._number = pool.enter()
         self._reader: Reader | None = pool.take()
         self._pinned = False
         self._reader.connection.execute("BEGIN")
@@ -317,10 +322,17 @@ class HotSnapshot:
                 raise
         return found[0] if found else None
 
+    def query(self, text: str, values: Sequence[Any]) -> list[Row]:
+        reader = self.reader
+        self._pinned = True
+        with reader.lock:
+            return reader.connection.execute(text, values).fetchall()
+
     def close(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
             self._pool.give_back(reader)
+            self._pool.leave(self._number)
 
     def __del__(self) -> None:
         with suppress(Exception):  # at the interpreter's end
@@ -332,6 +344,24 @@ class ReaderPool:
         self._path = path
         self._idle: deque[Reader] = deque()
         self._closed = False
+        self._numbers = count()
+        self._entered: set[int] = set()
+
+    # ---------- who reads ----------
+    def enter(self) -> int:
+        """Somebody reads from now on what is there now; the number tells when. Any thread."""
+        number = next(self._numbers)
+        self._entered.add(number)
+        return number
+
+    def leave(self, number: int) -> None:
+        self._entered.discard(number)
+
+    def nobody_before(self, number: int) -> bool:
+        """Have all that entered before this number left?"""
+        return min(tuple(self._entered), default=number) >= number
+
+    # ---------- connections ----------
 
     def take(self) -> Reader:
         try:
@@ -388,17 +418,30 @@ class LiveReader:
 
 # ---------- writing, in the writer's thread ----------
 def apply_rows(connection: apsw.Connection, layout: Layout, seq: int,
-               changes: Iterable[tuple[str, int | bytes, Row | None]]) -> None:
-    """Put (row) or delete (None) rows as versions of one commit."""
+               changes: Iterable[tuple[str, int | bytes, Row | None]], tombstones: str | None = None) -> None:
+    """Put (row) or delete (None) rows as versions of one commit.
+
+    ``tombstones``: the table in which deletes leave their keys, since cold rows may have them.
+    """
     deletes: list[tuple[str, int | bytes]] = []
+    stale: list[tuple[str, int | bytes]] = []  # tombstones that a put makes void
+    dug = tombstones is not None and bool(connection.execute(f"SELECT 1 FROM {tombstones} LIMIT 1").fetchall())
 
     def puts() -> Iterable[Row]:
         for tenant, k, row in changes:
             if row is None:
                 deletes.append((tenant, k))
             else:
+                if dug:
+                    stale.append((tenant, k))
                 yield (tenant, k, seq, *layout.stored(row))
 
     connection.executemany(layout.put, puts())
+    if stale:
+        connection.executemany(f"DELETE FROM {tombstones} WHERE _userid = ? AND k = ?", stale)
     if deletes:
         connection.executemany(layout.delete, deletes)
+        if tombstones is not None:
+            now = time.time_ns() // 1_000_000
+            connection.executemany(f"REPLACE INTO {tombstones} VALUES (?, ?, ?, ?)",
+                                   ((tenant, k, seq, now) for tenant, k in deletes))

@@ -68,6 +68,14 @@ class CatalogView(Protocol):
     def account(self, name: str) -> AccountDef | None: ...
 
 
+class NotInMemory(Exception):
+    """A row asked for in the event loop may lie in a file. ``load`` reads it (in a worker thread), for the next try."""
+
+    def __init__(self, load: Callable[[], object]) -> None:
+        super().__init__("the row is not in memory")
+        self.load = load
+
+
 class Snapshot(Protocol):
     """Committed data as of one instant and the transaction's own writes up to one position."""
 
@@ -119,7 +127,7 @@ class Transaction(Protocol):
 
     # reading; sees snapshot's committed data and own writes
     def get(self, snapshot: Snapshot, table: TableDef, tenant: str, key: Key) -> Row | None:
-        """The row of a whole key: (*columns, _seq, _userid), or None. Microseconds."""
+        """The row of a whole key: (*columns, _seq, _userid), or None. Microseconds; raises NotInMemory otherwise."""
 
     def get_newest(self, table: TableDef, tenant: str, key: Key) -> Row | None:
         """As ``get``, of the newest committed row: for a transaction that reads this one row and does nothing else."""

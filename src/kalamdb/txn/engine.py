@@ -1,4 +1,4 @@
-"""The engine: catalog, hot store, locks and the writer, put together for one data directory.
+"""The engine: catalog, hot store, cold store, locks and the writer, put together for one data directory.
 
 ``open_engine`` reads what is there; ``StoreEngine`` makes transactions and takes their commits. A background task
 purges expired rows of streams, dropped tables after their grace, and outcomes of commits nobody asks for any more.
@@ -22,14 +22,27 @@ import apsw
 from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, create_schema, meta
 from kalamdb.errors import KalamError
-from kalamdb.store.hot import HotSnapshot, Layouts, LiveReader, ReaderPool, apply_rows, extend_log, open_connection
+from kalamdb.store.cold import CACHE_BYTES, ColdStore
+from kalamdb.store.hot import (
+    HotSnapshot,
+    Layout,
+    Layouts,
+    LiveReader,
+    ReaderPool,
+    apply_rows,
+    extend_log,
+    open_connection,
+)
+from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.storage import LOCAL, Storage, open_storages
 from kalamdb.store.writer import Settled, Writer, outcome, storage_error
 from kalamdb.txn import activity
-from kalamdb.txn.api import Isolation, LockInfo, TableDef, TransactionInfo
+from kalamdb.txn.api import Isolation, LockInfo, NotInMemory, TableDef, TransactionInfo
 from kalamdb.txn.clock import Clock, now_ms, seq_at
 from kalamdb.txn.locks import LockTable
-from kalamdb.txn.overlay import TableOverlay
+from kalamdb.txn.overlay import RowKey, TableOverlay
+from kalamdb.txn.scan import Cold
+from kalamdb.txn.tiers import DEFAULT_POLICY, Tiers
 from kalamdb.txn.transaction import StoreTransaction
 
 log = logging.getLogger(__name__)
@@ -48,7 +61,8 @@ class StoreEngine:
     """``kalamdb.txn.api.Engine`` over one directory."""
 
     def __init__(self, path: Path, connection: apsw.Connection, catalog: Catalog, *, server_id: str, node_id: int,
-                 last_seq: int, lock_timeout_ms: int, drop_grace_hours: float, storages: Mapping[str, Storage]) -> None:
+                 last_seq: int, lock_timeout_ms: int, drop_grace_hours: float, storages: Mapping[str, Storage],
+                 cache_bytes: int = CACHE_BYTES, flush_policy: str = DEFAULT_POLICY) -> None:
         self.server_id = server_id
         self.node_id = node_id
         self.lock_timeout_ms = lock_timeout_ms or LOCK_TIMEOUT_MS
@@ -60,7 +74,12 @@ class StoreEngine:
         self.check_row: Callable[[TableDef, Row], None] = _no_checks
         self._clock = Clock(last_seq)
         self._row_numbers = Clock(last_seq)
-        self._readers = ReaderPool(path)
+        self.readers = ReaderPool(path)
+        self.cold = ColdStore(storages, cache_bytes)
+        self.tiered = self.cold.tables
+        for (number,) in self.live.query("SELECT table_id FROM kalam_manifests", ()):
+            self.cold.refresh(self.live.query, number)
+        self._last_written: dict[int, int] = {}  # by table, the last commit of this life of the server
         self._writer = Writer(connection, asyncio.get_running_loop(), self._keep_clock)
         self._active: dict[str, StoreTransaction] = {}  # those that the client named
         self._open: set[StoreTransaction] = set()
@@ -69,6 +88,8 @@ class StoreEngine:
         self._drop_grace_ms = int(drop_grace_hours * 3_600_000)
         self._purger = asyncio.create_task(self._purge_forever(), name="purge")
         self._commits: set[asyncio.Future[Any]] = set()
+        self.tiers = Tiers(self, self.cold, storages, flush_policy)
+        self.jobs = self.tiers.jobs.all
 
     # ---------- transactions ----------
     def begin(
@@ -113,7 +134,7 @@ class StoreEngine:
         return self._ended.get(txn_id, "aborted")
 
     def hot_snapshot(self) -> HotSnapshot:
-        return HotSnapshot(self._readers)
+        return HotSnapshot(self.readers)
 
     def storages(self) -> list[Storage]:
         return list(self._storages.values())
@@ -126,6 +147,50 @@ class StoreEngine:
         """Rows of a stream with this ``_seq`` or a lower one have expired."""
         return seq_at(now_ms() - int(table.options["ttl_seconds"]) * 1000)
 
+    # ---------- cold rows ----------
+    def cold_row(self, source: HotSnapshot | LiveReader, layout: Layout, key: RowKey) -> Row | None:
+        """The cold row of a key that is not hot, (*columns, _seq, _userid). Raises NotInMemory."""
+        found = self._cold_place(source, layout.table_id, key)
+        return None if found is None else self.cold.lookup(found, layout, *key, wait=False)
+
+    def cold_exists(self, layout: Layout, key: RowKey) -> bool:
+        """Is there a committed cold row of a key that is not hot? Raises NotInMemory."""
+        return self.cold_row(self.live, layout, key) is not None
+
+    def _cold_place(self, source: HotSnapshot | LiveReader, table_id: int, key: RowKey) -> Manifest | None:
+        """Where a cold row may be; None where a tombstone hides it."""
+        found = self.cold.as_of(source.query, table_id)  # after the look at hot rows: never older than it
+        if found is None:
+            return None
+        dead = source.query(f"SELECT 1 FROM {tombstones(table_id)} WHERE _userid = ? AND k = ?", key)
+        return None if dead else found
+
+    def cold_part(self, source: HotSnapshot, table: TableDef) -> Cold | None:
+        """What a scan reads beside hot rows."""
+        found = self.cold.as_of(source.query, table.id) if table.id in self.tiered else None
+        return None if found is None else Cold(self.cold, found)
+
+    def last_key(self, layout: Layout, tenant: str) -> int | bytes | None:
+        """No committed row of the tenant has a higher key."""
+        hot = self.live.last_key(layout, tenant)
+        found = self.cold.as_of(self.live.query, layout.table_id)
+        keys: list[Any] = [segment.greatest for segment in found.segments] if found is not None else []
+        if hot is not None:
+            keys.append(hot)
+        return max(keys, default=None)
+
+    async def load(self, missing: NotInMemory) -> None:
+        """Read what a look-up did not find in memory; its file stays there meanwhile."""
+        number = self.readers.enter()
+        try:
+            await self.tiers.in_thread(missing.load)
+        finally:
+            self.readers.leave(number)
+
+    def last_written(self, table_id: int) -> int:
+        """The table's last commit since the start, 0 if none. In the writer's thread."""
+        return self._last_written.get(table_id, 0)
+
     # ---------- commit ----------
     async def write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
                     changes: CatalogChanges | None) -> int:
@@ -137,27 +202,32 @@ class StoreEngine:
             if changes:
                 changes.apply(connection, self.layouts)
             for overlay in overlays:
-                apply_rows(connection, overlay.layout, seq, overlay.changes())
+                table_id = overlay.table.id
+                dug = tombstones(table_id) if table_id in self.tiered else None
+                apply_rows(connection, overlay.layout, seq, overlay.changes(), dug)
+                self._last_written[table_id] = seq
             if txn_id is not None:
                 connection.execute("REPLACE INTO kalam_outcomes VALUES (?, ?, ?)", (txn_id, seq, now_ms()))
             return seq
 
-        seq: int = await outcome(self._submit(job))
+        seq: int = await outcome(self.submit(job))
         if changes:
             self.catalog.publish(changes)
         return seq
 
-    def _submit(self, job: Any) -> Settled:
+    def submit(self, job: Any) -> Settled:
+        """A job for the writer's thread, part of a group that is committed as one."""
         future = self._writer.submit(job)
         self._commits.add(future)
         future.add_done_callback(self._commits.discard)
         return future
 
-    async def _run(self, text: str, *values: Any) -> None:
+    async def run(self, text: str, *values: Any) -> None:
+        """One statement, durable when this returns."""
         def job(connection: apsw.Connection) -> None:
             connection.execute(text, values)
 
-        await self._submit(job)
+        await self.submit(job)
 
     def _keep_clock(self, connection: apsw.Connection) -> None:
         """Part of every group: a restart goes on above every number given."""
@@ -182,13 +252,13 @@ class StoreEngine:
         await self._purge_dropped()
         cutoff = now_ms() - OUTCOMES_KEPT_MS
         if self.live.query("SELECT 1 FROM kalam_outcomes WHERE at < ? LIMIT 1", (cutoff,)):
-            await self._run("DELETE FROM kalam_outcomes WHERE at < ?", cutoff)
+            await self.run("DELETE FROM kalam_outcomes WHERE at < ?", cutoff)
 
     async def _purge_stream(self, table: TableDef) -> None:
         name = self.layouts.of(table).table
         horizon = self.horizon(table)
         while self.live.query(f"SELECT 1 FROM {name} WHERE _seq <= ? LIMIT 1", (horizon,)):
-            await self._run(f"DELETE FROM {name} WHERE (_userid, k) IN "
+            await self.run(f"DELETE FROM {name} WHERE (_userid, k) IN "
                             f"(SELECT _userid, k FROM {name} WHERE _seq <= ? LIMIT {PURGE_ROWS})", horizon)
 
     async def _purge_dropped(self) -> None:
@@ -200,26 +270,29 @@ class StoreEngine:
     async def _purge_table(self, number: int) -> None:
         name = f"h_{number}"
         while self.live.query(f"SELECT 1 FROM {name} LIMIT 1", ()):
-            await self._run(f"DELETE FROM {name} WHERE (_userid, k) IN "
+            await self.run(f"DELETE FROM {name} WHERE (_userid, k) IN "
                             f"(SELECT _userid, k FROM {name} LIMIT {PURGE_ROWS})")
+
+        await self.tiers.forget_table(number)
 
         def drop(connection: apsw.Connection) -> None:
             connection.execute(f"DROP TABLE IF EXISTS {name}")
             connection.execute("UPDATE kalam_tables SET definition = '' WHERE id = ?", (number,))
 
-        await self._submit(drop)
+        await self.submit(drop)
 
     # ---------- the end ----------
     async def close(self) -> None:
         self._purger.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._purger
+        await self.tiers.close()
         if self._commits:
             await asyncio.wait(self._commits)
-        self._readers.close()
+        self.readers.close()
         self.live.close()
         with contextlib.suppress(KalamError, apsw.Error):
-            await self._submit(lambda connection: None)
+            await self.submit(lambda connection: None)
         await self._writer.close()
         for storage in self._storages.values():
             storage.close()
@@ -264,8 +337,13 @@ def _load(connection: apsw.Connection) -> tuple[Catalog, dict[str, Any]]:
 
 
 async def open_engine(data_dir: Path, *, node_id: int | None = None, lock_timeout_ms: int = 0,
-                      drop_grace_hours: float = 0, storages: Mapping[str, Storage] | None = None) -> StoreEngine:
-    """Open (or make) the engine of a data directory. Raises KalamError where it cannot be read."""
+                      drop_grace_hours: float = 0, storages: Mapping[str, Storage] | None = None,
+                      cache_bytes: int = CACHE_BYTES, flush_policy: str = DEFAULT_POLICY) -> StoreEngine:
+    """Open (or make) the engine of a data directory. Raises KalamError where it cannot be read.
+
+    ``storages``: where segments lie, by name; without them in the data directory alone. ``cache_bytes``: for decoded
+    row groups. ``flush_policy``: of tables that declare none.
+    """
     started = time.monotonic()
     path = data_dir / FILE
     connection, catalog, facts = _open_database(path)
@@ -280,6 +358,7 @@ async def open_engine(data_dir: Path, *, node_id: int | None = None, lock_timeou
         path, connection, catalog, server_id=facts["server_id"],
         node_id=facts["node_id"] if node_id is None else node_id, last_seq=facts["last_seq"],
         lock_timeout_ms=lock_timeout_ms, drop_grace_hours=drop_grace_hours, storages=storages,
+        cache_bytes=cache_bytes, flush_policy=flush_policy,
     )
 
 

@@ -1,27 +1,47 @@
-"""Scans: committed rows of a snapshot merged with the transaction's own, in order of tenant and key.
+"""Scans: a transaction's own rows over a snapshot's hot rows over its cold ones, in order of tenant and key.
 
-Own rows hide the committed ones of their keys. Those that a scan's condition is to judge are put into an in-memory
-SQLite table of the same shape, so that one evaluator decides for both.
+Own rows hide the committed ones of their keys; hot rows and tombstones hide cold ones. A scan's condition is SQLite's:
+own and cold rows that it is to judge are put into an in-memory table of the same shape, so that one evaluator decides
+for all.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import pyarrow as pa
+
 from kalamdb.api import Row
+from kalamdb.store.cold import ColdRange, ColdStore, without
 from kalamdb.store.hot import SEQ, TURN_ROWS, HotSnapshot, Layout, Stop, open_scratch, scan_sql
+from kalamdb.store.manifest import Manifest, tombstones
+from kalamdb.store.segment import key_at
 from kalamdb.txn.api import Scan
 from kalamdb.txn.overlay import RowKey, Version
+
+_KEY = operator.itemgetter(0, 1)
+_NAMES = re.compile(r"\b(?:c\d+|_seq|_userid)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """The segments that a snapshot sees of a table."""
+
+    store: ColdStore
+    manifest: Manifest
 
 
 class StoreScan:
     """``kalamdb.txn.api.ScanCursor``. ``own``: the table's overlay items as of the scan's opening, and its position."""
 
     def __init__(self, snapshot: HotSnapshot, layout: Layout, scan: Scan, since: int | None,
-                 own: Sequence[tuple[RowKey, Version]] = (), position: int = 0) -> None:
+                 own: Sequence[tuple[RowKey, Version]] = (), position: int = 0, cold: Cold | None = None) -> None:
         self._snapshot = snapshot
         self._reader = snapshot.reader
         self._layout = layout
@@ -29,6 +49,7 @@ class StoreScan:
         self._since = since
         self._own = own
         self._position = position
+        self._cold = cold
         self._stop = Stop()
         self._cursor: Any = None
         self._parts: Iterator[list[Row]] | None = None
@@ -37,7 +58,7 @@ class StoreScan:
     def fetch(self, n: int) -> list[Row]:
         self._stop.check()
         if self._parts is None:
-            self._parts = self._merged() if self._own else self._committed()
+            self._parts = self._merged() if self._own else self._layered() if self._cold else self._committed()
         rows, self._left = self._left, []
         while len(rows) < n:
             part = next(self._parts, None)
@@ -79,7 +100,7 @@ class StoreScan:
                 head.append("k")
         return head + [layout.output(position) for position in scan.columns], len(head)
 
-    # ---------- committed rows alone ----------
+    # ---------- hot rows alone ----------
     def _committed(self) -> Iterator[list[Row]]:
         outputs, head = self._outputs()
         statement = scan_sql(self._layout, self._scan, outputs or ["1"], self._since, limit=True)
@@ -107,18 +128,75 @@ class StoreScan:
                 return
             yield rows
 
+    # ---------- hot and cold rows ----------
+    def _stored(self, outputs: Sequence[str]) -> Iterator[list[Row]]:
+        """Committed rows that satisfy the condition: (tenant, encoded key, *outputs), in order."""
+        names = ["_userid", "k", *outputs]
+        statement = scan_sql(self._layout, self._scan, names, self._since, limit=False)
+        if statement is None:
+            return iter(())
+        hot = self._chunks(*statement)
+        return hot if self._cold is None else _zipped(hot, self._cold_rows(self._cold, names))
+
+    def _layered(self) -> Iterator[list[Row]]:
+        outputs, head = self._outputs()
+        left = self._scan.limit
+        for rows in self._stored(outputs):
+            if left is not None:
+                rows = rows[:left]
+                left -= len(rows)
+            yield self._unkeyed(rows, head)
+            if left == 0:
+                return
+
+    def _unkeyed(self, rows: list[Row], head: int) -> list[Row]:
+        """(tenant, encoded key, *outputs) as the scan gives it."""
+        plain = 3 if self._layout.key and head else 2 + head
+        load = self._layout.loader((*self._identity(), *self._scan.columns), plain)
+        loaded = rows if load is None else load(rows)
+        return [self._finish(row[2:]) for row in loaded] if head else [row[2:] for row in loaded]
+
+    def _cold_rows(self, cold: Cold, names: Sequence[str]) -> Iterator[list[Row]]:
+        layout, scan = self._layout, self._scan
+        for batch in self.cold_batches(cold, _needed(layout, names, scan.where)):
+            rows = to_rows(batch, names) if scan.where is None else self._evaluated(_scratch_rows(layout, batch), names)
+            if rows:
+                yield rows
+
+    def cold_batches(self, cold: Cold, columns: Sequence[str], *, ordered: bool = True) -> Iterator[pa.RecordBatch]:
+        """Cold rows of the scan's range that nothing hides, whatever its condition."""
+        layout, scan = self._layout, self._scan
+        bounds, possible = layout.codec.bounds(scan.key_prefix, scan.low, scan.high)
+        if not possible:
+            return
+        wanted = ColdRange(scan.tenant, tuple(bounds))
+        for batch in cold.store.batches(cold.manifest, layout, columns, wanted, self._stop.check, ordered=ordered):
+            left = without(batch, self._hiding(batch), shared=layout.shared)
+            if left.num_rows:
+                yield left
+
+    def _hiding(self, batch: pa.RecordBatch) -> list[Any]:
+        """Keys of hot rows and tombstones among those of an ordered batch."""
+        first, last = key_at(batch, 0), key_at(batch, batch.num_rows - 1)
+        part = "SELECT _userid, k FROM {} WHERE (_userid, k) >= (?, ?) AND (_userid, k) <= (?, ?)"
+        text = f"{part.format(self._layout.table)} UNION ALL {part.format(tombstones(self._scan.table.id))}"
+        cursor = self._reader.execute(text, (*first, *last) * 2, self._stop)
+        if cursor is None:
+            return []
+        found: list[Any] = []
+        while rows := self._reader.rows(cursor, TURN_ROWS, self._stop):
+            found += rows
+        self._reader.finish(cursor)
+        return found
+
     # ---------- merged with own rows ----------
     def _merged(self) -> Iterator[list[Row]]:
         hidden, own = self._split_own()
         outputs, head = self._outputs()
-        statement = scan_sql(self._layout, self._scan, ["_userid", "k", *outputs], self._since, limit=False)
         mine = self._judged(own, outputs)
-        plain = 3 if self._layout.key and head else 2 + head
-        load = self._layout.loader((*self._identity(), *self._scan.columns), plain)
-        merged = islice(_merge(self._visible(statement, hidden), mine), self._scan.limit)
+        merged = islice(_merge(self._visible(outputs, hidden), mine), self._scan.limit)
         while rows := list(islice(merged, TURN_ROWS)):
-            loaded = rows if load is None else load(rows)
-            yield [self._finish(row[2:]) for row in loaded] if head else [row[2:] for row in loaded]
+            yield self._unkeyed(rows, head)
 
     def _split_own(self) -> tuple[set[RowKey], list[tuple[RowKey, Row]]]:
         """Keys whose committed rows are hidden, and own rows that may qualify."""
@@ -138,10 +216,8 @@ class StoreScan:
                 own.append((key, row))
         return hidden, own
 
-    def _visible(self, statement: tuple[str, tuple[Any, ...]] | None, hidden: set[RowKey]) -> Iterator[Row]:
-        if statement is None:
-            return
-        for rows in self._chunks(*statement):
+    def _visible(self, outputs: Sequence[str], hidden: set[RowKey]) -> Iterator[Row]:
+        for rows in self._stored(outputs):
             for row in rows:
                 if (row[0], row[1]) not in hidden:
                     yield row
@@ -153,8 +229,9 @@ class StoreScan:
         if self._scan.where is None:
             rows = [self._projected(key, row) for key, row in own]
         else:
-            rows = self._evaluated(own, outputs)
-        rows.sort(key=lambda row: row[:2])
+            stored = ((*key, None, *self._layout.stored(row)) for key, row in own)
+            rows = self._evaluated(stored, ["_userid", "k", *outputs])
+        rows.sort(key=_KEY)
         return rows
 
     def _projected(self, key: RowKey, row: Row) -> Row:
@@ -170,17 +247,62 @@ class StoreScan:
                 values.append(None if position == SEQ or layout.shared else key[0])
         return tuple(values)
 
-    def _evaluated(self, own: list[tuple[RowKey, Row]], outputs: list[str]) -> list[Row]:
+    def _evaluated(self, stored: Iterable[Row], names: Sequence[str]) -> list[Row]:
+        """Rows as SQLite holds them, (tenant, encoded key, _seq, *columns): those that satisfy the condition."""
         layout = self._layout
         connection = open_scratch()
         try:
             connection.execute(layout.create.replace("_seq INTEGER NOT NULL", "_seq INTEGER"))
             connection.execute("BEGIN")
-            connection.executemany(layout.put, ((*key, None, *layout.stored(row)) for key, row in own))
-            text = f"SELECT {', '.join(['_userid', 'k', *outputs])} FROM {layout.table} WHERE {self._scan.where}"
+            connection.executemany(layout.put, stored)
+            text = f"SELECT {', '.join(names)} FROM {layout.table} WHERE {self._scan.where} ORDER BY _userid, k"
             return connection.execute(text, self._scan.params).fetchall()
         finally:
             connection.close(True)
+
+
+# ---------- cold batches as rows ----------
+def _needed(layout: Layout, names: Sequence[str], where: str | None) -> list[str]:
+    """Columns of a segment that outputs and condition use, and the key."""
+    found = [*names, *(_NAMES.findall(where) if where is not None else ())]
+    skipped = ("NULL", "_userid") if layout.shared else ("NULL",)
+    return [name for name in dict.fromkeys(found) if name not in skipped]
+
+
+def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
+    if name == "NULL" or batch.schema.get_field_index(name) < 0:
+        return ["" if name == "_userid" else None] * batch.num_rows
+    array = batch.column(name)
+    values: list[Any] = (array.cast(pa.int8()) if pa.types.is_boolean(array.type) else array).to_pylist()
+    return values
+
+
+def to_rows(batch: pa.RecordBatch, names: Sequence[str]) -> list[Row]:
+    return list(zip(*(_values(batch, name) for name in names), strict=True))
+
+
+def _scratch_rows(layout: Layout, batch: pa.RecordBatch) -> Iterator[Row]:
+    """As ``Layout.put`` takes them; columns that the batch does not have are NULL."""
+    for row in to_rows(batch, ["_userid", "k", "_seq", *layout.columns]):
+        yield (*row[:3], *layout.stored(row[3:]))
+
+
+def _zipped(one: Iterator[list[Row]], two: Iterator[list[Row]]) -> Iterator[list[Row]]:
+    """Two sources of lists of rows, each in order of its first two fields, as one."""
+    a, b = next(one, None), next(two, None)
+    while a is not None and b is not None:
+        bound = min(_KEY(a[-1]), _KEY(b[-1]))
+        from_a, from_b = bisect_right(a, bound, key=_KEY), bisect_right(b, bound, key=_KEY)
+        part = a[:from_a] + b[:from_b]
+        if from_a and from_b:
+            part.sort(key=_KEY)
+        yield part
+        a = a[from_a:] or next(one, None)
+        b = b[from_b:] or next(two, None)
+    for rest, source in ((a, one), (b, two)):
+        if rest is not None:
+            yield rest
+            yield from source
 
 
 def _merge(committed: Iterator[Row], own: list[Row]) -> Iterator[Row]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from kalamdb import types
 from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import CatalogChanges, View
 from kalamdb.errors import KalamError
 from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
-from kalamdb.txn.api import AccountDef, Isolation, Key, RowId, Scan, TableDef
+from kalamdb.txn.api import AccountDef, Isolation, Key, NotInMemory, RowId, Scan, TableDef
 from kalamdb.txn.locks import LockKey, Waiter
 from kalamdb.txn.overlay import FEW, Overlay, RowKey, TableOverlay, Version
 from kalamdb.txn.scan import StoreScan
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 #: rows written before others get a turn of the event loop
 TURN = 1000
 _ABSENT: Any = object()
+T = TypeVar("T")
 
 
 class TxnSnapshot:
@@ -106,12 +107,18 @@ class StoreTransaction:
             if version is not None:
                 return None if version[1] is None else _own(layout, tenant, version[1])
         row = snapshot.hot.get(layout, tenant, k)
-        return None if row is None else self._alive(table, layout, row)
+        if row is None:
+            return self._engine.cold_row(snapshot.hot, layout, (tenant, k)) if table.id in self._engine.tiered else None
+        return self._alive(table, layout, row)
 
     def get_newest(self, table: TableDef, tenant: str, key: Key) -> Row | None:
         layout = self._engine.layouts.of(table)
-        row = self._engine.live.get(layout, tenant, layout.codec.encode(key))
-        return None if row is None else self._alive(table, layout, row)
+        k = layout.codec.encode(key)
+        row = self._engine.live.get(layout, tenant, k)
+        if row is None:
+            return self._engine.cold_row(self._engine.live, layout, (tenant, k)) if table.id in self._engine.tiered \
+                else None
+        return self._alive(table, layout, row)
 
     def _alive(self, table: TableDef, layout: Layout, row: Row) -> Row | None:
         """As read back from SQLite; None where a stream's row has expired."""
@@ -129,7 +136,8 @@ class StoreTransaction:
         snapshot.hot.pin()
         overlay = self._overlay.tables.get(scan.table.id)
         own = _candidates(overlay, scan) if overlay is not None and overlay.rows else ()
-        return StoreScan(snapshot.hot, layout, scan, since, own, snapshot.position)
+        return StoreScan(snapshot.hot, layout, scan, since, own, snapshot.position,
+                         self._engine.cold_part(snapshot.hot, scan.table))
 
     # ---------- locks ----------
     async def _lock(self, key: LockKey, *, share: bool = False, timeout_ms: int = 0) -> bool:
@@ -181,8 +189,11 @@ class StoreTransaction:
         key = self._new_key(table, layout, tenant, row)
         if not self._engine.locks.try_lock(self, (table.id, *key)):
             return False
-        if table.key and self._exists(overlay, key):
-            raise duplicate(table, row)
+        try:
+            if table.key and self._exists(overlay, key):
+                raise duplicate(table, row)
+        except NotInMemory:
+            return False
         self._overlay.write(overlay, key, row)
         return True
 
@@ -198,10 +209,11 @@ class StoreTransaction:
             if not try_lock(self, (table.id, *key)):
                 await self._lock((table.id, *key))
                 last.clear()
-            if table.key and self._exists(overlay, key, last):
+            taken = bool(table.key) and await self._read(self._exists, overlay, key, last)
+            if taken:
                 if not skip_conflicts:
                     raise duplicate(table, row)
-                self._check_visible(overlay, key)
+                await self._read(self._check_visible, overlay, key)
             else:
                 write(overlay, key, row)
                 count += 1
@@ -231,16 +243,28 @@ class StoreTransaction:
         if last is not None:
             highest = last.get(tenant, _ABSENT)
             if highest is _ABSENT:
-                highest = last[tenant] = live.last_key(overlay.layout, tenant)
+                highest = last[tenant] = self._engine.last_key(overlay.layout, tenant)
             if highest is None or k > highest:
                 return False
         if overlay.layout.stream:
             return self._committed_row(overlay, live, key) is not None
-        return live.exists(overlay.layout, tenant, k)
+        if live.exists(overlay.layout, tenant, k):
+            return True
+        return overlay.table.id in self._engine.tiered and self._engine.cold_exists(overlay.layout, key)
+
+    async def _read(self, look: Callable[..., T], *args: Any) -> T:
+        """What ``look`` finds; where it has to wait for a file, after it has been read."""
+        while True:
+            try:
+                return look(*args)
+            except NotInMemory as missing:
+                await self._engine.load(missing)
+                self._check_alive()
 
     def _check_visible(self, overlay: TableOverlay, key: tuple[str, int | bytes]) -> None:
         """ON CONFLICT DO NOTHING over a row that the snapshot does not see is a conflict of its own (PostgreSQL)."""
-        if self._pinned is not None and key not in overlay.rows and self._pinned.get(overlay.layout, *key) is None:
+        if self._pinned is not None and key not in overlay.rows and self._committed_row(
+                overlay, self._pinned, key) is None:
             raise _concurrent()
 
     def _newest(self, overlay: TableOverlay, key: tuple[str, int | bytes]) -> Row | None:
@@ -260,7 +284,10 @@ class StoreTransaction:
 
     def _committed_row(self, overlay: TableOverlay, source: HotSnapshot | LiveReader, key: RowKey) -> Row | None:
         row = source.get(overlay.layout, *key)
-        return None if row is None else self._alive(overlay.table, overlay.layout, row)
+        if row is None:
+            return self._engine.cold_row(source, overlay.layout, key) if overlay.table.id in self._engine.tiered \
+                else None
+        return self._alive(overlay.table, overlay.layout, row)
 
     async def update(self, table: TableDef, changes: Sequence[tuple[RowId, Mapping[int, Any]]]) -> int:
         await self._enter(table)
@@ -270,7 +297,7 @@ class StoreTransaction:
         for place, ((tenant, key), values) in enumerate(changes, 1):
             row_key = (tenant, layout.codec.encode(key))
             await self._lock_row(table, row_key)
-            before = self._newest(overlay, row_key)
+            before = await self._read(self._newest, overlay, row_key)
             if before is not None:
                 await self._replace(overlay, row_key, before, values)
                 count += 1
@@ -300,7 +327,7 @@ class StoreTransaction:
             moved = (key[0], layout.codec.encode([row[place] for place in table.key]))
         if moved != key:
             await self._lock_row(table, moved)
-            if self._exists(overlay, moved):
+            if await self._read(self._exists, overlay, moved):
                 raise duplicate(table, row)
             self._overlay.write(overlay, key, None)
         self._overlay.write(overlay, moved, row)
@@ -313,7 +340,7 @@ class StoreTransaction:
         for place, (tenant, key) in enumerate(ids, 1):
             row_key = (tenant, layout.codec.encode(key))
             await self._lock_row(table, row_key)
-            if self._newest(overlay, row_key) is not None:
+            if await self._read(self._newest, overlay, row_key) is not None:
                 self._overlay.write(overlay, row_key, None)
                 count += 1
             if place % TURN == 0:
@@ -340,7 +367,7 @@ class StoreTransaction:
                     raise KalamError("55P03", f'could not obtain lock on row in relation "{table.name}"',
                                      schema=table.namespace, table=table.name)
                 await self._lock(lock_key, share=share, timeout_ms=timeout_ms)
-            found.append(self._newest(overlay, row_key))
+            found.append(await self._read(self._newest, overlay, row_key))
             if place % TURN == 0:
                 await asyncio.sleep(0)
                 self._check_alive()

@@ -1,0 +1,351 @@
+"""Moves rows between tiers in the background: flush, compaction, removal of files that nobody can read any more.
+
+One job at a time for a table. A flush goes: the table's deletes begin to leave tombstones; a snapshot; new files
+(``tiering``); one commit that publishes them; then the hot rows that are cold now leave in bounded steps. A crash
+before the publication leaves files that no manifest names: they are removed at the next start. A crash after it leaves
+hot rows to clean: that goes on at the next start. Readers see the same rows at every step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import apsw
+
+from kalamdb import faults
+from kalamdb.errors import KalamError
+from kalamdb.store import manifest
+from kalamdb.store.cold import ColdStore
+from kalamdb.store.manifest import Manifest, tombstones
+from kalamdb.txn.api import TableDef
+from kalamdb.txn.clock import now_ms
+from kalamdb.txn.jobs import Job, Jobs
+from kalamdb.txn.tiering import Flush, Flushed, Storage, choose, compact
+
+if TYPE_CHECKING:
+    from kalamdb.txn.engine import StoreEngine
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+CLEAN_ROWS = 5_000
+LOOK_EVERY = 1.0
+DEFAULT_POLICY = "rows:1000000"
+DEFAULT_RETENTION_HOURS = 168
+HOUR_MS = 3_600_000
+#: after an error a table's background work rests so long
+REST_MS = 60_000
+
+
+class Tiers:
+    def __init__(self, engine: StoreEngine, cold: ColdStore, storages: Mapping[str, Storage],
+                 flush_policy: str = DEFAULT_POLICY) -> None:
+        self.jobs = Jobs()
+        self.flush_policy = flush_policy
+        self._engine = engine
+        self._cold = cold
+        self._storages = storages
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="kalam-tier")
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._condemned: list[tuple[int, str, str, int | None]] = []  # reader number, storage, file, segment
+        self._flushed_at: dict[int, int] = {}
+        self._rest_until: dict[int, int] = {}
+        self._swept = asyncio.Event()
+        self._closing = False
+        self._task = asyncio.create_task(self._work_forever(), name="tiers")
+
+    async def close(self) -> None:
+        self._closing = True
+        for job in self.jobs.all():
+            if job.ended_at is None:
+                job.cancelled = True
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        for lock in list(self._locks.values()):  # whoever is at it has been told to end
+            async with lock:
+                pass
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run to its end, whatever happens to the task that waits: files and locks must not be left to chance."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                await future
+            raise
+
+    def _lock(self, table: TableDef) -> asyncio.Lock:
+        return self._locks.setdefault(table.id, asyncio.Lock())
+
+    def _storage(self, table: TableDef) -> Storage:
+        name = dict(table.options).get("storage_id", "local")
+        found = self._storages.get(name)
+        if found is None:
+            raise KalamError("58P01", f'storage "{name}" is not configured', hint="Add it to the server's settings.")
+        return found
+
+    # ---------- flush ----------
+    async def flush(self, table: TableDef) -> int:
+        """Make all hot rows cold; how many there were. Background and on demand."""
+        if table.kind == "stream":
+            raise KalamError("42809", f'stream table "{table.name}" has no cold tier',
+                             hint="Its rows expire after ttl_seconds.")
+        await self._swept.wait()
+        async with self._lock(table):
+            if self._closing:
+                raise KalamError("57P01", "the server is shutting down")
+            self._flushed_at[table.id] = now_ms()
+            with self.jobs.running("flush", table) as job:
+                return await self._flush(table, job)
+
+    async def _flush(self, table: TableDef, job: Job) -> int:
+        engine = self._engine
+        await self._begin(table)
+        if await self._cleaning_left(table):  # of a flush before a crash
+            await self._clean(table)
+        snapshot = engine.hot_snapshot()
+        try:
+            snapshot.pin()
+            found = self._cold.as_of(snapshot.query, table.id) or Manifest(table.id, 1)
+            expected = self._hot_rows(table)
+            work = Flush(table, engine.layouts.of(table), snapshot, self._cold, found, self._storage(table), job,
+                         expected)
+            flushed = await self.in_thread(work.run)
+        finally:
+            snapshot.close()
+        if not flushed.rows and not flushed.tombstones:
+            return 0
+        if not await self._publish_flush(table, flushed):
+            await self._clean(table)
+        return flushed.rows
+
+    async def _begin(self, table: TableDef) -> None:
+        """From now on deletes leave tombstones."""
+        if table.id not in self._cold.tables:
+            await self._engine.submit(lambda connection: manifest.begin_tiering(connection, table))
+            self._cold.refresh(self._engine.live.query, table.id)
+
+    def _hot_rows(self, table: TableDef) -> int:
+        found = self._engine.live.query(f"SELECT count(*) FROM {self._engine.layouts.of(table).table}", ())
+        return int(found[0][0]) if found else 0
+
+    async def _publish_flush(self, table: TableDef, flushed: Flushed) -> bool:
+        """True where nobody wrote since the snapshot, so that the hot rows could go with the publication."""
+        change = flushed.change
+        hot = self._engine.layouts.of(table).table
+        assert change.clean_seq is not None
+        last = change.clean_seq
+
+        def job(connection: apsw.Connection) -> bool:
+            faults.reach("flush.publish")
+            _check_there(connection, table)
+            manifest.publish(connection, table.id, change)
+            alone = self._engine.last_written(table.id) <= last
+            if alone:
+                connection.execute(f"DELETE FROM {hot}")
+                connection.execute(f"DELETE FROM {tombstones(table.id)}")
+                _set_clean(connection, table)
+            return alone
+
+        emptied = await self._publish(table, change, job)
+        faults.reach("flush.published")
+        return emptied
+
+    async def _publish(self, table: TableDef, change: manifest.Change, job: Callable[[apsw.Connection], T]) -> T:
+        try:
+            result: T = await self._engine.submit(job)
+        except BaseException:
+            storage = self._storages[change.storage]
+            for name, _ in change.added:  # not published: nobody knows of them
+                await self.in_thread(lambda name=name: storage.delete(name))  # type: ignore[misc]
+            raise
+        self._cold.refresh(self._engine.live.query, table.id)
+        self._condemn((segment.storage, segment.file, segment.id) for segment in change.removed)
+        return result
+
+    # ---------- the hot rows that are cold now ----------
+    async def _cleaning_left(self, table: TableDef) -> bool:
+        found = self._engine.live.query("SELECT clean_seq FROM kalam_manifests WHERE table_id = ?", (table.id,))
+        return bool(found) and found[0][0] is not None
+
+    async def _clean(self, table: TableDef) -> None:
+        for name in (self._engine.layouts.of(table).table, tombstones(table.id)):
+            after: tuple[Any, Any] | None = None
+            while True:
+                after = await self._engine.submit(_cleaner(name, table.id, after))
+                faults.reach("flush.cleaned")
+                if after is None:
+                    break
+        await self._engine.submit(lambda connection: _set_clean(connection, table))
+
+    # ---------- compaction ----------
+    async def compact(self, table: TableDef, *, everything: bool = True) -> int:
+        """Merge segments; the number of rows written. ``everything``: all of the table's, else what is due."""
+        await self._swept.wait()
+        async with self._lock(table):
+            if self._closing:
+                raise KalamError("57P01", "the server is shutting down")
+            found = self._cold.tables.get(table.id)
+            if found is None or not found.segments:
+                return 0
+            chosen = list(found.segments) if everything else choose(found.segments, now_ms(), _retention_ms(table))
+            if not chosen or (everything and len(chosen) == 1 and not len(chosen[0].dead)):
+                return 0
+            with self.jobs.running("compaction", table) as job:
+                job.detail = f"{len(chosen)} segments"
+                layout, storage = self._engine.layouts.of(table), self._storage(table)
+                change, rows = await self.in_thread(
+                    lambda: compact(table, layout, self._cold, chosen, storage, job, job.check))
+
+                def publish(connection: apsw.Connection) -> None:
+                    faults.reach("compaction.publish")
+                    _check_there(connection, table)
+                    manifest.publish(connection, table.id, change)
+
+                await self._publish(table, change, publish)
+                faults.reach("compaction.published")
+                return rows
+
+    # ---------- files that nobody reads ----------
+    def _condemn(self, files: Any) -> None:
+        number = self._engine.readers.enter()
+        self._engine.readers.leave(number)
+        self._condemned += [(number, *file) for file in files]
+
+    async def sweep(self) -> None:
+        """Remove files once all who might read them have ended."""
+        held = []
+        for item in self._condemned:
+            number, storage_id, file, segment = item
+            storage = self._storages.get(storage_id)
+            if storage is None or not self._engine.readers.nobody_before(number):
+                held.append(item)
+                continue
+            if segment is not None:
+                self._cold.forget(segment)
+            await self.in_thread(lambda storage=storage, file=file: storage.delete(file))  # type: ignore[misc]
+            await self._engine.run("DELETE FROM kalam_removed WHERE storage = ? AND file = ?", storage_id, file)
+        self._condemned = held
+
+    async def forget_table(self, number: int) -> None:
+        """A dropped table's grace is over: its segments are files to remove."""
+        async with self._locks.setdefault(number, asyncio.Lock()):
+            await self._engine.submit(lambda connection: manifest.forget_table(connection, number))
+            self._cold.forget_table(number)
+            known = {(storage, file) for _, storage, file, _ in self._condemned}
+            found = self._engine.live.query("SELECT storage, file FROM kalam_removed", ())
+            self._condemn((*row, None) for row in found if tuple(row) not in known)
+
+    async def wait_swept(self) -> None:
+        """Until what a crash left is gone."""
+        await self._swept.wait()
+
+    async def _first_sweep(self) -> None:
+        """What a crash left: files removed from manifests, and such as were never in one."""
+        query = self._engine.live.query
+        known = {tuple(row) for row in query("SELECT storage, file FROM kalam_segments", ())}
+        for storage_id, storage in self._storages.items():
+            try:
+                names = await self.in_thread(lambda storage=storage: storage.names(""))  # type: ignore[misc]
+                for name in names:
+                    if (storage_id, name) not in known:
+                        log.info("removing segment file %r of storage %r: no manifest names it", name, storage_id)
+                        await self.in_thread(
+                            lambda storage=storage, name=name: storage.delete(name))  # type: ignore[misc]
+            except KalamError as error:
+                log.warning("storage %r: %s", storage_id, error)
+                continue
+            if query("SELECT 1 FROM kalam_removed WHERE storage = ? LIMIT 1", (storage_id,)):
+                await self._engine.run("DELETE FROM kalam_removed WHERE storage = ?", storage_id)
+
+    # ---------- by itself ----------
+    async def _work_forever(self) -> None:
+        try:
+            await self._first_sweep()
+        finally:
+            self._swept.set()
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            try:
+                await self.sweep()
+            except (KalamError, apsw.Error) as error:
+                log.warning("removal of segment files: %s", error)
+            for table in list(self._engine.catalog.by_id.values()):
+                if table.kind != "stream" and self._rest_until.get(table.id, 0) <= now_ms():
+                    await self._look_after(table)
+
+    async def _look_after(self, table: TableDef) -> None:
+        try:
+            if await self._cleaning_left(table) and not self._lock(table).locked():
+                async with self._lock(table):
+                    await self._clean(table)
+            if self.flush_due(table):
+                await self.flush(table)
+            found = self._cold.tables.get(table.id)
+            if found is not None and choose(found.segments, now_ms(), _retention_ms(table)):
+                await self.compact(table, everything=False)
+        except (KalamError, apsw.Error) as error:
+            log.warning('background work on table "%s.%s": %s', table.namespace, table.name, error)
+            self._rest_until[table.id] = now_ms() + REST_MS
+
+    def flush_due(self, table: TableDef) -> bool:
+        """By the table's flush policy, or for deletions that are older than their retention."""
+        query, name = self._engine.live.query, self._engine.layouts.of(table).table
+        for word, number in _policy(dict(table.options).get("flush_policy", self.flush_policy)):
+            if word == "rows" and query(f"SELECT 1 FROM {name} LIMIT 1 OFFSET ?", (number - 1,)):
+                return True
+            if word == "interval":
+                since = self._flushed_at.setdefault(table.id, now_ms())
+                if now_ms() - since >= number * 1000 and query(f"SELECT 1 FROM {name} LIMIT 1", ()):
+                    return True
+        if table.id not in self._cold.tables:
+            return False
+        oldest = query(f"SELECT min(at) FROM {tombstones(table.id)}", ())
+        return bool(oldest) and oldest[0][0] is not None and now_ms() - int(oldest[0][0]) >= _retention_ms(table)
+
+
+def _policy(text: str) -> list[tuple[str, int]]:
+    parts = [part.strip().partition(":") for part in text.split(",")]
+    return [(word, int(number)) for word, _, number in parts]
+
+
+def _retention_ms(table: TableDef) -> int:
+    return int(dict(table.options).get("deleted_retention_hours", DEFAULT_RETENTION_HOURS)) * HOUR_MS
+
+
+def _check_there(connection: apsw.Connection, table: TableDef) -> None:
+    if not connection.execute("SELECT 1 FROM kalam_tables WHERE id = ? AND dropped_at IS NULL", (table.id,)).fetchall():
+        raise KalamError("42P01", f'relation "{table.namespace}.{table.name}" does not exist')
+
+
+def _set_clean(connection: apsw.Connection, table: TableDef) -> None:
+    connection.execute("UPDATE kalam_manifests SET clean_seq = NULL WHERE table_id = ?", (table.id,))
+
+
+def _cleaner(name: str, table_id: int, after: tuple[Any, Any] | None) -> Callable[[apsw.Connection], Any]:
+    """Removes the next rows that a flush took and nobody changed since; gives where to go on, None at the end."""
+
+    def job(connection: apsw.Connection) -> tuple[Any, Any] | None:
+        ((last,),) = connection.execute("SELECT clean_seq FROM kalam_manifests WHERE table_id = ?",
+                                        (table_id,)).fetchall()
+        low = "" if after is None else "(_userid, k) > (?, ?)"
+        values = after or ()
+        found = connection.execute(
+            f"SELECT _userid, k FROM {name} {'WHERE ' + low if low else ''} ORDER BY _userid, k "
+            f"LIMIT 1 OFFSET {CLEAN_ROWS - 1}", values).fetchall()
+        conditions = [low] if low else []
+        if found:
+            conditions.append("(_userid, k) <= (?, ?)")
+            values = (*values, *found[0])
+        connection.execute(f"DELETE FROM {name} WHERE {' AND '.join([*conditions, '_seq <= ?'])}", (*values, last))
+        return (found[0][0], found[0][1]) if found else None
+
+    return job
