@@ -21,6 +21,7 @@ from kalamdb.order import part_encoder
 from kalamdb.sql import access, activity
 from kalamdb.sql.bind import Binder, NotSimple, Params, identifier, parameter_index
 from kalamdb.sql.cursors import ListSource, Source, ThreadSource
+from kalamdb.sql.mask import bind, compile_mask
 from kalamdb.sql.predicate import (
     SEQ,
     Compiled,
@@ -34,7 +35,7 @@ from kalamdb.sql.predicate import (
 from kalamdb.sql.run import Run, answer
 from kalamdb.sql.statements import Name
 from kalamdb.sql.system import is_system
-from kalamdb.txn.api import Key, Scan, TableDef
+from kalamdb.txn.api import Key, NotInMemory, Scan, TableDef
 
 LockWait = Literal["wait", "nowait", "skip"]
 #: rows locked with one call
@@ -54,11 +55,12 @@ class Filter:
     condition: Condition | None
     compiled: Compiled | None
     range: KeyRange
+    mask: Any = None
 
     @classmethod
     def of(cls, table: TableDef, condition: Condition | None) -> Filter:
         compiled = None if condition is None else compile_condition(condition)
-        return cls(condition, compiled, key_range(condition, table.key, lambda _: True))
+        return cls(condition, compiled, key_range(condition, table.key, lambda _: True), compile_mask(condition))
 
     @property
     def whole_key(self) -> bool:
@@ -75,7 +77,7 @@ class Filter:
             return None
         where = None if self.compiled is None else self.compiled.sql
         values = () if self.compiled is None else self.compiled.bind(params)
-        return Scan(table, tenant, columns, where, values, prefix, low, high, limit, with_id)
+        return Scan(table, tenant, columns, where, values, prefix, low, high, limit, with_id, bind(self.mask, params))
 
     def matches(self, row: Row, params: Sequence[Any]) -> bool:
         return self.condition is None or evaluate(self.condition, row, params) is True
@@ -148,9 +150,12 @@ class ReadPlan:
         keys = self.filter.keys(self.table, run.params) if tenant is not None else None
         if keys is None:
             return None
-        if alone and len(keys) == 1:  # one row is a snapshot of its own
-            return self._picked(run, [run.transaction.get_newest(self.table, tenant or "", keys[0])])
-        return self._get(run, tenant or "", keys)
+        try:
+            if alone and len(keys) == 1:  # one row is a snapshot of its own
+                return self._picked(run, [run.transaction.get_newest(self.table, tenant or "", keys[0])])
+            return self._get(run, tenant or "", keys)
+        except NotInMemory:  # a file has to be read: a worker's work
+            return None
 
     def _get(self, run: Run, tenant: str, keys: list[Key]) -> list[Row]:
         get, snapshot, table = run.transaction.get, run.snapshot, self.table

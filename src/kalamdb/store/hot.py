@@ -99,6 +99,7 @@ class Layout:
         self.table = f"h_{table.id}"
         self.codec = KeyCodec.of(table)
         self.columns = tuple(f"c{column.id}" for column in table.columns)
+        self.types = tuple(column.type for column in table.columns)
         self.arrow = {name: column.type.arrow for name, column in zip(self.columns, table.columns, strict=True)}
         self.booleans = tuple(place for place, column in enumerate(table.columns) if column.type.layout == "bool")
         self.floats = tuple(place for place, column in enumerate(table.columns) if is_float(column.type.name))

@@ -7,9 +7,11 @@ or disk flushes; it costs microseconds, or is said to be for a worker thread. Va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+
+import pyarrow as pa
 
 from kalamdb.api import ClientSession, Role, Row
 from kalamdb.types import PgType
@@ -87,7 +89,8 @@ class Scan:
     ``columns``: positions; -1 stands for _seq, -2 for _userid. ``where`` is a SQLite expression over the columns
     ``c{id}``, ``_seq`` and ``_userid`` with ``?`` for ``params``, evaluated on storage values, with SQL's three-valued
     logic; None: all rows. ``key_prefix`` narrows to keys that begin with these values (whole key: at most one row);
-    ``low``/``high`` bound the first key column after the prefix (value, inclusive).
+    ``low``/``high`` bound the first key column after the prefix (value, inclusive). ``mask`` gives the truth of
+    ``where`` for every row of a batch with the table's columns, where there is such a form of it; null: unknown.
     """
 
     table: TableDef
@@ -100,11 +103,16 @@ class Scan:
     high: tuple[Any, bool] | None = None
     limit: int | None = None
     with_id: bool = False  # each row preceded by its tenant and key tuple: (tenant, key, *columns)
+    mask: Callable[[pa.RecordBatch], pa.Array] | None = field(default=None, compare=False)
 
 
 class ScanCursor(Protocol):
     def fetch(self, n: int) -> list[Row]:
         """Up to n more rows, [] at the end. May run in a worker thread, one call at a time."""
+
+    def batches(self) -> Iterator[pa.RecordBatch] | None:
+        """All rows as record batches of the columns in their wire layouts, named by place ("0", "1" …), in no order;
+        None where that is no shorter way than rows. Instead of ``fetch``, and in the same threads."""
 
     def interrupt(self) -> None:
         """Make a running fetch fail with 57014; callable from another thread."""

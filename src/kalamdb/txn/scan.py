@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,13 +17,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from kalamdb import types
 from kalamdb.api import Row
-from kalamdb.store.cold import ColdRange, ColdStore, without
+from kalamdb.store.cold import ColdRange, ColdStore, positions_in, without
 from kalamdb.store.hot import SEQ, TURN_ROWS, HotSnapshot, Layout, Stop, open_scratch, scan_sql
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.segment import key_at
 from kalamdb.txn.api import Scan
 from kalamdb.txn.overlay import RowKey, Version
+from kalamdb.types import PgType
 
 _KEY = operator.itemgetter(0, 1)
 _NAMES = re.compile(r"\b(?:c\d+|_seq|_userid)\b")
@@ -70,6 +72,11 @@ class StoreScan:
                 rows = part
         self._left = rows[n:]
         return rows[:n] if self._left else rows
+
+    def batches(self) -> Iterator[pa.RecordBatch] | None:
+        if self._cold is None or self._scan.with_id or self._scan.limit is not None or not self._scan.columns:
+            return None
+        return self._as_batches(self._cold)
 
     def interrupt(self) -> None:
         self._stop.asked = True
@@ -159,7 +166,10 @@ class StoreScan:
     def _cold_rows(self, cold: Cold, names: Sequence[str]) -> Iterator[list[Row]]:
         layout, scan = self._layout, self._scan
         for batch in self.cold_batches(cold, _needed(layout, names, scan.where)):
-            rows = to_rows(batch, names) if scan.where is None else self._evaluated(_scratch_rows(layout, batch), names)
+            if scan.where is None or scan.mask is not None:
+                rows = to_rows(batch if scan.mask is None else batch.filter(scan.mask(batch)), names)
+            else:
+                rows = self._evaluated(_scratch_rows(layout, batch), names)
             if rows:
                 yield rows
 
@@ -174,6 +184,41 @@ class StoreScan:
             left = without(batch, self._hiding(batch), shared=layout.shared)
             if left.num_rows:
                 yield left
+
+    # ---------- without rows ----------
+    def _as_batches(self, cold: Cold) -> Iterator[pa.RecordBatch]:
+        layout, scan = self._layout, self._scan
+        own = sorted({key for key, _ in self._own_visible()})
+        names = [layout.output(position) for position in scan.columns]
+        kinds = [_type_of(layout, position) for position in scan.columns]
+        schema = pa.schema([pa.field(str(place), kind.arrow) for place, kind in enumerate(kinds)])
+        columns = _needed(layout, ["_userid", "k", *names], scan.where)
+        for batch in self.cold_batches(cold, columns, ordered=False):
+            left = without(batch, _among(own, batch), shared=layout.shared)
+            if scan.where is not None:
+                left = self._masked(left)
+            if left.num_rows:
+                yield pa.RecordBatch.from_arrays([_array(left, name) for name in names], schema=schema)
+        self._cold = None
+        for rows in self._merged() if self._own else self._committed():
+            yield types.rows_to_arrow(rows, kinds, schema)
+
+    def _masked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows that satisfy the condition."""
+        if self._scan.mask is not None:
+            return batch.filter(self._scan.mask(batch))
+        names = ["_userid", "k"]
+        kept = self._evaluated(_scratch_rows(self._layout, batch), names)
+        places = positions_in(batch, kept, shared=self._layout.shared)
+        return batch.take(pa.array(places))
+
+    def _own_visible(self) -> Iterator[tuple[RowKey, Version]]:
+        for key, head in self._own:
+            version: Version | None = head
+            while version is not None and version[0] > self._position:
+                version = version[2]
+            if version is not None:
+                yield key, version
 
     def _hiding(self, batch: pa.RecordBatch) -> list[Any]:
         """Keys of hot rows and tombstones among those of an ordered batch."""
@@ -204,11 +249,8 @@ class StoreScan:
         own: list[tuple[RowKey, Row]] = []
         fits = _range_check(self._layout, self._scan)
         tenant = self._scan.tenant
-        for key, head in self._own:
-            version: Version | None = head
-            while version is not None and version[0] > self._position:
-                version = version[2]
-            if version is None or (tenant is not None and key[0] != tenant):
+        for key, version in self._own_visible():
+            if tenant is not None and key[0] != tenant:
                 continue
             hidden.add(key)
             row = version[1]
@@ -267,6 +309,23 @@ def _needed(layout: Layout, names: Sequence[str], where: str | None) -> list[str
     found = [*names, *(_NAMES.findall(where) if where is not None else ())]
     skipped = ("NULL", "_userid") if layout.shared else ("NULL",)
     return [name for name in dict.fromkeys(found) if name not in skipped]
+
+
+def _type_of(layout: Layout, position: int) -> PgType:
+    if position >= 0:
+        return layout.types[position]
+    return types.by_name("int8") if position == SEQ else types.TEXT
+
+
+def _array(batch: pa.RecordBatch, name: str) -> pa.Array:
+    return pa.nulls(batch.num_rows, pa.string()) if name == "NULL" else batch.column(name)
+
+
+def _among(keys: list[RowKey], batch: pa.RecordBatch) -> list[RowKey]:
+    """Of keys in order, those between a batch's first and last."""
+    if not keys:
+        return keys
+    return keys[bisect_left(keys, key_at(batch, 0)) : bisect_right(keys, key_at(batch, batch.num_rows - 1))]
 
 
 def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
