@@ -690,11 +690,15 @@ def rows_from_arrow(stream: bytes, kinds: Sequence[PgType]) -> list[tuple[Value,
             rows: list[tuple[Value, ...]] = []
             for batch in reader:
                 batch.validate(full=True)
-                rows.extend(zip(*(_values(column, kind) for column, kind in zip(batch.columns, kinds, strict=True)),
-                                strict=True))
+                rows.extend(rows_of_batch(batch, kinds))
     except pa.ArrowException as error:
         raise KalamError("08P01", "malformed Arrow stream", detail=str(error)) from None
     return rows
+
+
+def rows_of_batch(batch: pa.RecordBatch, kinds: Sequence[PgType]) -> Iterable[tuple[Value, ...]]:
+    """Storage rows of a batch with one column at least, each in its type's layout."""
+    return zip(*(_values(column, kind) for column, kind in zip(batch.columns, kinds, strict=True)), strict=True)
 
 
 def _values(column: pa.Array, kind: PgType) -> list[Value]:

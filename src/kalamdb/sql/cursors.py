@@ -8,12 +8,13 @@ its thread, so that afterwards the transaction may end.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from kalamdb import types
 from kalamdb.api import ClientSession, Column, Result, Row
 from kalamdb.errors import KalamError
 from kalamdb.sql.workers import Workers
@@ -105,6 +106,78 @@ class ListSource:
         self._rows = []
 
 
+class BatchSource:
+    """Record batches of an engine's scan, read in a worker thread: the columns in their wire layouts."""
+
+    def __init__(self, workers: Workers, session: ClientSession, batches: Iterator[pa.RecordBatch], scan: ScanCursor,
+                 columns: Sequence[Column]) -> None:
+        self.columns = columns
+        self._batches = batches
+        self._inner = ThreadSource(workers, session, self._fetch, scan.interrupt, scan.close)
+
+    def _fetch(self, count: int) -> list[Any]:
+        """One batch as a list of one; ``BatchChunks`` counts the rows."""
+        batch = next(self._batches, None)
+        return [] if batch is None else [batch]
+
+    async def read(self) -> pa.RecordBatch | None:
+        found = await self._inner.read(1)
+        return found[0] if found else None
+
+    def ahead(self) -> None:
+        self._inner.ahead(1)
+
+    def rows(self, batches: Sequence[pa.RecordBatch]) -> list[Row]:
+        """Few rows in storage values."""
+        kinds = [column.type for column in self.columns]
+        return [row for batch in batches for row in types.rows_of_batch(batch, kinds)]
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class BatchChunks:
+    """Batches cut into chunks of rows, always one batch ahead, so that ``more`` is known."""
+
+    def __init__(self, source: BatchSource) -> None:
+        self.source = source
+        self.as_rows = False  # the first chunk went as rows, and so do the others
+        self._held: list[pa.RecordBatch] = []
+        self._rows = 0
+        self._ended = False
+
+    @property
+    def more(self) -> bool:
+        return self._rows > 0
+
+    async def peek(self, count: int) -> int:
+        while self._rows < count and not self._ended:
+            batch = await self.source.read()
+            if batch is None:
+                self._ended = True
+            elif batch.num_rows:
+                self._held.append(batch)
+                self._rows += batch.num_rows
+        return self._rows
+
+    async def take(self, count: int) -> list[pa.RecordBatch]:
+        await self.peek(count + 1)
+        taken: list[pa.RecordBatch] = []
+        while count and self._held:
+            batch = self._held.pop(0)
+            if batch.num_rows > count:
+                self._held.insert(0, batch.slice(count))
+                batch = batch.slice(0, count)
+            taken.append(batch)
+            count -= batch.num_rows
+            self._rows -= batch.num_rows
+        return taken
+
+    def ahead(self, count: int) -> None:
+        if self._rows <= count and not self._ended:
+            self.source.ahead()
+
+
 class Chunks:
     """A source cut into chunks, always one row ahead, so that ``more`` is known."""
 
@@ -144,7 +217,7 @@ class Chunks:
 class Cursor:
     """What FETCH reads from: a scan that its statement's first chunk did not finish."""
 
-    def __init__(self, name: str, chunks: Chunks, columns: tuple[Column, ...],
+    def __init__(self, name: str, chunks: Chunks | BatchChunks, columns: tuple[Column, ...],
                  to_batch: Callable[[Sequence[Row]], pa.RecordBatch] | None, fetch: int, transaction: Transaction,
                  owner: bool, workers: Workers) -> None:
         self.name = name
@@ -157,6 +230,8 @@ class Cursor:
         self._workers = workers
 
     async def fetch(self, session: ClientSession, count: int) -> Result:
+        if isinstance(self._chunks, BatchChunks):
+            return self._of_batches(self._chunks, await self._chunks.take(count), count)
         rows = await self._chunks.take(count)
         more = self._chunks.more
         if more:
@@ -168,6 +243,16 @@ class Cursor:
             return Result(tag, columns=self.columns, rows=rows, cursor=cursor)
         batches = [await self._workers.run(session, lambda: None, lambda: make(rows))] if rows else []
         return Result(tag, columns=self.columns, batches=batches, cursor=cursor)  # the schema came first
+
+    def _of_batches(self, chunks: BatchChunks, batches: list[pa.RecordBatch], count: int) -> Result:
+        more = chunks.more
+        if more:
+            chunks.ahead(count)
+        tag = f"FETCH {sum(batch.num_rows for batch in batches)}" + (f" {self.name}" if more else "")
+        cursor = self.name if more else None
+        if chunks.as_rows:
+            return Result(tag, columns=self.columns, rows=chunks.source.rows(batches), cursor=cursor)
+        return Result(tag, columns=self.columns, batches=batches, cursor=cursor)
 
     def ahead(self) -> None:
         self._chunks.ahead(self.fetch_size)

@@ -131,7 +131,8 @@ def _compare(node: Compare) -> _Made:
         left, right, op = right, left, _SWAPPED.get(op, op)
     if not isinstance(left, Field):
         raise _NoMask
-    test = _between(left, right, op, node.family) if isinstance(right, Field) else _against(left, right, op, node.family)
+    family = node.family
+    test = _between(left, right, op, family) if isinstance(right, Field) else _against(left, right, op, family)
     if op == "IS NOT":
         return lambda batch, params: pc.invert(test(batch, params))
     return test

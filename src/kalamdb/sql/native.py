@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kalamdb import types
 from kalamdb.errors import KalamError
@@ -112,6 +113,30 @@ def to_array(type_: PgType, typmod: int, values: Sequence[Any], *, as_text: bool
             return pa.array([_micros(value) for value in values], pa.int64()).cast(pa.timestamp("us", "UTC"))
         case _:
             return pa.array(values, pa.string())
+
+
+def from_wire(type_: PgType, typmod: int, array: pa.Array, *, as_text: bool) -> pa.Array:
+    """One column from its wire layout."""
+    match type_.name:
+        case "date":
+            if _within(array, -DAY_MAX, DAY_MAX - 1):
+                return pc.add(array, pa.scalar(EPOCH_DAYS, pa.int32())).cast(pa.date32())
+        case "timestamp" | "timestamptz" as name:
+            if _within(array, -MICROS_MAX, LAST_MICROS):
+                unix = pc.add(array, pa.scalar(EPOCH_MICROS, pa.int64()))
+                return unix.cast(pa.timestamp("us", "UTC" if name == "timestamptz" else None))
+        case "uuid":
+            return pa.ExtensionArray.from_storage(pa.uuid(), array.cast(pa.binary(16)))
+        case "numeric" if not as_text:
+            pass
+        case _:
+            return array
+    return to_array(type_, typmod, array.to_pylist(), as_text=as_text)
+
+
+def _within(array: pa.Array, low: int, high: int) -> bool:
+    ends = pc.min_max(array).as_py()
+    return ends["min"] is None or (ends["min"] >= low and ends["max"] <= high)
 
 
 def literal(type_: PgType | None, value: Any) -> str:

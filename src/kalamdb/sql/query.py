@@ -8,7 +8,7 @@ characters, which no statement text can contain, and filled in as literals for e
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from kalamdb.sql.predicate import SEQ, USERID
 from kalamdb.sql.read import Filter, SystemScan, picker
 from kalamdb.sql.run import Run, answer
 from kalamdb.sql.select import ROW_NUMBER, SelectTranslator, Source
+from kalamdb.sql.spool import Spool
 from kalamdb.sql.system import is_system
 from kalamdb.txn.api import CatalogView, ScanCursor, TableDef
 from kalamdb.types import PgType
@@ -166,18 +167,34 @@ class QueryPlan:
 def _gather(scans: list[tuple[Feed, ScanCursor | None]], cancel: Cancel) -> dict[str, pa.Table]:
     relations = {}
     for feed, scan in scans:
-        parts = []
-        while scan is not None:
+        spool = Spool()
+        if scan is not None:
             cancel.scan = scan
-            cancel.check()
-            rows = scan.fetch(SCAN_ROWS)
-            if not rows:
-                scan.close()
-                break
-            parts.append(rows)
-        relations[feed.relation] = _relation(feed, parts)
+            for part in _parts(feed, scan):
+                spool.add(part)
+                cancel.check()
+            scan.close()
+        relations[feed.relation] = spool.table() or to_table(feed, [])
     cancel.scan = None
     return relations
+
+
+def _parts(feed: Feed, scan: ScanCursor) -> Iterator[pa.Table]:
+    batches = scan.batches()
+    if batches is not None:
+        for batch in batches:
+            yield _from_wire(feed, batch)
+        return
+    while rows := scan.fetch(SCAN_ROWS):
+        yield to_table(feed, rows)
+
+
+def _from_wire(feed: Feed, batch: pa.RecordBatch) -> pa.Table:
+    arrays = []
+    for field, array in zip(feed.fields, batch.columns, strict=True):
+        type_, typmod = column_type(feed.table, field.position)
+        arrays.append(native.from_wire(type_, typmod, array, as_text=field.as_text))
+    return pa.Table.from_arrays(arrays, [field.name for field in feed.fields])
 
 
 def _numbered(feed: Feed, rows: Sequence[Row]) -> pa.Table:
@@ -185,12 +202,6 @@ def _numbered(feed: Feed, rows: Sequence[Row]) -> pa.Table:
     pick = picker(feed.positions)
     table = to_table(feed, [pick(row) for row in rows])
     return table.append_column(ROW_NUMBER, pa.array(range(len(rows)), pa.int64()))
-
-
-def _relation(feed: Feed, parts: list[list[Any]]) -> pa.Table:
-    if len(parts) <= 1:
-        return to_table(feed, parts[0] if parts else [])
-    return pa.concat_tables([to_table(feed, part) for part in parts])
 
 
 def fill(sql: str, run: Run, kinds: Sequence[PgType]) -> str:

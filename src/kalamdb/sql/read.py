@@ -20,7 +20,7 @@ from kalamdb.errors import KalamError
 from kalamdb.order import part_encoder
 from kalamdb.sql import access, activity
 from kalamdb.sql.bind import Binder, NotSimple, Params, identifier, parameter_index
-from kalamdb.sql.cursors import ListSource, Source, ThreadSource
+from kalamdb.sql.cursors import BatchSource, ListSource, Source, ThreadSource
 from kalamdb.sql.mask import bind, compile_mask
 from kalamdb.sql.predicate import (
     SEQ,
@@ -127,18 +127,22 @@ class ReadPlan:
     def start(self, run: Run) -> Result | Awaitable[Result]:
         if (rows := self._rows_by_key(run, alone=run.own)) is not None:
             return Result(f"SELECT {len(rows)}", columns=self.columns, rows=rows)
-        return answer(run, self._source(run), self.columns)
+        return answer(run, self._source(run, alone=True), self.columns)
 
     def source(self, run: Run) -> Source:
         """The rows for a statement that reads them itself, as INSERT … SELECT does."""
         rows = self._rows_by_key(run)
-        return self._source(run) if rows is None else ListSource(rows)
+        if rows is not None:
+            return ListSource(rows)
+        source = self._source(run)
+        assert not isinstance(source, BatchSource)
+        return source
 
-    def _source(self, run: Run) -> Source:
+    def _source(self, run: Run, *, alone: bool = False) -> Source | BatchSource:
         account, table = run.session.account, self.table
         tenant = access.read_tenant(account, table, run.tenant)
         if self.lock is None:
-            return self._scan(run, tenant)
+            return self._scan(run, tenant, alone)
         access.write_tenant(account, table, run.tenant)
         return self._locking(run, tenant)
 
@@ -175,7 +179,8 @@ class ReadPlan:
             raise KalamError("2201W", "LIMIT must not be negative")
         return None if value is None else int(value)
 
-    def _scan(self, run: Run, tenant: str | None) -> Source:
+    def _scan(self, run: Run, tenant: str | None, alone: bool) -> Source | BatchSource:
+        """``alone``: the rows are the statement's answer, and may be batches."""
         limit = self._limit(run)
         scan = self.filter.scan(self.table, tenant, self.positions or (SEQ,), run.params, limit=limit)
         if scan is None or limit == 0:
@@ -185,6 +190,10 @@ class ReadPlan:
             return ThreadSource.of_scan(run.workers, run.session, rows)
         cursor = run.transaction.scan(run.snapshot, scan)
         if self.positions:
+            if alone and run.context is not None and run.context.arrow and not run.context.exec:
+                batches = cursor.batches()
+                if batches is not None:
+                    return BatchSource(run.workers, run.session, batches, cursor, self.columns)
             return ThreadSource.of_scan(run.workers, run.session, cursor)
         return ThreadSource(run.workers, run.session, lambda count: [(None,)] * len(cursor.fetch(count)),
                             cursor.interrupt, cursor.close)
@@ -255,6 +264,9 @@ class SystemScan:
 
     def fetch(self, n: int) -> list[Row]:
         return list(islice(self._rows, n))
+
+    def batches(self) -> None:
+        return None
 
     def interrupt(self) -> None:
         self._stopped = True

@@ -11,7 +11,7 @@ import pyarrow as pa
 from kalamdb import types
 from kalamdb.api import ClientSession, Column, Context, Result, Row
 from kalamdb.sql import coerce
-from kalamdb.sql.cursors import SMALL, Chunks, Cursor, RowStream, Source
+from kalamdb.sql.cursors import SMALL, BatchChunks, BatchSource, Chunks, Cursor, RowStream, Source
 from kalamdb.sql.transaction import SessionState, milliseconds
 from kalamdb.sql.workers import Workers
 from kalamdb.txn.api import Engine, Snapshot, Transaction
@@ -96,10 +96,13 @@ def _nothing() -> None:
     pass
 
 
-async def answer(run: Run, source: Source, columns: tuple[Column, ...]) -> Result:
+async def answer(run: Run, source: Source | BatchSource, columns: tuple[Column, ...]) -> Result:
     """The first chunk; the rest behind a cursor (context) or a stream (none)."""
-    chunks = Chunks(source)
     try:
+        if isinstance(source, BatchSource):
+            assert run.context is not None
+            return await _batches(run, BatchChunks(source), columns, run.context)
+        chunks = Chunks(source)
         if run.context is None or run.context.exec:
             return await _plain(run, chunks, columns)
         return await _wire(run, chunks, columns, run.context)
@@ -142,13 +145,33 @@ async def _wire(run: Run, chunks: Chunks, columns: tuple[Column, ...], context: 
         result.batches = [await run.workers.run(run.session, _nothing, lambda: make(rows))]
     else:
         result.rows = rows
+    return _rest(run, result, chunks, to_batch, size)
+
+
+async def _batches(run: Run, chunks: BatchChunks, columns: tuple[Column, ...], context: Context) -> Result:
+    size = max(1, min(context.fetch, MAX_FETCH))
+    large = size > SMALL and await chunks.peek(SMALL + 1) > SMALL
+    taken = await chunks.take(size)
+    count = sum(batch.num_rows for batch in taken)
+    result = Result(f"SELECT {count}", columns=columns)
+    if large:
+        result.schema = types.arrow_schema([(column.name, column.type) for column in columns])
+        result.batches = taken
+    else:
+        chunks.as_rows = True
+        result.rows = chunks.source.rows(taken)
+    return _rest(run, result, chunks, None, size)
+
+
+def _rest(run: Run, result: Result, chunks: Chunks | BatchChunks, to_batch: Any, size: int) -> Result:
+    """The chunks after the first become a cursor's."""
     if not chunks.more:
         chunks.source.close()
         return result
     run.state.scans += 1
     result.cursor = f"scan_{run.state.scans}"
     result.tag += f" {result.cursor}"
-    cursor = Cursor(result.cursor, chunks, columns, to_batch, size, run.transaction, run.own, run.workers)
+    cursor = Cursor(result.cursor, chunks, result.columns or (), to_batch, size, run.transaction, run.own, run.workers)
     run.session.cursors[result.cursor] = cursor
     run.handed = True
     cursor.ahead()
