@@ -48,7 +48,6 @@ class Model:
     committed: Rows = field(default_factory=dict)
     transactions: list[ModelTransaction] = field(default_factory=list)
     commits: int = 0
-    cold: bool = False  # rows may be in segments
 
     def holder(self, key: RowId) -> ModelTransaction | None:
         return next((one for one in self.transactions if key in one.locks), None)

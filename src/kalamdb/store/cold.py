@@ -42,8 +42,8 @@ _UNKNOWN: Any = object()
 Bounds = Sequence[tuple[str, Any]]
 
 
-class _Absent(Exception):
-    """What a look-up needs is not in memory."""
+class Absent(Exception):
+    """What ``locate`` needs is not in memory."""
 
 
 class Files(Protocol):
@@ -178,12 +178,12 @@ class ColdStore:
         self._older: dict[int, Manifest] = {}  # by table, the one asked for last that is not the newest
 
     # ---------- manifests ----------
-    def refresh(self, query: Query, table_id: int) -> Manifest:
+    def refresh(self, query: Query, table_id: int) -> None:
         """Take over what was published."""
-        made = manifest.load(query, table_id, manifest.version_of(query, table_id))
-        self.tables[table_id] = made
+        version = manifest.version_of(query, table_id)
+        if version:
+            self.tables[table_id] = manifest.load(query, table_id, version)
         self._older.pop(table_id, None)
-        return made
 
     def forget_table(self, table_id: int) -> None:
         found = self.tables.pop(table_id, None)
@@ -235,7 +235,7 @@ class ColdStore:
         found = self.cache.get((segment.id, number))
         if found is None:
             if not wait:
-                raise _Absent
+                raise Absent
             file = self.file(segment)
             found = DecodedGroup(file.read(number, file.schema.names))
             self.cache.put((segment.id, number), found)
@@ -257,20 +257,20 @@ class ColdStore:
             return row
         try:
             return self._row(found, layout, tenant, k, wait=False)
-        except _Absent:
+        except Absent:
             answer = self._answers.get(asked, _UNKNOWN)
             if answer is _UNKNOWN:
                 raise NotInMemory(partial(self.lookup, found, layout, tenant, k)) from None
             return answer  # type: ignore[no-any-return]
 
     def _row(self, found: Manifest, layout: Layout, tenant: str, k: Any, *, wait: bool) -> Row | None:
-        place = self._locate(found, tenant, k, wait=wait)
+        place = self.locate(found, tenant, k, wait=wait)
         if place is None:
             return None
         segment, group, position = place
         return group.row(position, layout, segment, tenant)
 
-    def _locate(self, found: Manifest, tenant: str, k: Any, *, wait: bool) -> tuple[Segment, DecodedGroup, int] | None:
+    def locate(self, found: Manifest, tenant: str, k: Any, *, wait: bool) -> tuple[Segment, DecodedGroup, int] | None:
         key: Key = (tenant, k)
         hashed: int | None = None
         for segment in found.segments:
@@ -281,7 +281,7 @@ class ColdStore:
             file = self.opened(segment)
             if file is None:
                 if not wait:
-                    raise _Absent
+                    raise Absent
                 file = self.file(segment)
             if hashed is None:
                 hashed = bloom.key_hash(tenant, k)
@@ -386,7 +386,7 @@ def _projected(batch: pa.RecordBatch, columns: Sequence[str], layout: Layout, se
     for name in columns:
         if name in names:
             array = batch.column(name)
-            if name[0] == "c" and array.type != layout.arrow[name]:
+            if name in layout.arrow and array.type != layout.arrow[name]:
                 array = array.cast(layout.arrow[name])
         elif name == "_seq":
             array = pa.repeat(pa.scalar(segment.min_seq, pa.int64()), batch.num_rows)

@@ -42,6 +42,7 @@ from kalamdb.txn.clock import Clock, now_ms, seq_at
 from kalamdb.txn.locks import LockTable
 from kalamdb.txn.overlay import RowKey, TableOverlay
 from kalamdb.txn.scan import Cold
+from kalamdb.txn.tiering import Bulk
 from kalamdb.txn.tiers import DEFAULT_POLICY, Tiers
 from kalamdb.txn.transaction import StoreTransaction
 
@@ -195,6 +196,14 @@ class StoreEngine:
     async def write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
                     changes: CatalogChanges | None) -> int:
         """Store a transaction's writes; its sequence number, after the data are on the disk."""
+        large = [overlay for overlay in overlays if overlay.runs]
+        if not large:
+            return await self._write(transaction, overlays, changes, ())
+        async with self.tiers.publishing(large) as bulk:
+            return await self._write(transaction, overlays, changes, bulk)
+
+    async def _write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
+                     changes: CatalogChanges | None, bulk: Sequence[Bulk]) -> int:
         txn_id = transaction.id if transaction.named else None
 
         def job(connection: apsw.Connection) -> int:
@@ -206,6 +215,8 @@ class StoreEngine:
                 dug = tombstones(table_id) if table_id in self.tiered else None
                 apply_rows(connection, overlay.layout, seq, overlay.changes(), dug)
                 self._last_written[table_id] = seq
+            for made in bulk:
+                made.publish(connection, seq)
             if txn_id is not None:
                 connection.execute("REPLACE INTO kalam_outcomes VALUES (?, ?, ?)", (txn_id, seq, now_ms()))
             return seq

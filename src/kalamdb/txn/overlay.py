@@ -10,12 +10,16 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from kalamdb.api import Row
 from kalamdb.catalog.catalog import CatalogChanges
 from kalamdb.store.hot import Layout
+from kalamdb.store.manifest import Segment
+from kalamdb.store.segment import Written
 from kalamdb.txn.api import TableDef
+from kalamdb.txn.bulk import Runs
 
 RowKey = tuple[str, int | bytes]
 #: (position, row or None for deleted, the version before)
@@ -27,16 +31,21 @@ FEW = 16
 class TableOverlay:
     """Own versions of one table's rows."""
 
-    __slots__ = ("_order", "layout", "rows", "table")
+    __slots__ = ("_order", "fresh", "layout", "rows", "runs", "table")
 
     def __init__(self, table: TableDef, layout: Layout) -> None:
         self.table = table
         self.layout = layout
+        self.runs = Runs(table, layout)
+        self.fresh: list[RowKey] = []  # inserted since the last savepoint or run: these may become a run
         self.rows: dict[RowKey, Version] = {}
         self._order: list[RowKey] = []  # keys in order, those that came last perhaps missing
 
     def forget(self, key: RowKey) -> None:
         del self.rows[key]
+        self.forget_order()
+
+    def forget_order(self) -> None:
         self._order.clear()
 
     def in_range(self, tenant: str, bounds: Sequence[tuple[str, int | bytes]]) -> list[RowKey]:
@@ -69,6 +78,16 @@ class TableOverlay:
             version = version[2]
         return version
 
+    def for_run(self) -> list[tuple[RowKey, int, Row]]:
+        """Fresh rows that are as they were inserted, in order: (key, position, row)."""
+        found = []
+        for key in self.fresh:
+            version = self.rows.get(key)
+            if version is not None and version[1] is not None and version[2] is None:
+                found.append((key, version[0], version[1]))
+        found.sort(key=itemgetter(0))
+        return found
+
     def changes(self) -> Iterator[tuple[str, int | bytes, Row | None]]:
         for (tenant, k), version in self.rows.items():
             yield tenant, k, version[1]
@@ -88,7 +107,7 @@ class Overlay:
     def __init__(self) -> None:
         self.tables: dict[int, TableOverlay] = {}
         self.position = 0
-        self._undo: list[tuple[TableOverlay, RowKey] | tuple[None, CatalogChanges | None]] = []
+        self._undo: list[tuple[TableOverlay, RowKey | Segment] | tuple[None, CatalogChanges | None]] = []
         self._marks: list[_Mark] = []
 
     @property
@@ -109,12 +128,34 @@ class Overlay:
             before = before[2]
         overlay.rows[key] = (self.position, row, before)
 
+    def insert(self, overlay: TableOverlay, key: RowKey, row: Row) -> None:
+        """``write`` of a row whose key nobody has now."""
+        if key not in overlay.rows:  # else there was one before: a committed row, or one in a run
+            overlay.fresh.append(key)
+        self.write(overlay, key, row)
+
+    def to_run(self, overlay: TableOverlay, rows: Sequence[tuple[RowKey, int, Row]], segment: Segment,
+               written: Written) -> None:
+        """These rows are in a run now."""
+        for key, _, _ in rows:
+            del overlay.rows[key]
+        overlay.forget_order()
+        overlay.fresh.clear()
+        overlay.runs.add(segment, written)
+        if self._marks:  # all of them were written in the innermost level
+            start, moved = self._marks[-1].undo, {key for key, _, _ in rows}
+            self._undo[start:] = [entry for entry in self._undo[start:]
+                                  if entry[0] is not overlay or entry[1] not in moved]
+            self._undo.append((overlay, segment))
+
     def note_definition(self, before: CatalogChanges | None) -> None:
         if self._marks:
             self._undo.append((None, before))
 
     # ---------- savepoints ----------
     def open_level(self, locks: int) -> None:
+        for overlay in self.tables.values():
+            overlay.fresh.clear()
         self._marks.append(_Mark(len(self._undo), locks))
 
     def release_level(self) -> None:
@@ -130,14 +171,21 @@ class Overlay:
                 definitions.append(entry[1])
                 continue
             overlay, key = entry
+            if isinstance(key, Segment):
+                overlay.runs.drop(key)
+                continue
             before: Version | None = overlay.rows[key][2]
             if before is None:
                 overlay.forget(key)
             else:
                 overlay.rows[key] = before
+        for overlay in self.tables.values():
+            overlay.fresh.clear()
         return mark.locks, definitions
 
     def clear(self) -> None:
+        for overlay in self.tables.values():
+            overlay.runs.clear()
         self.tables.clear()
         self._undo.clear()
         self._marks.clear()

@@ -24,6 +24,7 @@ from kalamdb.store.hot import SEQ, TURN_ROWS, HotSnapshot, Layout, Stop, open_sc
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.segment import key_at
 from kalamdb.txn.api import Scan
+from kalamdb.txn.bulk import Runs
 from kalamdb.txn.overlay import RowKey, Version
 from kalamdb.types import PgType
 
@@ -43,7 +44,8 @@ class StoreScan:
     """``kalamdb.txn.api.ScanCursor``. ``own``: the table's overlay items as of the scan's opening, and its position."""
 
     def __init__(self, snapshot: HotSnapshot, layout: Layout, scan: Scan, since: int | None,
-                 own: Sequence[tuple[RowKey, Version]] = (), position: int = 0, cold: Cold | None = None) -> None:
+                 own: Sequence[tuple[RowKey, Version]] = (), position: int = 0, cold: Cold | None = None,
+                 runs: Runs | None = None) -> None:
         self._snapshot = snapshot
         self._reader = snapshot.reader
         self._layout = layout
@@ -52,6 +54,7 @@ class StoreScan:
         self._own = own
         self._position = position
         self._cold = cold
+        self._runs = runs
         self._stop = Stop()
         self._cursor: Any = None
         self._parts: Iterator[list[Row]] | None = None
@@ -60,7 +63,8 @@ class StoreScan:
     def fetch(self, n: int) -> list[Row]:
         self._stop.check()
         if self._parts is None:
-            self._parts = self._merged() if self._own else self._layered() if self._cold else self._committed()
+            layered = self._cold is not None or self._runs is not None
+            self._parts = self._merged() if self._own else self._layered() if layered else self._committed()
         rows, self._left = self._left, []
         while len(rows) < n:
             part = next(self._parts, None)
@@ -74,7 +78,8 @@ class StoreScan:
         return rows[:n] if self._left else rows
 
     def batches(self) -> Iterator[pa.RecordBatch] | None:
-        if self._cold is None or self._scan.with_id or self._scan.limit is not None or not self._scan.columns:
+        scan = self._scan
+        if self._cold is None or self._runs is not None or scan.with_id or scan.limit is not None or not scan.columns:
             return None
         return self._as_batches(self._cold)
 
@@ -142,8 +147,12 @@ class StoreScan:
         statement = scan_sql(self._layout, self._scan, names, self._since, limit=False)
         if statement is None:
             return iter(())
-        hot = self._chunks(*statement)
-        return hot if self._cold is None else _zipped(hot, self._cold_rows(self._cold, names))
+        found = self._chunks(*statement)
+        if self._cold is not None:
+            found = _zipped(found, self._cold_rows(self._cold, names))
+        if self._runs is not None:
+            found = _zipped(found, self._run_rows(self._runs, names))
+        return found
 
     def _layered(self) -> Iterator[list[Row]]:
         outputs, head = self._outputs()
@@ -164,22 +173,34 @@ class StoreScan:
         return [self._finish(row[2:]) for row in loaded] if head else [row[2:] for row in loaded]
 
     def _cold_rows(self, cold: Cold, names: Sequence[str]) -> Iterator[list[Row]]:
-        layout, scan = self._layout, self._scan
-        for batch in self.cold_batches(cold, _needed(layout, names, scan.where)):
-            if scan.where is None or scan.mask is not None:
-                rows = to_rows(batch if scan.mask is None else batch.filter(scan.mask(batch)), names)
-            else:
-                rows = self._evaluated(_scratch_rows(layout, batch), names)
-            if rows:
+        for batch in self.cold_batches(cold, _needed(self._layout, names, self._scan.where)):
+            if rows := self._rows_of(batch, names):
                 yield rows
+
+    def _run_rows(self, runs: Runs, names: Sequence[str]) -> Iterator[list[Row]]:
+        wanted = self._range()
+        if wanted is not None:
+            columns = _needed(self._layout, names, self._scan.where)
+            for batch in runs.batches(columns, wanted, self._position, self._stop.check):
+                if rows := self._rows_of(batch, names):
+                    yield rows
+
+    def _range(self) -> ColdRange | None:
+        bounds, possible = self._layout.codec.bounds(self._scan.key_prefix, self._scan.low, self._scan.high)
+        return ColdRange(self._scan.tenant, tuple(bounds)) if possible else None
+
+    def _rows_of(self, batch: pa.RecordBatch, names: Sequence[str]) -> list[Row]:
+        """Those of a batch's rows that satisfy the condition."""
+        scan = self._scan
+        if scan.where is not None and scan.mask is None:
+            return self._evaluated(_scratch_rows(self._layout, batch), names)
+        return to_rows(batch if scan.mask is None else batch.filter(scan.mask(batch)), names)
 
     def cold_batches(self, cold: Cold, columns: Sequence[str], *, ordered: bool = True) -> Iterator[pa.RecordBatch]:
         """Cold rows of the scan's range that nothing hides, whatever its condition."""
-        layout, scan = self._layout, self._scan
-        bounds, possible = layout.codec.bounds(scan.key_prefix, scan.low, scan.high)
-        if not possible:
+        layout, wanted = self._layout, self._range()
+        if wanted is None:
             return
-        wanted = ColdRange(scan.tenant, tuple(bounds))
         for batch in cold.store.batches(cold.manifest, layout, columns, wanted, self._stop.check, ordered=ordered):
             left = without(batch, self._hiding(batch), shared=layout.shared)
             if left.num_rows:

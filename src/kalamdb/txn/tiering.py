@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import apsw
 import numpy as np
 import pyarrow as pa
 
@@ -20,10 +21,21 @@ from kalamdb.api import Row
 from kalamdb.store import bloom
 from kalamdb.store.cold import ColdRange, ColdStore, matches
 from kalamdb.store.hot import HotSnapshot, Layout, Stop
-from kalamdb.store.manifest import Change, Manifest, Positions, Segment, tombstones
-from kalamdb.store.segment import SegmentWriter, Written, key_at, position_of, segment_schema
+from kalamdb.store.manifest import (
+    Change,
+    Manifest,
+    Positions,
+    Segment,
+    add_segment,
+    begin_tiering,
+    publish,
+    tombstones,
+)
+from kalamdb.store.segment import Key, SegmentWriter, Written, key_at, position_of, segment_schema
 from kalamdb.txn.api import TableDef
+from kalamdb.txn.clock import now_ms
 from kalamdb.txn.jobs import Job
+from kalamdb.txn.overlay import TableOverlay
 
 CHUNK_ROWS = 8192
 SEGMENT_ROWS = 4_000_000
@@ -119,69 +131,17 @@ class _Dead:
         return made
 
 
-class Flush:
-    """All hot rows and tombstones of a table, as of a snapshot."""
+class Burial:
+    """Finds the rows that some keys have in the segments of a manifest."""
 
-    def __init__(self, table: TableDef, layout: Layout, snapshot: HotSnapshot, cold: ColdStore, manifest: Manifest,
-                 storage: Storage, job: Job, expected: int) -> None:
-        self._table = table
+    def __init__(self, layout: Layout, cold: ColdStore, manifest: Manifest) -> None:
         self._layout = layout
-        self._snapshot = snapshot
         self._cold = cold
         self._manifest = manifest
-        self._job = job
-        self._storage = storage
-        self._output = Output(table, storage, job)
         self._dead = _Dead()
-        self._expected = max(1, expected)
-        self._last_seq = 0
-        head = [] if layout.shared else [types.TEXT]
-        integer = types.by_name("int8")
-        key = integer if layout.codec.integer else types.by_name("bytea")
-        self._kinds = [*head, key, integer, *(column.type for column in table.columns)]
-        self._key_schema = pa.schema(list(self._output.schema)[: len(head) + 1])
 
-    def run(self) -> Flushed:
-        try:
-            return self._run()
-        except BaseException:
-            self._output.abandon()
-            raise
-
-    def _run(self) -> Flushed:
-        layout = self._layout
-        head = "" if layout.shared else "_userid, "
-        names = "".join(f", {name}" for name in layout.columns)
-        load = layout.loader(range(len(layout.columns)), len(self._kinds) - len(layout.columns))
-        for rows in self._rows(f"SELECT {head}k, _seq{names} FROM {layout.table} ORDER BY _userid, k"):
-            batch = types.rows_to_arrow(rows if load is None else load(rows), self._kinds, self._output.schema)
-            self._note_seqs(batch.column("_seq").to_pylist())
-            self._bury(batch.select(self._key_schema.names))
-            self._output.add(batch)
-            self._job.rows = self._output.rows
-            self._job.progress = min(0.9, self._output.rows / self._expected)
-        buried = 0
-        for rows in self._rows(f"SELECT {head}k, _seq FROM {tombstones(self._table.id)} ORDER BY _userid, k"):
-            self._job.check()
-            buried += len(rows)
-            self._note_seqs([row[-1] for row in rows])
-            keys = [row[:-1] for row in rows]
-            self._bury(types.rows_to_arrow(keys, self._kinds[: len(self._key_schema)], self._key_schema))
-        change = Change(self._storage.id, self._output.finish(), dead=self._dead.all(self._manifest),
-                        clean_seq=self._last_seq)
-        return Flushed(change, self._output.rows, buried)
-
-    def _rows(self, text: str) -> Iterator[list[Row]]:
-        reader, stop = self._snapshot.reader, Stop()
-        cursor = reader.execute(text, (), stop)
-        while cursor is not None and (rows := reader.rows(cursor, CHUNK_ROWS, stop)):
-            yield rows
-
-    def _note_seqs(self, seqs: Sequence[int]) -> None:
-        self._last_seq = max(self._last_seq, *seqs)
-
-    def _bury(self, keys: pa.RecordBatch) -> None:
-        """Find the keys' rows in older segments. They die with the publication."""
+    def bury(self, keys: pa.RecordBatch) -> None:
+        """Keys in order."""
         segments = [segment for segment in self._manifest.segments
                     if segment.overlaps(key_at(keys, 0), key_at(keys, keys.num_rows - 1))]
         if not segments:
@@ -201,9 +161,136 @@ class Flush:
             group = file.groups[number]
             low, high = position_of(keys, group.first), position_of(keys, group.last, after=True)
             if low < high:
-                batch = file.read(number, self._key_schema.names)
+                batch = file.read(number, keys.schema.names)
                 found.append(matches(batch, pa.Table.from_batches([keys.slice(low, high - low)])) + group.start)
         return np.concatenate(found).astype(np.uint32) if found else np.empty(0, np.uint32)
+
+    def dead(self) -> list[tuple[int, Positions]]:
+        """All dead rows of the segments where some were found."""
+        return self._dead.all(self._manifest)
+
+
+def read_rows(snapshot: HotSnapshot, text: str) -> Iterator[list[Row]]:
+    reader, stop = snapshot.reader, Stop()
+    cursor = reader.execute(text, (), stop)
+    while cursor is not None and (rows := reader.rows(cursor, CHUNK_ROWS, stop)):
+        yield rows
+
+
+def key_columns(layout: Layout) -> tuple[list[types.PgType], pa.Schema]:
+    """Of a batch of keys: types and schema."""
+    k = pa.field("k", pa.int64() if layout.codec.integer else pa.binary(), nullable=False)
+    kind = types.by_name("int8" if layout.codec.integer else "bytea")
+    if layout.shared:
+        return [kind], pa.schema([k])
+    return [types.TEXT, kind], pa.schema([pa.field("_userid", pa.string(), nullable=False), k])
+
+
+class Flush:
+    """All hot rows and tombstones of a table, as of a snapshot."""
+
+    def __init__(self, table: TableDef, layout: Layout, snapshot: HotSnapshot, cold: ColdStore, manifest: Manifest,
+                 storage: Storage, job: Job, expected: int) -> None:
+        self._table = table
+        self._layout = layout
+        self._snapshot = snapshot
+        self._job = job
+        self._storage = storage
+        self._output = Output(table, storage, job)
+        self._burial = Burial(layout, cold, manifest)
+        self._expected = max(1, expected)
+        self._last_seq = 0
+        self._key_kinds, self._key_schema = key_columns(layout)
+        self._kinds = [*self._key_kinds, types.by_name("int8"), *layout.types]
+
+    def run(self) -> Flushed:
+        try:
+            return self._run()
+        except BaseException:
+            self._output.abandon()
+            raise
+
+    def _run(self) -> Flushed:
+        layout = self._layout
+        head = "" if layout.shared else "_userid, "
+        names = "".join(f", {name}" for name in layout.columns)
+        load = layout.loader(range(len(layout.columns)), len(self._kinds) - len(layout.columns))
+        for rows in read_rows(self._snapshot, f"SELECT {head}k, _seq{names} FROM {layout.table} ORDER BY _userid, k"):
+            batch = types.rows_to_arrow(rows if load is None else load(rows), self._kinds, self._output.schema)
+            self._note_seqs(batch.column("_seq").to_pylist())
+            self._burial.bury(batch.select(self._key_schema.names))
+            self._output.add(batch)
+            self._job.rows = self._output.rows
+            self._job.progress = min(0.9, self._output.rows / self._expected)
+        buried = 0
+        text = f"SELECT {head}k, _seq FROM {tombstones(self._table.id)} ORDER BY _userid, k"
+        for rows in read_rows(self._snapshot, text):
+            self._job.check()
+            buried += len(rows)
+            self._note_seqs([row[-1] for row in rows])
+            keys = [row[:-1] for row in rows]
+            self._burial.bury(types.rows_to_arrow(keys, self._key_kinds, self._key_schema))
+        change = Change(self._storage.id, self._output.finish(), dead=self._burial.dead(),
+                        clean_seq=self._last_seq)
+        return Flushed(change, self._output.rows, buried)
+
+    def _note_seqs(self, seqs: Sequence[int]) -> None:
+        self._last_seq = max(self._last_seq, *seqs)
+
+
+# ---------- bulk commits ----------
+class Bulk:
+    """One table's runs in a commit: files put into the storage, and what their rows replace."""
+
+    def __init__(self, overlay: TableOverlay, storage: Storage) -> None:
+        self.table = overlay.table
+        self._overlay = overlay
+        self._storage = storage
+        self._files: list[tuple[str, Written]] = []
+        self._dead_in_runs: list[Positions] = []
+        self._dead: list[tuple[int, Positions]] = []
+        self._stale: list[Key] = []  # tombstones
+
+    def prepare(self, snapshot: HotSnapshot, cold: ColdStore, manifest: Manifest) -> None:
+        overlay, layout = self._overlay, self._overlay.layout
+        hidden = sorted(overlay.rows)
+        for segment, _ in overlay.runs.written:
+            self._dead_in_runs.append(overlay.runs.dead(segment, hidden))
+        self._find_tombstones(snapshot, Burial(layout, cold, manifest))
+        for _, written in overlay.runs.written:
+            name = f"{prefix_of(self.table.id)}{uuid.uuid4().hex}.parquet"
+            self._storage.put(name, written.path)
+            self._files.append((name, written))
+            faults.reach("bulk.put")
+
+    def _find_tombstones(self, snapshot: HotSnapshot, burial: Burial) -> None:
+        """Keys that were cold, deleted and are here again: their old rows die for good, their tombstones go."""
+        layout = self._overlay.layout
+        kinds, schema = key_columns(layout)
+        head = "" if layout.shared else "_userid, "
+        for rows in read_rows(snapshot, f"SELECT {head}k FROM {tombstones(self.table.id)} ORDER BY _userid, k"):
+            again = self._overlay.runs.has(types.rows_to_arrow(rows, kinds, schema))
+            if again.num_rows:
+                burial.bury(again)
+                self._stale += [key_at(again, place) for place in range(again.num_rows)]
+        self._dead = burial.dead()
+
+    def publish(self, connection: apsw.Connection, seq: int) -> None:
+        """In the writer's thread, as a part of the commit of this number."""
+        faults.reach("bulk.publish")
+        begin_tiering(connection, self.table)  # where it has not begun: a table that this commit creates
+        connection.executemany(f"DELETE FROM {tombstones(self.table.id)} WHERE _userid = ? AND k = ?", self._stale)
+        publish(connection, self.table.id, Change(self._storage.id, dead=self._dead))
+        now = now_ms()
+        for (name, written), dead in zip(self._files, self._dead_in_runs, strict=True):
+            add_segment(connection, self.table.id, self._storage.id, name, written, now, seq)
+            if len(dead):
+                connection.execute("INSERT INTO kalam_deletions VALUES (?, ?, ?)",
+                                   (connection.last_insert_rowid(), now, dead.tobytes()))
+
+    def abandon(self) -> None:
+        for name, _ in self._files:
+            self._storage.delete(name)
 
 
 # ---------- compaction ----------

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +25,8 @@ from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.txn.api import TableDef
 from kalamdb.txn.clock import now_ms
 from kalamdb.txn.jobs import Job, Jobs
-from kalamdb.txn.tiering import Flush, Flushed, Storage, choose, compact
+from kalamdb.txn.overlay import TableOverlay
+from kalamdb.txn.tiering import Bulk, Flush, Flushed, Storage, choose, compact
 
 if TYPE_CHECKING:
     from kalamdb.txn.engine import StoreEngine
@@ -85,7 +86,8 @@ class Tiers:
     def _lock(self, table: TableDef) -> asyncio.Lock:
         return self._locks.setdefault(table.id, asyncio.Lock())
 
-    def _storage(self, table: TableDef) -> Storage:
+    def storage(self, table: TableDef) -> Storage:
+        """Where the table's segments go. 58P01 where the settings do not have it any more."""
         name = dict(table.options).get("storage_id", "local")
         found = self._storages.get(name)
         if found is None:
@@ -108,7 +110,7 @@ class Tiers:
 
     async def _flush(self, table: TableDef, job: Job) -> int:
         engine = self._engine
-        await self._begin(table)
+        await self.begin(table)
         if await self._cleaning_left(table):  # of a flush before a crash
             await self._clean(table)
         snapshot = engine.hot_snapshot()
@@ -116,7 +118,7 @@ class Tiers:
             snapshot.pin()
             found = self._cold.as_of(snapshot.query, table.id) or Manifest(table.id, 1)
             expected = self._hot_rows(table)
-            work = Flush(table, engine.layouts.of(table), snapshot, self._cold, found, self._storage(table), job,
+            work = Flush(table, engine.layouts.of(table), snapshot, self._cold, found, self.storage(table), job,
                          expected)
             flushed = await self.in_thread(work.run)
         finally:
@@ -127,7 +129,7 @@ class Tiers:
             await self._clean(table)
         return flushed.rows
 
-    async def _begin(self, table: TableDef) -> None:
+    async def begin(self, table: TableDef) -> None:
         """From now on deletes leave tombstones."""
         if table.id not in self._cold.tables:
             await self._engine.submit(lambda connection: manifest.begin_tiering(connection, table))
@@ -171,6 +173,41 @@ class Tiers:
         self._condemn((segment.storage, segment.file, segment.id) for segment in change.removed)
         return result
 
+    # ---------- bulk commits ----------
+    @contextlib.asynccontextmanager
+    async def publishing(self, overlays: Sequence[TableOverlay]) -> AsyncIterator[list[Bulk]]:
+        """The runs of a transaction made ready for its commit, which publishes them (``Bulk.publish``) within this
+        block. No flush or compaction of their tables meanwhile; after an error their files are gone."""
+        ready: list[Bulk] = []
+        async with contextlib.AsyncExitStack() as stack:
+            await self._swept.wait()
+            for overlay in sorted(overlays, key=lambda overlay: overlay.table.id):
+                if overlay.table.id in self._engine.catalog.by_id:  # else it is this transaction's own
+                    await self.begin(overlay.table)
+                await stack.enter_async_context(self._lock(overlay.table))
+            try:
+                for overlay in overlays:
+                    made = Bulk(overlay, self.storage(overlay.table))
+                    ready.append(made)
+                    await self._prepare(made)
+                yield ready
+            except BaseException:
+                for made in ready:
+                    await self.in_thread(made.abandon)
+                raise
+            finally:
+                for made in ready:
+                    self._cold.refresh(self._engine.live.query, made.table.id)
+
+    async def _prepare(self, made: Bulk) -> None:
+        snapshot = self._engine.hot_snapshot()
+        try:
+            snapshot.pin()
+            found = self._cold.as_of(snapshot.query, made.table.id) or Manifest(made.table.id, 1)
+            await self.in_thread(lambda: made.prepare(snapshot, self._cold, found))
+        finally:
+            snapshot.close()
+
     # ---------- the hot rows that are cold now ----------
     async def _cleaning_left(self, table: TableDef) -> bool:
         found = self._engine.live.query("SELECT clean_seq FROM kalam_manifests WHERE table_id = ?", (table.id,))
@@ -201,7 +238,7 @@ class Tiers:
                 return 0
             with self.jobs.running("compaction", table) as job:
                 job.detail = f"{len(chosen)} segments"
-                layout, storage = self._engine.layouts.of(table), self._storage(table)
+                layout, storage = self._engine.layouts.of(table), self.storage(table)
                 change, rows = await self.in_thread(
                     lambda: compact(table, layout, self._cold, chosen, storage, job, job.check))
 

@@ -17,6 +17,7 @@ from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import CatalogChanges, View
 from kalamdb.errors import KalamError
 from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
+from kalamdb.txn import bulk
 from kalamdb.txn.api import AccountDef, Isolation, Key, NotInMemory, RowId, Scan, TableDef
 from kalamdb.txn.locks import LockKey, Waiter
 from kalamdb.txn.overlay import FEW, Overlay, RowKey, TableOverlay, Version
@@ -62,6 +63,7 @@ class StoreTransaction:
         self._snapshots: dict[int, TxnSnapshot] = {}
         self._pinned: HotSnapshot | None = None
         self._entered: set[int] = set()
+        self._bulk: set[int] = set()  # tables that are locked as a whole
         self._ended = False
 
     @property
@@ -106,6 +108,8 @@ class StoreTransaction:
             version = overlay.visible((tenant, k), snapshot.position)
             if version is not None:
                 return None if version[1] is None else _own(layout, tenant, version[1])
+            if overlay.runs and (own := overlay.runs.lookup((tenant, k), snapshot.position)) is not None:
+                return own
         row = snapshot.hot.get(layout, tenant, k)
         if row is None:
             return self._engine.cold_row(snapshot.hot, layout, (tenant, k)) if table.id in self._engine.tiered else None
@@ -137,7 +141,8 @@ class StoreTransaction:
         overlay = self._overlay.tables.get(scan.table.id)
         own = _candidates(overlay, scan) if overlay is not None and overlay.rows else ()
         return StoreScan(snapshot.hot, layout, scan, since, own, snapshot.position,
-                         self._engine.cold_part(snapshot.hot, scan.table))
+                         self._engine.cold_part(snapshot.hot, scan.table),
+                         overlay.runs if overlay is not None and overlay.runs else None)
 
     # ---------- locks ----------
     async def _lock(self, key: LockKey, *, share: bool = False, timeout_ms: int = 0) -> bool:
@@ -187,14 +192,14 @@ class StoreTransaction:
         layout = self._engine.layouts.of(table)
         overlay = self._overlay.table(table, layout)
         key = self._new_key(table, layout, tenant, row)
-        if not self._engine.locks.try_lock(self, (table.id, *key)):
+        if table.id not in self._bulk and not self._engine.locks.try_lock(self, (table.id, *key)):
             return False
         try:
             if table.key and self._exists(overlay, key):
                 raise duplicate(table, row)
         except NotInMemory:
             return False
-        self._overlay.write(overlay, key, row)
+        self._overlay.insert(overlay, key, row)
         return True
 
     async def insert(self, table: TableDef, rows: Iterable[tuple[str, Row]], *, skip_conflicts: bool = False) -> int:
@@ -202,11 +207,11 @@ class StoreTransaction:
         layout = self._engine.layouts.of(table)
         overlay = self._overlay.table(table, layout)
         last: dict[str, Any] = {}  # by tenant: the highest committed key, as long as nobody else had a turn
-        try_lock, write = self._engine.locks.try_lock, self._overlay.write
+        try_lock, write = self._engine.locks.try_lock, self._overlay.insert
         count = 0
         for place, (tenant, row) in enumerate(rows, 1):
             key = self._new_key(table, layout, tenant, row)
-            if not try_lock(self, (table.id, *key)):
+            if table.id not in self._bulk and not try_lock(self, (table.id, *key)):
                 await self._lock((table.id, *key))
                 last.clear()
             taken = bool(table.key) and await self._read(self._exists, overlay, key, last)
@@ -221,7 +226,30 @@ class StoreTransaction:
                 await asyncio.sleep(0)
                 self._check_alive()
                 last.clear()
+                await self._spill(overlay)
+        await self._spill(overlay)
         return count
+
+    async def _spill(self, overlay: TableOverlay) -> None:
+        """Rows beyond what a transaction may hold in memory become a run, and their table, if it can be had, is locked
+        instead of each row to come."""
+        table = overlay.table
+        if len(overlay.fresh) < bulk.BULK_ROWS or not table.key or overlay.layout.stream:
+            return
+        rows = overlay.for_run()
+        if not rows:
+            overlay.fresh.clear()
+            return
+        self._lock_whole(table)
+        path = self._engine.tiers.storage(table).scratch()
+        segment, written = await self._engine.tiers.in_thread(lambda: overlay.runs.write(path, rows))
+        self._check_alive()
+        self._overlay.to_run(overlay, rows, segment, written)
+
+    def _lock_whole(self, table: TableDef) -> None:
+        """If nobody else writes to it: spares millions of row locks."""
+        if self._engine.locks.try_lock(self, (table.id,)):
+            self._bulk.add(table.id)
 
     def _new_key(self, table: TableDef, layout: Layout, tenant: str, row: Row) -> tuple[str, int | bytes]:
         for column, value in zip(table.columns, row, strict=True):
@@ -238,6 +266,8 @@ class StoreTransaction:
         version = overlay.rows.get(key)
         if version is not None:
             return version[1] is not None
+        if overlay.runs and overlay.runs.lookup(key) is not None:
+            return True
         tenant, k = key
         live = self._engine.live
         if last is not None:
@@ -263,8 +293,9 @@ class StoreTransaction:
 
     def _check_visible(self, overlay: TableOverlay, key: tuple[str, int | bytes]) -> None:
         """ON CONFLICT DO NOTHING over a row that the snapshot does not see is a conflict of its own (PostgreSQL)."""
-        if self._pinned is not None and key not in overlay.rows and self._committed_row(
-                overlay, self._pinned, key) is None:
+        if self._pinned is None or key in overlay.rows or (overlay.runs and overlay.runs.lookup(key) is not None):
+            return
+        if self._committed_row(overlay, self._pinned, key) is None:
             raise _concurrent()
 
     def _newest(self, overlay: TableOverlay, key: tuple[str, int | bytes]) -> Row | None:
@@ -273,6 +304,8 @@ class StoreTransaction:
         version = overlay.rows.get(key)
         if version is not None:
             return None if version[1] is None else _own(layout, key[0], version[1])
+        if overlay.runs and (own := overlay.runs.lookup(key)) is not None:
+            return own
         row = self._committed_row(overlay, self._engine.live, key)
         if self._pinned is not None:
             seen = self._committed_row(overlay, self._pinned, key)
@@ -352,7 +385,12 @@ class StoreTransaction:
         self, snapshot: TxnSnapshot, table: TableDef, ids: Sequence[RowId], *, share: bool = False,
         wait: Literal["wait", "nowait", "skip"] = "wait", timeout_ms: int = 0,
     ) -> list[Row | None]:
-        await self._enter(table)
+        if wait == "wait":
+            await self._enter(table)
+        elif not self._enter_nowait(table):
+            if wait == "nowait":
+                raise _locked(table)
+            return [None] * len(ids)
         layout = self._engine.layouts.of(table)
         overlay = self._overlay.table(table, layout)
         found: list[Row | None] = []
@@ -364,8 +402,7 @@ class StoreTransaction:
                     found.append(None)
                     continue
                 if wait == "nowait":
-                    raise KalamError("55P03", f'could not obtain lock on row in relation "{table.name}"',
-                                     schema=table.namespace, table=table.name)
+                    raise _locked(table)
                 await self._lock(lock_key, share=share, timeout_ms=timeout_ms)
             found.append(await self._read(self._newest, overlay, row_key))
             if place % TURN == 0:
@@ -434,6 +471,7 @@ class StoreTransaction:
                 self.catalog.changes = before
         if keep is not None:
             self._engine.locks.release(self, keep)
+            self._bulk.clear()  # the next run takes it again
         self._overlay.position += 1  # what is undone is out of every reader's sight
         if self.status == "E":
             self.status = "T"
@@ -450,7 +488,7 @@ class StoreTransaction:
         if self.status == "E":
             raise KalamError("25P02", "current transaction is aborted, commands ignored until end of transaction block")
         overlays = [overlay for overlay in self._overlay.tables.values()
-                    if overlay.rows and self.catalog.has(overlay.table)]
+                    if (overlay.rows or overlay.runs) and self.catalog.has(overlay.table)]
         changes = self.catalog.changes
         if not overlays and not changes:
             self._end(committed=True)
@@ -511,6 +549,11 @@ def _own(layout: Layout, tenant: str, row: Row) -> Row:
 def _concurrent(*, deleted: bool = False) -> KalamError:
     return KalamError("40001", f"could not serialize access due to concurrent {'delete' if deleted else 'update'}",
                       hint="Repeat the transaction.")
+
+
+def _locked(table: TableDef) -> KalamError:
+    return KalamError("55P03", f'could not obtain lock on row in relation "{table.name}"', schema=table.namespace,
+                      table=table.name)
 
 
 def _gone(table: TableDef) -> KalamError:

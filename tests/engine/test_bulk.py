@@ -1,0 +1,284 @@
+"""Large transactions: rows beyond what stays in memory go to runs, and are rows like any other."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.rig import Runner, create, definition, put, read, refused, stored
+from kalamdb.api import Row
+from kalamdb.errors import KalamError
+from kalamdb.txn.api import TableDef
+from kalamdb.txn.engine import StoreEngine
+from kalamdb.txn.transaction import StoreTransaction
+
+RUN = 500
+
+
+@pytest.fixture(autouse=True)
+def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalamdb.txn.bulk.BULK_ROWS", RUN)
+    monkeypatch.setattr("kalamdb.txn.transaction.TURN", 100)
+
+
+def rows_from(first: int, count: int) -> list[tuple[str, Row]]:
+    return [("", (number, f"row {number}")) for number in range(first, first + count)]
+
+
+def expected(*ranges: tuple[int, int]) -> list[Row]:
+    return [(number, f"row {number}") for low, high in ranges for number in range(low, high)]
+
+
+def files(engine_directory: Path) -> list[str]:
+    """Segment files and such as are not finished."""
+    root = engine_directory / "segments"
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+async def loaded(engine: StoreEngine, table: TableDef, count: int = 4 * RUN) -> StoreTransaction:
+    one = engine.begin(None)
+    assert await one.insert(table, rows_from(0, count)) == count
+    return one
+
+
+def test_a_bulk_insert_is_seen_by_itself_and_after_its_commit(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await loaded(engine, table)
+        assert read(one, table) == expected((0, 4 * RUN))
+        assert stored(engine, table) == []
+        assert len(engine.locks) < 2 * RUN
+        seq = await one.commit()
+        assert stored(engine, table) == expected((0, 4 * RUN))
+        assert {row[0] for row in stored(engine, table, columns=(-1,))} == {seq}
+        assert len(engine.tiered[table.id].segments) == 4
+        assert len(engine.locks) == 0
+
+    run(test)
+    run(_all_there, )
+
+
+async def _all_there(engine: StoreEngine) -> None:
+    (table,) = engine.catalog.by_id.values()
+    assert stored(engine, table) == expected((0, 4 * RUN))
+
+
+def test_memory_stays_bounded(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalamdb.txn.bulk.BULK_ROWS", 10_000)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        tracemalloc.start()
+        try:
+            one = engine.begin(None)
+            await one.insert(table, (("", (number, f"row {number}")) for number in range(150_000)))
+            await one.commit()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 20_000_000  # 150,000 rows in memory are 90 MB
+
+    run(test)
+
+
+def test_what_is_done_to_rows_of_a_run(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await loaded(engine, table)
+        assert await one.update(table, [(("", (3,)), {1: "changed"}), (("", (4,)), {0: -4})]) == 2
+        assert await one.delete(table, [("", (5,)), ("", (RUN + 1,))]) == 2
+        await refused("23505", one.insert(table, [("", (7, "again"))]))
+        assert await one.insert(table, [("", (7, "again"))], skip_conflicts=True) == 0
+        assert await one.insert(table, [("", (5, "back"))]) == 1
+        wanted = sorted([
+            *(row for row in expected((0, 4 * RUN)) if row[0] not in (3, 4, 5, RUN + 1)),
+            (3, "changed"), (-4, "row 4"), (5, "back")])
+        assert read(one, table) == wanted
+        assert read(one, table, where="c2 = 'changed'") == [(3, "changed")]
+        assert read(one, table, low=(RUN, True), high=(RUN + 3, False)) == expected((RUN, RUN + 1), (RUN + 2, RUN + 3))
+        await one.commit()
+        assert stored(engine, table) == wanted
+        assert await engine.tiers.compact(table) + 3 == len(wanted)
+        assert stored(engine, table) == wanted
+
+    run(test)
+
+
+def test_savepoints_take_runs_back(run: Runner, tmp_path: Path) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await loaded(engine, table, RUN + 10)
+        one.set_level(1, 2)
+        await one.insert(table, rows_from(10_000, 3 * RUN))
+        assert await one.delete(table, [("", (1,))]) == 1
+        one.rollback_to_level(2)
+        assert read(one, table) == expected((0, RUN + 10))
+        one.set_level(1, 2)
+        one.set_level(2, 3)
+        await one.insert(table, rows_from(20_000, 2 * RUN))
+        one.set_level(2, 2)  # released: part of the level below
+        one.rollback_to_level(2)
+        assert read(one, table) == expected((0, RUN + 10))
+        await one.insert(table, rows_from(10_000, RUN))
+        await one.commit()
+        assert stored(engine, table) == expected((0, RUN + 10), (10_000, 10_000 + RUN))
+        assert len(files(tmp_path)) == len(engine.tiered[table.id].segments)
+
+    run(test)
+
+
+def test_a_cursor_sees_what_was_there_when_it_was_opened(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await loaded(engine, table, RUN // 2)
+        before = one.snapshot(1)
+        await one.insert(table, rows_from(RUN, 2 * RUN))  # with the first rows in one run
+        assert read(one, table, 1) == expected((0, RUN // 2))
+        assert one.get(before, table, "", (1,)) is not None
+        assert one.get(before, table, "", (RUN,)) is None
+        assert len(read(one, table)) == RUN // 2 + 2 * RUN
+        one.rollback()
+
+    run(test)
+
+
+def test_a_rollback_leaves_no_file(run: Runner, tmp_path: Path) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await loaded(engine, table)
+        assert files(tmp_path)
+        one.rollback()
+        assert files(tmp_path) == []
+        assert stored(engine, table) == []
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
+def test_a_failed_commit_leaves_no_file(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await loaded(engine, table)
+
+        def full(*args: Any) -> None:
+            raise OSError("the disk is full")
+
+        monkeypatch.setattr("kalamdb.txn.tiering.add_segment", full)
+        with pytest.raises(OSError, match="full"):
+            await one.commit()
+        assert files(tmp_path) == []
+        assert stored(engine, table) == []
+        await put(engine, table, (1, "a"))
+        assert stored(engine, table) == [(1, "a")]
+
+    run(test)
+
+
+def test_a_table_of_the_same_transaction(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        one = engine.begin(None)
+        await one.create_namespace("n")
+        table = await one.create_table(definition())
+        await one.insert(table, rows_from(0, 2 * RUN))
+        await one.commit()
+        assert stored(engine, table) == expected((0, 2 * RUN))
+        await refused("23505", put(engine, table, (5, "again")))
+
+    run(test)
+
+
+def test_cold_rows_that_were_deleted_come_back(run: Runner) -> None:
+    """A tombstone hides the old row only."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, *[(number, "old") for number in range(2 * RUN)])
+        await engine.tiers.flush(table)
+        one = engine.begin(None)
+        assert await one.delete(table, [("", (number,)) for number in range(2 * RUN)]) == 2 * RUN
+        await one.commit()
+        one = await loaded(engine, table, 2 * RUN)
+        await one.commit()
+        assert stored(engine, table) == expected((0, 2 * RUN))
+        await engine.tiers.flush(table)
+        await engine.tiers.compact(table)
+        assert stored(engine, table) == expected((0, 2 * RUN))
+
+    run(test)
+
+
+def test_one_statement_that_deletes_and_inserts_the_same_keys(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, *[(number, "old") for number in range(RUN)])
+        one = engine.begin(None)
+        await one.delete(table, [("", (number,)) for number in range(RUN)])
+        await one.insert(table, rows_from(0, 2 * RUN))
+        assert read(one, table) == expected((0, 2 * RUN))
+        await one.commit()
+        assert stored(engine, table) == expected((0, 2 * RUN))
+
+    run(test)
+
+
+def test_the_table_is_locked_as_a_whole(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await loaded(engine, table)
+        other = engine.begin(None)
+        await refused("55P03", other.lock(other.snapshot(), table, [("", (1,))], wait="nowait"))
+        assert await other.lock(other.snapshot(), table, [("", (1,))], wait="skip") == [None]
+        assert not other.insert_nowait(table, "", (-1, "waits"))
+        waiting = asyncio.create_task(other.insert(table, [("", (1, "late"))]))
+        await one.commit()
+        await refused("23505", waiting)
+        other.rollback()
+
+    run(test)
+
+
+def test_next_to_other_writers_rows_are_locked(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        other = engine.begin(None)
+        await other.insert(table, [("", (-1, "other"))])
+        one = await loaded(engine, table)
+        waiting = asyncio.create_task(other.insert(table, [("", (2, "late"))]))
+        await one.commit()
+        await refused("23505", waiting)
+        other.rollback()
+        assert stored(engine, table) == expected((0, 4 * RUN))
+
+    run(test)
+
+
+def test_bulk_rows_of_tenants(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(columns="id text, v int4", kind="user"))
+        one = engine.begin(None)
+        rows = [(tenant, (f"k{number}", number)) for number in range(RUN) for tenant in ("b", "a", "é")]
+        await one.insert(table, rows)
+        assert len(read(one, table, tenant="a")) == RUN
+        await one.commit()
+        for tenant in ("a", "b", "é"):
+            assert sorted(stored(engine, table, tenant=tenant)) == sorted(row for _, row in rows[::3])
+        assert stored(engine, table, tenant="c") == []
+
+    run(test)
+
+
+def test_a_stream_is_kept_in_memory(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(kind="stream", key=()))
+        one = engine.begin(None)
+        await one.insert(table, [("a", (number, "x")) for number in range(2 * RUN)])
+        await one.commit()
+        assert len(stored(engine, table)) == 2 * RUN
+        with pytest.raises(KalamError, match="no cold tier"):
+            await engine.tiers.flush(table)
+
+    run(test)
