@@ -1,6 +1,7 @@
 """Conditions of the wire dialect give what PostgreSQL gives, for every capability and every value at the edges.
 
-Each condition is evaluated by the store (a scan), again on locked rows (FOR UPDATE), and on rows found by their key.
+Each condition is evaluated by the store (a scan), again on locked rows (FOR UPDATE), on cold rows (a table with
+``_cold`` after its name), and on rows found by their key.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def both(db: Client, pg: Client, wire: Wire, ns: str) -> Callable[..., str]:
             for row in rows:
                 client.run(f"INSERT INTO {name} ({names}) VALUES ({marks})", *row)
             client.run("COMMIT")
+        db.run(f"CREATE TABLE {name}_cold ({body}, PRIMARY KEY ({key}))")
+        db.run(f"INSERT INTO {name}_cold SELECT * FROM {name}")
+        db.run(f"STORAGE FLUSH TABLE {name}_cold")
         return f'"{ns}"."{name}"'
 
     return make
@@ -56,6 +60,8 @@ def remotely(condition: str, table: str, wire: Wire, *params: tuple[str, str | N
     sql = f'SELECT "id" FROM {table} WHERE {condition}'
     scanned = sorted(wire(sql, *params).column)
     assert sorted(wire(sql + " FOR UPDATE", *params).column) == scanned, f"evaluated otherwise: {condition} {params}"
+    cold = sql.replace(table, f'{table[:-1]}_cold"')
+    assert sorted(wire(cold, *params).column) == scanned, f"otherwise of cold rows: {condition} {params}"
     return scanned
 
 

@@ -29,6 +29,7 @@ from kalamdb.sql.run import Run
 from kalamdb.sql.settings import reset_settings, set_setting
 from kalamdb.sql.show import show
 from kalamdb.sql.statements import (
+    CancelJob,
     CloseCursor,
     Commit,
     CreateNamespace,
@@ -45,8 +46,11 @@ from kalamdb.sql.statements import (
     Show,
     ShowOutcome,
     ShowTable,
+    ShowTableStats,
     Statement,
+    StorageJob,
 )
+from kalamdb.sql.storage import cancel_job, storage_job, table_stats
 from kalamdb.sql.transaction import CONTROL, ENDING, SessionState, check_usable
 from kalamdb.sql.values import decode
 from kalamdb.sql.workers import Workers, cancelled
@@ -245,6 +249,12 @@ class SqlExecutor:
                 run.tenant = statement.user
                 assert entry.inner is not None
                 return self._start(run, entry.inner, params, formats)
+            case StorageJob():
+                return storage_job(statement, run)
+            case CancelJob():
+                return cancel_job(statement, run)
+            case ShowTableStats():
+                return table_stats(statement, run)
             case Empty():
                 return Result("")
         run.wrote = True

@@ -21,6 +21,7 @@ from kalamdb.sql.lexer import Token, tokenize
 from kalamdb.sql.statements import (
     ArrowWrite,
     Begin,
+    CancelJob,
     CheckSpec,
     CloseCursor,
     ColumnSpec,
@@ -48,7 +49,9 @@ from kalamdb.sql.statements import (
     Show,
     ShowOutcome,
     ShowTable,
+    ShowTableStats,
     Statement,
+    StorageJob,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +67,7 @@ _FOREIGN_OPERATORS = frozenset({"==", "??", "**", "<=>", "//"})
 _UNSUPPORTED = frozenset({
     "alter", "analyze", "call", "checkpoint", "cluster", "comment", "copy", "declare", "do", "explain", "grant",
     "import", "listen", "load", "lock", "merge", "move", "notify", "prepare", "reassign", "refresh", "reindex",
-    "revoke", "security", "storage", "truncate", "unlisten", "vacuum", "use", "backup", "subscribe", "kill",
+    "revoke", "security", "truncate", "unlisten", "vacuum", "use", "backup", "subscribe", "kill",
 })
 _ISOLATION: dict[str, Isolation] = {
     "read uncommitted": "read committed", "read committed": "read committed", "repeatable read": "repeatable read",
@@ -416,6 +419,8 @@ class Parser:
 
     # ---------- information ----------
     def show(self) -> Statement:
+        if self.accept("table", "stats"):
+            return ShowTableStats(self.table())
         if self.accept("table"):
             exists = self.if_exists()
             return ShowTable(self.table(), exists)
@@ -429,6 +434,20 @@ class Parser:
         if self.accept("time", "zone"):
             return Show("timezone")
         return Show(self._setting_name())
+
+    # ---------- tiers ----------
+    def storage(self) -> Statement:
+        verb = "flush" if self.accept("flush") else "compact" if self.accept("compact") else None
+        if verb is None:
+            raise self.error()
+        if self.accept("all"):
+            return StorageJob(verb, None, self.name() if self.accept("in") else None)
+        self.accept("table")
+        return StorageJob(verb, self.table())
+
+    def cancel(self) -> Statement:
+        self.expect("job")
+        return CancelJob(self.integer())
 
     def describe(self) -> Statement:
         self.accept("table")
@@ -657,6 +676,7 @@ _STATEMENTS: dict[str, Callable[[Parser], Statement]] = {
     "rollback": Parser.rollback, "abort": Parser.rollback, "savepoint": Parser.savepoint, "release": Parser.release,
     "fetch": Parser.fetch, "close": Parser.close, "set": Parser.set, "reset": Parser.reset, "discard": Parser.discard,
     "show": Parser.show, "describe": _describe, "desc": _describe, "execute": Parser.execute, "create": Parser.create,
+    "storage": Parser.storage, "cancel": Parser.cancel,
     "drop": Parser.drop, "alter": Parser.alter,
 }
 

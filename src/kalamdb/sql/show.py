@@ -11,7 +11,8 @@ from kalamdb.sql import access, system
 from kalamdb.sql.capabilities import capabilities
 from kalamdb.sql.run import Run
 from kalamdb.sql.settings import all_settings, show_setting
-from kalamdb.sql.statements import Describe, Show, ShowOutcome, ShowTable, Statement
+from kalamdb.sql.statements import Describe, Show, ShowOutcome, ShowTable, ShowTableStats, Statement, StorageJob
+from kalamdb.sql.storage import MOVED, STATS
 from kalamdb.txn.api import CatalogView, TableDef
 
 
@@ -39,6 +40,10 @@ def result_columns(statement: Statement) -> tuple[Column, ...] | None:
             return DESCRIBE
         case ShowTable():
             return TABLE
+        case ShowTableStats():
+            return STATS
+        case StorageJob():
+            return MOVED
         case ShowOutcome():
             return OUTCOME
         case Show(what="capabilities"):

@@ -222,6 +222,26 @@ class ShowOutcome(Statement):
     id: str
 
 
+# ---------- tiers ----------
+@dataclass(frozen=True, slots=True)
+class StorageJob(Statement):
+    """STORAGE FLUSH or COMPACT: TABLE name, or ALL [IN namespace]."""
+
+    verb: str  # flush, compact
+    table: Name | None
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelJob(Statement):
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShowTableStats(Statement):
+    table: Name
+
+
 @dataclass(frozen=True, slots=True)
 class Empty(Statement):
     pass

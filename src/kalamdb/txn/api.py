@@ -283,5 +283,18 @@ class Engine(Protocol):
     def held_locks(self, account: str | None = None) -> Iterable[LockInfo]:
         """Locks that one account's transactions, or all, hold or wait for now; to be read in a worker thread."""
 
+    # tiers; 42809 for a stream, which has none
+    async def flush(self, table: TableDef) -> int:
+        """Move all committed hot rows to segments; how many. Cancelling the task cancels the job."""
+
+    async def compact(self, table: TableDef) -> int:
+        """Merge the table's segments; the number of rows written."""
+
+    async def table_stats(self, table: TableDef) -> Mapping[str, int]:
+        """Rows and bytes by tier."""
+
+    def cancel_job(self, number: int) -> None:
+        """42704, 55000 where it is not running."""
+
     async def close(self) -> None:
         """Wait for commits under way, checkpoint, close the files."""

@@ -39,11 +39,12 @@ from kalamdb.store.writer import Settled, Writer, outcome, storage_error
 from kalamdb.txn import activity
 from kalamdb.txn.api import Isolation, LockInfo, NotInMemory, TableDef, TransactionInfo
 from kalamdb.txn.clock import Clock, now_ms, seq_at
+from kalamdb.txn.jobs import Job
 from kalamdb.txn.locks import LockTable
 from kalamdb.txn.overlay import RowKey, TableOverlay
 from kalamdb.txn.scan import Cold
 from kalamdb.txn.tiering import Bulk
-from kalamdb.txn.tiers import DEFAULT_POLICY, Tiers
+from kalamdb.txn.tiers import DEFAULT_POLICY, SegmentInfo, Tiers
 from kalamdb.txn.transaction import StoreTransaction
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,6 @@ class StoreEngine:
         self._purger = asyncio.create_task(self._purge_forever(), name="purge")
         self._commits: set[asyncio.Future[Any]] = set()
         self.tiers = Tiers(self, self.cold, storages, flush_policy)
-        self.jobs = self.tiers.jobs.all
 
     # ---------- transactions ----------
     def begin(
@@ -147,6 +147,25 @@ class StoreEngine:
     def horizon(self, table: TableDef) -> int:
         """Rows of a stream with this ``_seq`` or a lower one have expired."""
         return seq_at(now_ms() - int(table.options["ttl_seconds"]) * 1000)
+
+    # ---------- tiers ----------
+    async def flush(self, table: TableDef) -> int:
+        return await self.tiers.flush(table)
+
+    async def compact(self, table: TableDef) -> int:
+        return await self.tiers.compact(table)
+
+    async def table_stats(self, table: TableDef) -> dict[str, int]:
+        return await self.tiers.in_thread(lambda: self.tiers.stats(table))
+
+    def jobs(self) -> list[Job]:
+        return self.tiers.jobs.all()
+
+    def cancel_job(self, number: int) -> None:
+        self.tiers.jobs.cancel(number)
+
+    def segments(self) -> list[SegmentInfo]:
+        return self.tiers.segments()
 
     # ---------- cold rows ----------
     def cold_row(self, source: HotSnapshot | LiveReader, layout: Layout, key: RowKey) -> Row | None:

@@ -12,13 +12,20 @@ from kalamdb.errors import KalamError
 from kalamdb.txn.api import TableDef
 from kalamdb.txn.clock import now_ms
 
+#: microseconds from 1970 to 2000, where PostgreSQL's timestamps begin
+_EPOCH_MICROS = 946_684_800_000_000
 #: ended jobs that are remembered
 KEPT = 1000
 
 
+def to_micros(milliseconds: int) -> int:
+    """A Unix time as a timestamptz's storage value."""
+    return milliseconds * 1000 - _EPOCH_MICROS
+
+
 @dataclass(slots=True)
 class Job:
-    """``progress``: 0 to 1. Times are Unix milliseconds. The worker calls ``check`` often."""
+    """``progress``: 0 to 1. Times are storage values of timestamptz. The worker calls ``check`` often."""
 
     id: int
     kind: str
@@ -28,7 +35,7 @@ class Job:
     progress: float = 0.0
     rows: int = 0
     detail: str = ""
-    started_at: int = field(default_factory=now_ms)
+    started_at: int = field(default_factory=lambda: to_micros(now_ms()))
     ended_at: int | None = None
     cancelled: bool = False
 
@@ -59,7 +66,7 @@ class Jobs:
         self._end(job, "done", job.detail)
 
     def _end(self, job: Job, status: str, detail: str) -> None:
-        job.status, job.detail, job.ended_at = status, detail, now_ms()
+        job.status, job.detail, job.ended_at = status, detail, to_micros(now_ms())
         if len(self._jobs) > KEPT:
             del self._jobs[next(number for number, each in self._jobs.items() if each.ended_at is not None)]
 

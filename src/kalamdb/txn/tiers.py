@@ -13,6 +13,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
@@ -24,7 +25,7 @@ from kalamdb.store.cold import ColdStore
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.txn.api import TableDef
 from kalamdb.txn.clock import now_ms
-from kalamdb.txn.jobs import Job, Jobs
+from kalamdb.txn.jobs import Job, Jobs, to_micros
 from kalamdb.txn.overlay import TableOverlay
 from kalamdb.txn.tiering import Bulk, Flush, Flushed, Storage, choose, compact
 
@@ -41,6 +42,23 @@ DEFAULT_RETENTION_HOURS = 168
 HOUR_MS = 3_600_000
 #: after an error a table's background work rests so long
 REST_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """``deleted``: dead rows. ``created_at``: a timestamptz's storage value."""
+
+    id: int
+    namespace: str
+    table: str
+    file: str
+    storage: str
+    rows: int
+    deleted: int
+    bytes: int
+    min_seq: int
+    max_seq: int
+    created_at: int
 
 
 class Tiers:
@@ -73,12 +91,15 @@ class Tiers:
                 pass
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run to its end, whatever happens to the task that waits: files and locks must not be left to chance."""
+    async def in_thread(self, work: Callable[[], T], job: Job | None = None) -> T:
+        """Run to its end, whatever happens to the task that waits: files and locks must not be left to chance. A
+        cancelled task cancels the job."""
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
+            if job is not None:
+                job.cancelled = True
             with contextlib.suppress(Exception):
                 await future
             raise
@@ -95,11 +116,16 @@ class Tiers:
         return found
 
     # ---------- flush ----------
-    async def flush(self, table: TableDef) -> int:
-        """Make all hot rows cold; how many there were. Background and on demand."""
+    def _check_committed(self, table: TableDef) -> None:
         if table.kind == "stream":
             raise KalamError("42809", f'stream table "{table.name}" has no cold tier',
                              hint="Its rows expire after ttl_seconds.")
+        if table.id not in self._engine.catalog.by_id:
+            raise KalamError("55000", f'table "{table.name}" is not committed', hint="Try again after COMMIT.")
+
+    async def flush(self, table: TableDef) -> int:
+        """Make all hot rows cold; how many there were. Background and on demand."""
+        self._check_committed(table)
         await self._swept.wait()
         async with self._lock(table):
             if self._closing:
@@ -120,7 +146,7 @@ class Tiers:
             expected = self._hot_rows(table)
             work = Flush(table, engine.layouts.of(table), snapshot, self._cold, found, self.storage(table), job,
                          expected)
-            flushed = await self.in_thread(work.run)
+            flushed = await self.in_thread(work.run, job)
         finally:
             snapshot.close()
         if not flushed.rows and not flushed.tombstones:
@@ -223,9 +249,40 @@ class Tiers:
                     break
         await self._engine.submit(lambda connection: _set_clean(connection, table))
 
+    # ---------- figures ----------
+    def stats(self, table: TableDef) -> dict[str, int]:
+        """In a worker thread: counting takes its time."""
+        snapshot = self._engine.hot_snapshot()
+        try:
+            snapshot.pin()
+            ((hot,),) = snapshot.query(f"SELECT count(*) FROM {self._engine.layouts.of(table).table}", ())
+            found = self._cold.as_of(snapshot.query, table.id)
+            dug = snapshot.query(f"SELECT count(*) FROM {tombstones(table.id)}", ()) if found is not None else [(0,)]
+        finally:
+            snapshot.close()
+        segments = found.segments if found is not None else ()
+        return {
+            "hot_rows": int(hot), "tombstones": int(dug[0][0]), "segments": len(segments),
+            "cold_rows": sum(segment.live for segment in segments),
+            "dead_rows": sum(len(segment.dead) for segment in segments),
+            "cold_bytes": sum(segment.bytes for segment in segments),
+        }
+
+    def segments(self) -> list[SegmentInfo]:
+        """All segments of tables that are there, as ``system.segments`` shows them."""
+        return [
+            SegmentInfo(segment.id, table.namespace, table.name, segment.file, segment.storage, segment.rows,
+                        len(segment.dead), segment.bytes, segment.min_seq, segment.max_seq,
+                        to_micros(segment.created_at))
+            for number, found in list(self._cold.tables.items())
+            if (table := self._engine.catalog.by_id.get(number)) is not None
+            for segment in found.segments
+        ]
+
     # ---------- compaction ----------
     async def compact(self, table: TableDef, *, everything: bool = True) -> int:
         """Merge segments; the number of rows written. ``everything``: all of the table's, else what is due."""
+        self._check_committed(table)
         await self._swept.wait()
         async with self._lock(table):
             if self._closing:
@@ -240,7 +297,7 @@ class Tiers:
                 job.detail = f"{len(chosen)} segments"
                 layout, storage = self._engine.layouts.of(table), self.storage(table)
                 change, rows = await self.in_thread(
-                    lambda: compact(table, layout, self._cold, chosen, storage, job, job.check))
+                    lambda: compact(table, layout, self._cold, chosen, storage, job, job.check), job)
 
                 def publish(connection: apsw.Connection) -> None:
                     faults.reach("compaction.publish")
