@@ -7,13 +7,16 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/tuplestore.h"
 
 #include "kalam_core.h"
@@ -28,6 +31,9 @@ PG_FUNCTION_INFO_V1(sql_kalam_server_info);
 PG_FUNCTION_INFO_V1(sql_kalam_connections);
 PG_FUNCTION_INFO_V1(sql_kalam_disconnect);
 PG_FUNCTION_INFO_V1(sql_kalam_round_trips);
+PG_FUNCTION_INFO_V1(sql_kalam_flush);
+PG_FUNCTION_INFO_V1(sql_kalam_compact);
+PG_FUNCTION_INFO_V1(sql_kalam_table_stats);
 
 /* ---------- metadata ---------- */
 
@@ -106,6 +112,93 @@ sql_kalam_exec(PG_FUNCTION_ARGS)
 	answer = cstring_to_text(kalam_from_utf8(PQgetvalue(res, 0, 0), PQgetlength(res, 0, 0)));
 	kalam_result_free(res);
 	PG_RETURN_TEXT_P(answer);
+}
+
+/* ---------- tiers ---------- */
+
+static bool
+owns(Oid relid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(RelationRelationId, relid, GetUserId());
+#else
+	return pg_class_ownercheck(relid, GetUserId());
+#endif
+}
+
+/* A foreign table of ours that the user may see (owned: that it owns). */
+static KalamTable *
+argument_table(FunctionCallInfo fcinfo, bool owned)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	char	   *name = get_rel_name(relid);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	if (!kalam_is_relation(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table of KalamDB", name)));
+	if (owned && !owns(relid))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FOREIGN_TABLE, name);
+	if (!owned && pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_TABLE, name);
+	return kalam_table_get(relid);
+}
+
+/* One statement about a table, outside the wire dialect's transactions: it is about what is committed. */
+static PGresult *
+ask_about_table(KalamTable *table, const char *verb)
+{
+	StringInfoData sql;
+	KalamConn  *conn = kalam_connection_for_server(table->serverid, GetUserId());
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "%s ", verb);
+	kalam_deparse_table(&sql, table);
+	return kalam_request_plain(conn, sql.data);
+}
+
+static Datum
+storage_job(FunctionCallInfo fcinfo, const char *verb)
+{
+	PGresult   *res = ask_about_table(argument_table(fcinfo, true), verb);
+	int64		rows = PQntuples(res) == 1 && PQnfields(res) == 3 ? pg_strtoint64(PQgetvalue(res, 0, 2)) : 0;
+
+	kalam_result_free(res);
+	PG_RETURN_INT64(rows);
+}
+
+Datum
+sql_kalam_flush(PG_FUNCTION_ARGS)
+{
+	return storage_job(fcinfo, "STORAGE FLUSH TABLE");
+}
+
+Datum
+sql_kalam_compact(PG_FUNCTION_ARGS)
+{
+	return storage_job(fcinfo, "STORAGE COMPACT TABLE");
+}
+
+Datum
+sql_kalam_table_stats(PG_FUNCTION_ARGS)
+{
+	PGresult   *res = ask_about_table(argument_table(fcinfo, false), "SHOW TABLE STATS");
+	StringInfoData json;
+
+	initStringInfo(&json);
+	for (int row = 0; row < PQntuples(res); row++)
+	{
+		appendStringInfoString(&json, row > 0 ? ", " : "{");
+		escape_json(&json, PQgetvalue(res, row, 0));
+		appendStringInfo(&json, ": %s", PQgetvalue(res, row, 1));
+	}
+	appendStringInfoString(&json, json.len > 0 ? "}" : "{}");
+	kalam_result_free(res);
+	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
 }
 
 /* ---------- looking at a server ---------- */

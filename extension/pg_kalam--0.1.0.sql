@@ -35,6 +35,15 @@ CREATE FUNCTION kalam_exec(sql text, server name DEFAULT NULL) RETURNS text
 AS 'MODULE_PATHNAME', 'sql_kalam_exec' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION kalam_exec(text, name) FROM PUBLIC;
 
+CREATE FUNCTION kalam_flush(relation regclass) RETURNS bigint
+AS 'MODULE_PATHNAME', 'sql_kalam_flush' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION kalam_compact(relation regclass) RETURNS bigint
+AS 'MODULE_PATHNAME', 'sql_kalam_compact' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION kalam_table_stats(relation regclass) RETURNS jsonb
+AS 'MODULE_PATHNAME', 'sql_kalam_table_stats' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
 CREATE FUNCTION kalam_ping(server name DEFAULT NULL) RETURNS interval
 AS 'MODULE_PATHNAME', 'sql_kalam_ping' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
