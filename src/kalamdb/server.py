@@ -170,6 +170,7 @@ async def _open_engine(settings: Settings) -> Any:
         return await open_engine(
             settings.data, node_id=settings.node_id, lock_timeout_ms=settings.lock_timeout,
             drop_grace_hours=settings.drop_grace, storages=open_storages(settings.data, settings),
+            cache_bytes=settings.tiers.cache_mib << 20, flush_policy=settings.tiers.flush_policy,
         )
     except KalamError as error:
         raise StartError(error.message) from error

@@ -113,6 +113,16 @@ def _size(value: object) -> str:
     return value.replace(" ", "")
 
 
+def _flush_policy(value: object) -> str:
+    parts = [part.strip().partition(":") for part in value.split(",")] if isinstance(value, str) else []
+    names = [name for name, _, _ in parts]
+    if not parts or len(set(names)) < len(names) or not all(
+        name in ("rows", "interval") and number.isdecimal() and int(number) > 0 for name, _, number in parts
+    ):
+        raise ValueError('"rows:N", "interval:SECONDS", or both with a comma')
+    return str(value)
+
+
 def _flag(value: object) -> bool:
     text = str(value).strip().lower()
     if not isinstance(value, bool | str) or text not in ("true", "false"):
@@ -190,6 +200,14 @@ class DuckDbSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierSettings:
+    flush_policy: str = _setting(
+        "rows:1000000", _flush_policy, "When hot rows of a table that declares no `flush_policy` go to segments."
+    )
+    cache_mib: int = _setting(256, _integer(1, 1_000_000), "MiB of decoded row groups of segments kept in memory.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """One storage besides ``local``; its name is the key in ``Settings.storages``."""
 
@@ -240,6 +258,7 @@ class Settings:
     http: HttpSettings = field(default_factory=HttpSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     duckdb: DuckDbSettings = field(default_factory=DuckDbSettings)
+    tiers: TierSettings = field(default_factory=TierSettings)
     storages: Mapping[str, StorageSettings] = field(default_factory=dict)
 
 
