@@ -34,7 +34,9 @@ ALLOWED: dict[str, set[str]] = {
     "server": BOTTOM | {"settings", "store.storage", "txn.engine", "sql.executor", "auth", "rpc.listener", "http"},
     # Programs around the server: they start it and talk to it, and know nothing of its inside.
     "stack": {"errors", "settings"},
-    "cli": {"errors", "settings", "server", "stack", "demo", "bench"},
+    # Works on a data directory without its server.
+    "admin": BOTTOM | {"settings", "store", "catalog", "txn.api"},
+    "cli": {"errors", "settings", "server", "stack", "admin", "demo", "bench"},
     "demo": {"stack"},
     "bench": {"stack"},
 }

@@ -198,6 +198,48 @@ def doctor(pg_config: PgConfig = "pg_config") -> None:
 
 
 @app.command()
+def check(
+    data: Data = DEFAULT_DATA,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not read the segments' contents.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a data directory whose server is down: database, manifests, segment files, keys.
+
+    One line for each problem; exit code 1 if there is one.
+    """
+    from kalamdb.cli import data as commands
+
+    commands.check(data, quick=quick, as_json=as_json)
+
+
+@app.command()
+def backup(
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory of backups; segments in it are not copied "
+                                                                 "again.")],
+    data: Data = DEFAULT_DATA,
+    keep: Annotated[int, typer.Option(min=0, metavar="N", help="Remove all but the newest N afterwards; 0: none.")] = 0,
+    show: Annotated[bool, typer.Option("--list", help="Only list the backups that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a data directory, also while its server runs: consistent, and only segments that are new."""
+    from kalamdb.cli import data as commands
+
+    commands.backup(data, to, keep=keep, show=show, as_json=as_json)
+
+
+@app.command()
+def restore(
+    from_: Annotated[Path, typer.Option("--from", metavar="DIR", help="Directory of backups.")],
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="A new data directory, for kalam serve.")],
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Which backup; the newest by default.")] = None,
+) -> None:
+    """Make a data directory of a backup, and verify it."""
+    from kalamdb.cli import data as commands
+
+    commands.restore(from_, data, name)
+
+
+@app.command()
 def version() -> None:
     """Print the release."""
     print(f"kalamdb {__version__}")

@@ -54,6 +54,10 @@ class Runs:
     def __bool__(self) -> bool:
         return bool(self.written)
 
+    @property
+    def rows(self) -> int:
+        return sum(segment.rows for segment, _ in self.written)
+
     # ---------- writing, in a worker thread ----------
     def write(self, path: Path, rows: Sequence[tuple[Key, int, Row]]) -> tuple[Segment, Written]:
         """A new run of rows in order of their keys: (key, position, row). ``add`` makes it known."""

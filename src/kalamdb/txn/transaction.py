@@ -72,7 +72,7 @@ class StoreTransaction:
 
     @property
     def rows_written(self) -> int:
-        return sum(len(overlay.rows) for overlay in self._overlay.tables.values())
+        return sum(len(overlay.rows) + overlay.runs.rows for overlay in self._overlay.tables.values())
 
     # ---------- snapshots ----------
     def snapshot(self, number: int = 0) -> TxnSnapshot:

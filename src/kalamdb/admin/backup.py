@@ -1,0 +1,255 @@
+"""Backups: a consistent copy of the database file, and the segments that its manifests name.
+
+A backup directory holds ``segments/<storage>/<file>``, shared by all backups in it (segments never change, so that each
+is copied once), and ``backups/<name>/`` with the database and ``backup.json``. A backup is there when its directory has
+its name, which is the last step. The server may go on writing: the database is copied as of one instant, and when a
+segment of that instant has been merged into another meanwhile, the copy is taken anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from kalamdb.admin.files import Readable
+from kalamdb.catalog.catalog import FORMAT
+from kalamdb.errors import KalamError
+from kalamdb.store.files import sync
+from kalamdb.store.hot import open_connection
+from kalamdb.store.segment import checksum_of
+from kalamdb.store.storage import DIRECTORY, LOCAL
+
+#: times that a copy is taken anew because segments went away meanwhile
+ATTEMPTS = 10
+FACTS = "backup.json"
+Progress = Callable[[int, int, int], None]  # files done, files in all, bytes copied
+
+
+@dataclass(frozen=True)
+class SegmentCopy:
+    storage: str
+    file: str
+    bytes: int
+    checksum: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.storage}/{self.file}"
+
+
+@dataclass(frozen=True)
+class Backup:
+    """``copied``: bytes of segments that no earlier backup had."""
+
+    name: str
+    format: int
+    server_id: str
+    last_seq: int
+    checksum: str  # of the database
+    segments: tuple[SegmentCopy, ...]
+    copied: int = 0
+
+
+def backups(root: Path) -> list[Backup]:
+    """Complete ones, oldest first."""
+    return [_load(path) for path in sorted((root / "backups").glob("*")) if (path / FACTS).is_file()
+            and not path.name.endswith(".part")]
+
+
+def _load(path: Path) -> Backup:
+    try:
+        found = json.loads((path / FACTS).read_text(encoding="utf-8"))
+        segments = tuple(SegmentCopy(**item) for item in found.pop("segments"))
+        return Backup(**found, segments=segments)
+    except (ValueError, TypeError, KeyError) as error:
+        raise KalamError("58030", f"{path / FACTS} is damaged: {error}") from None
+
+
+# ---------- backup ----------
+def take(data: Path, storages: dict[str, Readable], root: Path, progress: Progress) -> Backup:
+    """A new backup of a data directory, of a running server's too."""
+    if not (data / "hot.db").is_file():
+        raise KalamError("58P01", f"{data} is not a data directory: it has no hot.db")
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (root / "backups").mkdir(mode=0o700, exist_ok=True)
+    name = _new_name(root)
+    part = root / "backups" / f"{name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(mode=0o700)
+    try:
+        copied = 0
+        for _ in range(ATTEMPTS):
+            facts = _copy_database(data, part / "hot.db")
+            try:
+                copied += _copy_segments(facts["segments"], storages, root, progress)
+                break
+            except KalamError as error:
+                if error.sqlstate != "58P01":
+                    raise
+                (part / "hot.db").unlink()
+        else:
+            raise KalamError("58P01", "segment files went away while they were copied",
+                             hint="kalam check tells whether the data directory is sound.")
+        made = Backup(name, copied=copied, **facts)
+        (part / FACTS).write_text(json.dumps(asdict(made)), encoding="utf-8")
+        sync(part / FACTS)
+        sync(part)
+        part.rename(root / "backups" / name)
+        sync(root / "backups")
+        return made
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _new_name(root: Path) -> str:
+    """Names sort by time."""
+    known = {backup.name for backup in backups(root)}
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    name, number = stamp, 1
+    while name in known:
+        number += 1
+        name = f"{stamp}-{number}"
+    return name
+
+
+def _copy_database(data: Path, target: Path) -> dict[str, Any]:
+    """One instant of the database, without the free space in it; and what it says of itself."""
+    connection = open_connection(data / "hot.db", read_only=True)
+    try:
+        connection.execute("VACUUM INTO ?", (str(target),))
+    except apsw.Error as error:
+        target.unlink(missing_ok=True)
+        raise KalamError("58030", f"could not copy the database: {error}") from None
+    finally:
+        connection.close(True)
+    target.chmod(0o600)
+    sync(target)
+    copy = apsw.Connection(str(target), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        facts: list[Any] = copy.execute("SELECT name, value FROM kalam_meta").fetchall()
+        meta: dict[str, Any] = dict(facts)
+        rows: list[Any] = copy.execute(
+            "SELECT storage, file, bytes, checksum FROM kalam_segments ORDER BY storage, file").fetchall()
+        segments = tuple(SegmentCopy(*row) for row in rows)
+    finally:
+        copy.close(True)
+    if meta.get("format") != FORMAT:
+        raise KalamError("58000", f"the data directory has format {meta.get('format')}, this program reads {FORMAT}")
+    return {"format": FORMAT, "server_id": meta["server_id"], "last_seq": meta.get("last_seq", 0),
+            "checksum": checksum_of(target), "segments": segments}
+
+
+def _copy_segments(segments: tuple[SegmentCopy, ...], storages: dict[str, Readable], root: Path, progress: Progress
+                   ) -> int:
+    copied = 0
+    for done, segment in enumerate(segments):
+        progress(done, len(segments), copied)
+        target = root / "segments" / segment.place
+        if target.is_file() and target.stat().st_size == segment.bytes:
+            continue
+        storage = storages.get(segment.storage)
+        if storage is None:
+            raise KalamError("42704", f'storage "{segment.storage}" is not configured')
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _copy(storage.fetch(segment.file), target, segment)
+        copied += segment.bytes
+    progress(len(segments), len(segments), copied)
+    return copied
+
+
+def _copy(source: Path, target: Path, segment: SegmentCopy) -> None:
+    """A file that is there whole, verified, or not at all."""
+    part = target.with_name(target.name + ".part")
+    try:
+        shutil.copyfile(source, part)
+    except FileNotFoundError:
+        raise KalamError("58P01", f'segment file "{segment.file}" is missing') from None
+    part.chmod(0o600)
+    if checksum_of(part) != segment.checksum:
+        part.unlink()
+        raise KalamError("XX001", f'segment file "{segment.place}" is damaged', hint="kalam check tells what else is.")
+    sync(part)
+    os.replace(part, target)
+    sync(target.parent)
+
+
+def prune(root: Path, keep: int) -> list[str]:
+    """Remove all but the newest ``keep`` backups, and segments that none of those needs; the names removed."""
+    found = backups(root)
+    gone, kept = found[: max(0, len(found) - keep)], found[max(0, len(found) - keep) :]
+    for backup in gone:
+        shutil.rmtree(root / "backups" / backup.name)
+    needed = {segment.place for backup in kept for segment in backup.segments}
+    places = root / "segments"
+    for path in list(places.rglob("*")):
+        if path.is_file() and path.relative_to(places).as_posix() not in needed:
+            path.unlink()
+    return [backup.name for backup in gone]
+
+
+# ---------- restore ----------
+def choose(root: Path, name: str | None) -> Backup:
+    found = backups(root)
+    if not found:
+        raise KalamError("58P01", f"there is no backup in {root}")
+    if name is None:
+        return found[-1]
+    for backup in found:
+        if backup.name == name:
+            return backup
+    raise KalamError("58P01", f'there is no backup "{name}" in {root}', hint=f"The newest is {found[-1].name}.")
+
+
+def restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None:
+    """Make a data directory of a backup; all segments become files of the storage ``local``. ``data`` must be empty or
+    not there; after an error it is as before."""
+    if data.exists() and any(data.iterdir()):
+        raise KalamError("58P02", f"{data} is not empty", hint="Restore into a new directory.")
+    existed = data.exists()
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        _restore(root, backup, data, progress)
+    except BaseException:
+        for path in data.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not existed:
+            data.rmdir()
+        raise
+
+
+def _restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None:
+    source = root / "backups" / backup.name / "hot.db"
+    database = data / "hot.db"
+    shutil.copyfile(source, database)
+    database.chmod(0o600)
+    if checksum_of(database) != backup.checksum:
+        raise KalamError("XX001", f'the database of backup "{backup.name}" is damaged')
+    copied = 0
+    for done, segment in enumerate(backup.segments):
+        progress(done, len(backup.segments), copied)
+        copy = root / "segments" / segment.place
+        if not copy.is_file():
+            raise KalamError("58P01", f'segment file "{segment.place}" is missing in the backup')
+        target = data / DIRECTORY / segment.file
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _copy(copy, target, segment)
+        copied += segment.bytes
+    progress(len(backup.segments), len(backup.segments), copied)
+    connection = open_connection(database)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE kalam_segments SET storage = ?", (LOCAL,))
+        connection.execute("DELETE FROM kalam_removed")
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+    sync(data)

@@ -1,0 +1,191 @@
+"""Verification of a data directory that no server has open: SQLite, manifests, segment files, keys.
+
+``check`` yields a line for every problem, and reads one row group at a time. That a key is hot and live in a segment at
+once is none: the hot row hides the other until it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import apsw
+import numpy as np
+import pyarrow as pa
+
+from kalamdb.admin.files import Readable
+from kalamdb.catalog.catalog import FORMAT, load_table
+from kalamdb.errors import KalamError
+from kalamdb.store import bloom, manifest
+from kalamdb.store.cold import ColdRange, ColdStore
+from kalamdb.store.hot import Layout, open_connection
+from kalamdb.store.manifest import Manifest, Segment, tombstones
+from kalamdb.store.segment import Key, SegmentFile, checksum_of, key_at
+from kalamdb.txn.api import TableDef
+
+
+@dataclass
+class Counts:
+    """What has been looked at."""
+
+    tables: int = 0
+    segments: int = 0
+    hot_rows: int = 0
+    cold_rows: int = 0
+
+
+class Check:
+    """``quick``: without reading the segments' contents."""
+
+    def __init__(self, data: Path, storages: dict[str, Readable], *, quick: bool = False) -> None:
+        self.counts = Counts()
+        self.orphans: list[str] = []
+        self._storages = storages
+        self._quick = quick
+        try:
+            self._connection = open_connection(data / "hot.db", read_only=True)
+        except apsw.Error as error:
+            raise KalamError("58030", f"cannot open {data / 'hot.db'}: {error}") from None
+
+    def close(self) -> None:
+        self._connection.close(True)
+
+    def _query(self, text: str, values: Sequence[Any] = ()) -> list[Any]:
+        return self._connection.execute(text, values).fetchall()
+
+    def problems(self) -> Iterator[str]:
+        try:
+            yield from self._database()
+            found = self._query("SELECT value FROM kalam_meta WHERE name = 'format'")
+            if found != [(FORMAT,)]:
+                yield f"hot.db: its format is {found[0][0] if found else 'not known'}, this program reads {FORMAT}"
+                return
+            ((self._last_seq,),) = self._query("SELECT value FROM kalam_meta WHERE name = 'last_seq'") or [(0,)]
+            tables = [load_table(number, text) for number, text in self._query(
+                "SELECT id, definition FROM kalam_tables WHERE dropped_at IS NULL ORDER BY id")]
+            for table in tables:
+                self.counts.tables += 1
+                yield from self._table(table)
+            yield from self._files()
+        except apsw.Error as error:
+            yield f"hot.db: {error}"
+
+    def _database(self) -> Iterator[str]:
+        for (line,) in self._query("PRAGMA integrity_check"):
+            if line != "ok":
+                yield f"hot.db: {line}"
+
+    # ---------- one table ----------
+    def _table(self, table: TableDef) -> Iterator[str]:
+        name, layout = f"{table.namespace}.{table.name}", Layout(table)
+        for each in (layout.table, tombstones(table.id)):
+            if not self._query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (each,)):
+                if each == layout.table:
+                    yield f"{name}: its hot rows ({each}) are not there"
+                continue
+            ((rows, newest),) = self._query(f"SELECT count(*), max(_seq) FROM {each}")
+            if each == layout.table:
+                self.counts.hot_rows += rows
+            if newest is not None and newest > self._last_seq:
+                yield f"{name}: {each} has a row of commit {newest}, after the last one ({self._last_seq})"
+        version = manifest.version_of(self._query, table.id)
+        if not version:
+            return
+        try:
+            found = manifest.load(self._query, table.id, version)
+        except (ValueError, TypeError) as error:
+            yield f"{name}: its manifest cannot be read: {error}"
+            return
+        sound = True
+        for segment in found.segments:
+            for problem in self._segment(segment, layout):
+                sound = False
+                yield f'{name}: segment file "{segment.file}" of storage "{segment.storage}" {problem}'
+        if sound and not self._quick:
+            yield from self._unique(name, layout, found)
+
+    def _segment(self, segment: Segment, layout: Layout) -> Iterator[str]:
+        self.counts.segments += 1
+        self.counts.cold_rows += segment.live
+        storage = self._storages.get(segment.storage)
+        if storage is None:
+            yield "is in a storage that is not configured"
+            return
+        try:
+            path = storage.fetch(segment.file)
+            size = path.stat().st_size
+            if size != segment.bytes:
+                yield f"has {size} bytes instead of {segment.bytes}"
+                return
+            if self._quick:
+                return
+            if checksum_of(path) != segment.checksum:
+                yield "has another checksum than when it was written"
+                return
+            yield from self._contents(SegmentFile(path, segment.file), segment, layout)
+        except KalamError as error:
+            yield "is missing" if error.sqlstate == "58P01" else error.message
+
+    def _contents(self, file: SegmentFile, segment: Segment, layout: Layout) -> Iterator[str]:
+        if file.rows != segment.rows:
+            yield f"has {file.rows} rows instead of {segment.rows}"
+        dead = segment.dead.astype(np.int64)
+        if len(dead) and (np.any(np.diff(dead) <= 0) or dead[-1] >= segment.rows):
+            yield "has dead rows that cannot be"
+        last: Key | None = None
+        for number, group in enumerate(file.groups):
+            batch = file.read(number, [*([] if layout.shared else ["_userid"]), "k", "_seq"])
+            first, end = key_at(batch, 0), key_at(batch, batch.num_rows - 1)
+            if (first, end) != (group.first, group.last):
+                yield f"has an index that is wrong about row group {number}"
+            if last is not None and first <= last:
+                yield f"is out of order at row group {number}"
+            last = end
+            yield from self._group(batch, number, file, segment, layout)
+        if (file.groups[0].first, last) != (segment.first, segment.last):
+            yield "has other first and last keys than the manifest says"
+
+    def _group(self, batch: pa.RecordBatch, number: int, file: SegmentFile, segment: Segment, layout: Layout
+               ) -> Iterator[str]:
+        tenants = None if layout.shared else batch.column("_userid").to_pylist()
+        column = batch.column("k")
+        keys: Any = column.to_numpy() if layout.codec.integer else column.to_pylist()
+        if not bool(bloom.may_contain_many(file.bloom, bloom.key_hashes(tenants, keys)).all()):
+            yield f"has a Bloom filter that does not know all keys of row group {number}"
+        pairs = list(zip(tenants or [""] * len(keys), column.to_pylist(), strict=True))
+        if any(one >= two for one, two in pairwise(pairs)):
+            yield f"is out of order in row group {number}"
+        if min(pair[1] for pair in pairs) < segment.least or max(pair[1] for pair in pairs) > segment.greatest:
+            yield f"has keys in row group {number} beyond what the manifest says"
+        if "_seq" in batch.schema.names:
+            seqs = batch.column("_seq").to_numpy()
+            if seqs.min() < segment.min_seq or seqs.max() > min(segment.max_seq, self._last_seq):
+                yield f"has rows of commits in row group {number} that cannot be"
+
+    def _unique(self, name: str, layout: Layout, found: Manifest) -> Iterator[str]:
+        cold = ColdStore(self._storages)
+        last: Key | None = None
+        for batch in cold.batches(found, layout, ["_userid", "k"], ColdRange(), _go_on):
+            pairs = list(zip(batch.column("_userid").to_pylist(), batch.column("k").to_pylist(), strict=True))
+            for one, two in zip([last, *pairs], pairs, strict=False):
+                if one == two:
+                    yield f"{name}: key {two!r} has two live rows in segments"
+            last = pairs[-1]
+
+    # ---------- files ----------
+    def _files(self) -> Iterator[str]:
+        known = set(self._query("SELECT storage, file FROM kalam_segments"))
+        for storage_id, storage in self._storages.items():
+            try:
+                names = storage.names("")
+            except KalamError as error:
+                yield f'storage "{storage_id}": {error.message}'
+                continue
+            self.orphans += [f"{storage_id}/{name}" for name in names if (storage_id, name) not in known]
+
+
+def _go_on() -> None:
+    pass
