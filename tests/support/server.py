@@ -32,6 +32,13 @@ class KalamServer:
         self.port = 0
         self.http: str | None = None
 
+    @classmethod
+    def over(cls, data: Path) -> KalamServer:
+        """On a data directory that is there."""
+        server = cls()
+        server.data = data
+        return server
+
     @property
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None

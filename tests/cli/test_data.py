@@ -1,0 +1,278 @@
+"""``kalam check``, ``backup`` and ``restore`` on data directories of real servers: sound, damaged and busy ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import psycopg
+import pytest
+
+from support.server import KalamServer
+
+KALAM = Path(sys.executable).with_name("kalam")
+
+
+def kalam(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(KALAM), *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def server() -> Iterator[KalamServer]:
+    """With a shared and a user table that have rows in both tiers, tombstones and dead rows."""
+    server = KalamServer()
+    try:
+        server.start()
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            fill(conn)
+        yield server
+    finally:
+        server.close()
+
+
+def fill(conn: psycopg.Connection) -> None:
+    conn.execute("CREATE NAMESPACE app")
+    conn.execute("CREATE SHARED TABLE app.s (id bigint PRIMARY KEY, v text)")
+    conn.execute("CREATE USER TABLE app.u (name text PRIMARY KEY, n int)")
+    conn.execute("INSERT INTO app.s SELECT i, 'row ' || i FROM generate_series(1, 5000) i")
+    for tenant in ("ann", "bob"):
+        conn.execute(f"EXECUTE AS USER '{tenant}' "
+                     "(INSERT INTO app.u SELECT 'k' || i, i FROM generate_series(1, 500) i)")
+    conn.execute("STORAGE FLUSH ALL")
+    conn.execute("UPDATE app.s SET v = 'changed' WHERE id <= 100")
+    conn.execute("STORAGE FLUSH TABLE app.s")
+    conn.execute("DELETE FROM app.s WHERE id BETWEEN 200 AND 300")
+    conn.execute("INSERT INTO app.s VALUES (6000, 'hot')")
+
+
+def contents(conn: psycopg.Connection) -> list[Any]:
+    return [
+        conn.execute("SELECT id, v FROM app.s ORDER BY id").fetchall(),
+        conn.execute("EXECUTE AS USER 'bob' (SELECT name, n FROM app.u ORDER BY name)").fetchall(),
+    ]
+
+
+def segment_files(data: Path) -> list[Path]:
+    return sorted((data / "segments").rglob("*.parquet"))
+
+
+def change(data: Path, text: str, *values: Any) -> None:
+    """Behind the program's back."""
+    connection = apsw.Connection(str(data / "hot.db"))
+    connection.execute(text, values)
+    connection.close()
+
+
+# ---------- check ----------
+def test_a_sound_directory(server: KalamServer) -> None:
+    server.stop()
+    done = kalam("check", "--data", server.data)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "2 tables, 1 hot rows, 3 segments, 6,000 cold rows: no problems" in done.stderr
+    found = json.loads(kalam("check", "--data", server.data, "--json").stdout)
+    assert found == {"problems": [], "orphans": [], "tables": 2, "segments": 3, "hot_rows": 1, "cold_rows": 6000}
+
+
+def test_after_a_kill(server: KalamServer) -> None:
+    server.kill()
+    assert kalam("check", "--data", server.data).returncode == 0
+
+
+def test_a_directory_in_use(server: KalamServer) -> None:
+    done = kalam("check", "--data", server.data)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: a server uses the data directory" in done.stderr
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    done = kalam("check", "--data", tmp_path)
+    assert done.returncode == 1
+    assert "is not a data directory" in done.stderr
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 0x40
+    path.write_bytes(raw)
+
+
+DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
+    ("a flipped bit", lambda data: flip(segment_files(data)[0]), "another checksum"),
+    ("a shorter file", lambda data: segment_files(data)[0].write_bytes(b"PAR1"), "has 4 bytes instead of"),
+    ("a missing file", lambda data: segment_files(data)[0].unlink(), "is missing"),
+    ("dead rows beyond the file",
+     lambda data: change(data, "UPDATE kalam_deletions SET positions = x'ffffff0f'"), "dead rows that cannot be"),
+    ("a row that is dead no more", lambda data: change(data, "DELETE FROM kalam_deletions"), "has two live rows"),
+    ("first keys that are wrong", lambda data: change(
+        data, "UPDATE kalam_segments SET first_k = -5, least_k = 7 WHERE id = 1"), "than the manifest says"),
+    ("rows from the future", lambda data: change(
+        data, "UPDATE kalam_meta SET value = 1 WHERE name = 'last_seq'"), "after the last one"),
+    ("hot rows that are gone", lambda data: change(data, "DROP TABLE h_1"), "are not there"),
+    ("a storage that is not there", lambda data: change(
+        data, "UPDATE kalam_segments SET storage = 'other' WHERE id = 1"), "not configured"),
+]
+
+
+@pytest.mark.parametrize(("damage", "words"), [(damage, words) for _, damage, words in DAMAGE],
+                         ids=[name for name, _, _ in DAMAGE])
+def test_damage(server: KalamServer, damage: Callable[[Path], object], words: str) -> None:
+    server.stop()
+    damage(server.data)
+    done = kalam("check", "--data", server.data)
+    assert done.returncode == 1
+    assert words in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_nobody_names(server: KalamServer) -> None:
+    server.stop()
+    (server.data / "segments" / "1" / "lost.parquet").write_bytes(b"")
+    found = json.loads(kalam("check", "--data", server.data, "--quick", "--json").stdout)
+    assert (found["problems"], found["orphans"]) == ([], ["local/1/lost.parquet"])
+
+
+def test_a_database_that_is_none(server: KalamServer) -> None:
+    server.stop()
+    (server.data / "hot.db").write_bytes(b"not a database" * 1000)
+    done = kalam("check", "--data", server.data)
+    assert done.returncode == 1
+    assert "hot.db" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ---------- backup and restore ----------
+def restored(root: Path, target: Path, *options: str) -> list[Any]:
+    done = kalam("restore", "--from", root, "--data", target, *options)
+    assert done.returncode == 0, done.stderr
+    assert "verified" in done.stdout
+    again = KalamServer.over(target)
+    try:
+        again.start()
+        with psycopg.connect(again.dsn(), autocommit=True) as conn:
+            return contents(conn)
+    finally:
+        again.close()
+
+
+def test_a_backup_of_a_running_server(server: KalamServer, tmp_path: Path) -> None:
+    root = tmp_path / "backups"
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        before = contents(conn)
+        first = json.loads(kalam("backup", "--data", server.data, "--to", root, "--json").stdout)
+        assert first["segments"] == 3
+        conn.execute("INSERT INTO app.s VALUES (7000, 'later')")
+        conn.execute("STORAGE FLUSH TABLE app.s")
+        after = contents(conn)
+        second = json.loads(kalam("backup", "--data", server.data, "--to", root, "--json").stdout)
+        assert second["segments"] == 4
+        assert 0 < second["copied_bytes"] < first["copied_bytes"]
+        conn.execute("STORAGE COMPACT TABLE app.s")
+    listed = kalam("backup", "--to", root, "--list").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == [first["name"], second["name"]]
+    assert restored(root, tmp_path / "new") == after
+    assert restored(root, tmp_path / "old", "--name", first["name"]) == before
+
+
+def test_old_backups_go(server: KalamServer, tmp_path: Path) -> None:
+    root = tmp_path / "backups"
+    first = json.loads(kalam("backup", "--data", server.data, "--to", root, "--json").stdout)
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        conn.execute("STORAGE COMPACT ALL")
+        wanted = contents(conn)
+    last = json.loads(kalam("backup", "--data", server.data, "--to", root, "--keep", "1", "--json").stdout)
+    assert last["removed"] == [first["name"]]
+    assert len(list((root / "segments").rglob("*.parquet"))) == last["segments"]
+    assert restored(root, tmp_path / "new") == wanted
+
+
+def test_consistent_under_load(server: KalamServer, tmp_path: Path) -> None:
+    """Transfers keep the total, in every backup that is taken while they and flushes go on."""
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        conn.execute("CREATE SHARED TABLE app.accounts (id bigint PRIMARY KEY, amount bigint)")
+        conn.execute("INSERT INTO app.accounts SELECT i, 100 FROM generate_series(1, 50) i")
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def work(step: Callable[[psycopg.Connection, int], None]) -> None:
+        try:
+            with psycopg.connect(server.dsn(), autocommit=True) as conn:
+                number = 0
+                while not stop.is_set():
+                    number += 1
+                    step(conn, number)
+        except BaseException as error:
+            failures.append(error)
+
+    def transfer(conn: psycopg.Connection, number: int) -> None:
+        with conn.transaction():
+            conn.execute("UPDATE app.accounts SET amount = amount - 1 WHERE id = %s", (1 + number % 50,))
+            conn.execute("UPDATE app.accounts SET amount = amount + 1 WHERE id = %s", (1 + number * 7 % 50,))
+
+    def move(conn: psycopg.Connection, number: int) -> None:
+        conn.execute(f"STORAGE {'COMPACT' if number % 3 == 0 else 'FLUSH'} TABLE app.accounts")
+
+    threads = [threading.Thread(target=work, args=(step,)) for step in (transfer, move)]
+    for thread in threads:
+        thread.start()
+    try:
+        names = [json.loads(kalam("backup", "--data", server.data, "--to", tmp_path / "b", "--json").stdout)["name"]
+                 for _ in range(3)]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    for name in names:
+        target = tmp_path / name
+        assert kalam("restore", "--from", tmp_path / "b", "--data", target, "--name", name).returncode == 0
+        again = KalamServer.over(target)
+        try:
+            again.start()
+            with psycopg.connect(again.dsn(), autocommit=True) as conn:
+                assert conn.execute("SELECT count(*), sum(amount) FROM app.accounts").fetchone() == (50, 5000)
+        finally:
+            again.close()
+
+
+def test_a_directory_that_is_not_empty(server: KalamServer, tmp_path: Path) -> None:
+    kalam("backup", "--data", server.data, "--to", tmp_path / "b")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "mine").write_text("kept")
+    done = kalam("restore", "--from", tmp_path / "b", "--data", tmp_path / "new")
+    assert done.returncode == 1
+    assert "is not empty" in done.stderr
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"]
+
+
+def test_a_damaged_backup_restores_nothing(server: KalamServer, tmp_path: Path) -> None:
+    kalam("backup", "--data", server.data, "--to", tmp_path / "b")
+    flip(next((tmp_path / "b" / "segments").rglob("*.parquet")))
+    done = kalam("restore", "--from", tmp_path / "b", "--data", tmp_path / "new")
+    assert done.returncode == 1
+    assert "is damaged" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_damage_is_not_backed_up(server: KalamServer, tmp_path: Path) -> None:
+    flip(segment_files(server.data)[0])
+    done = kalam("backup", "--data", server.data, "--to", tmp_path / "b")
+    assert done.returncode == 1
+    assert "is damaged" in done.stderr
+    assert kalam("backup", "--to", tmp_path / "b", "--list").stdout == ""
+    assert list((tmp_path / "b" / "backups").iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("restore", "--from", "{}", "--data", "{}/new"), "there is no backup"),
+    (("backup", "--data", "{}", "--to", "{}/b"), "is not a data directory"),
+])
+def test_nothing_there(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = kalam(*(argument.format(tmp_path) for argument in arguments))
+    assert done.returncode == 1
+    assert words in done.stderr
