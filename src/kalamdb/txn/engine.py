@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import apsw
 
+from kalamdb import faults
 from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, create_schema, meta
 from kalamdb.errors import KalamError
@@ -238,9 +239,11 @@ class StoreEngine:
                 made.publish(connection, seq)
             if txn_id is not None:
                 connection.execute("REPLACE INTO kalam_outcomes VALUES (?, ?, ?)", (txn_id, seq, now_ms()))
+            faults.reach("commit.applied")
             return seq
 
         seq: int = await outcome(self.submit(job))
+        faults.reach("commit.durable")
         if changes:
             self.catalog.publish(changes)
         return seq

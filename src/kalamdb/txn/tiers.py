@@ -326,6 +326,7 @@ class Tiers:
             if segment is not None:
                 self._cold.forget(segment)
             await self.in_thread(lambda storage=storage, file=file: storage.delete(file))  # type: ignore[misc]
+            faults.reach("segment.removed")
             await self._engine.run("DELETE FROM kalam_removed WHERE storage = ? AND file = ?", storage_id, file)
         self._condemned = held
 

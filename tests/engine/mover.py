@@ -1,0 +1,129 @@
+"""A process that commits, flushes and compacts all the time until it is killed: ``mover.py DIRECTORY``.
+
+Session ``s`` does commits 1, 2, 3 …, each a function of its number (``apply``), and says so after each. Everything is
+small, so that a few hundred rows fill row groups, segments and runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import kalamdb.store.segment
+import kalamdb.txn.bulk
+import kalamdb.txn.tiering
+import kalamdb.txn.tiers
+from kalamdb import types
+from kalamdb.txn.api import ColumnDef, TableDef
+from kalamdb.txn.engine import StoreEngine, open_engine
+
+SESSIONS = 3
+LARGE = 30
+INT8 = types.by_name("int8")
+#: key (commit, place) of a session → value
+State = dict[tuple[int, int], int]
+Step = tuple[str, int, int, int]  # put, set or delete; commit, place, value
+
+
+def steps(number: int) -> list[Step]:
+    """What commit ``number`` of any session does."""
+    made: list[Step] = [("put" if number == 1 else "set", 0, 0, number), ("put", number, 0, number)]
+    if number > 3 and number % 2:
+        made.append(("set", number - 2, 0, -number))
+    if number > 4 and number % 5 == 0:
+        made.append(("delete", number - 4, 0, 0))
+    if number % 7 == 0:
+        made += [("put", number, place, place) for place in range(1, LARGE)]
+    if number > 7 and number % 7 == 3:
+        made += [("delete", number - 3, place, 0) for place in range(1, 10)]
+    if number > 7 and number % 7 == 4:  # some that were deleted come back
+        made += [("put", number - 4, place, -place) for place in range(1, 5)]
+    return made
+
+
+def state(commits: int) -> State:
+    """A session's rows after so many commits."""
+    rows: State = {}
+    for number in range(1, commits + 1):
+        for verb, commit, place, value in steps(number):
+            if verb == "put":
+                assert (commit, place) not in rows
+            if verb == "delete":
+                rows.pop((commit, place), None)
+            elif verb == "put" or (commit, place) in rows:
+                rows[commit, place] = value
+    return rows
+
+
+def make_small() -> None:
+    kalamdb.store.segment.GROUP_ROWS = 16
+    kalamdb.txn.bulk.BULK_ROWS = 20
+    kalamdb.txn.tiering.CHUNK_ROWS = 8
+    kalamdb.txn.tiering.SEGMENT_ROWS = 200
+    kalamdb.txn.tiers.CLEAN_ROWS = 5
+    kalamdb.txn.tiers.LOOK_EVERY = 0.01
+
+
+def definition() -> TableDef:
+    columns = tuple(ColumnDef(number, name, INT8, "int8", not_null=True)
+                    for number, name in enumerate(("session", "number", "place", "value"), 1))
+    return TableDef(0, "n", "log", "shared", columns, (0, 1, 2), "log_pkey", (), {})
+
+
+async def table_of(engine: StoreEngine) -> TableDef:
+    found = engine.catalog.by_name.get(("n", "log"))
+    if found is None:
+        one = engine.begin(None)
+        await one.create_namespace("n")
+        found = await one.create_table(definition())
+        await one.commit()
+    return found
+
+
+async def commit(engine: StoreEngine, table: TableDef, session: int, number: int) -> None:
+    one = engine.begin(None, txn_id=f"{session}.{number}")
+    puts = []
+    for verb, first, place, value in steps(number):
+        key = (session, first, place)
+        if verb == "put":
+            puts.append(("", (*key, value)))
+        elif verb == "set":
+            await one.update(table, [(("", key), {3: value})])
+        else:
+            await one.delete(table, [("", key)])
+    await one.insert(table, puts)
+    await one.commit()
+
+
+async def session(engine: StoreEngine, table: TableDef, number: int) -> None:
+    one = engine.begin(None)
+    row = (await one.lock(one.snapshot(), table, [("", (number, 0, 0))]))[0]
+    one.rollback()
+    done = 0 if row is None else row[3]
+    while True:
+        done += 1
+        await commit(engine, table, number, done)
+        os.write(1, f"{number} {done}\n".encode())
+
+
+async def move(engine: StoreEngine, table: TableDef) -> None:
+    turn = 0
+    while True:
+        turn += 1
+        await engine.flush(table)
+        if turn % 3 == 0:
+            await engine.compact(table)
+        await asyncio.sleep(0)
+
+
+async def main(directory: Path) -> None:
+    make_small()
+    engine = await open_engine(directory)
+    table = await table_of(engine)
+    await asyncio.gather(move(engine, table), *[session(engine, table, number) for number in range(SESSIONS)])
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))
