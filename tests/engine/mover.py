@@ -37,9 +37,9 @@ def steps(number: int) -> list[Step]:
     if number % 7 == 0:
         made += [("put", number, place, place) for place in range(1, LARGE)]
     if number > 7 and number % 7 == 3:
-        made += [("delete", number - 3, place, 0) for place in range(1, 10)]
+        made += [("delete", number - 3, place, 0) for place in range(1, LARGE)]
     if number > 7 and number % 7 == 4:  # some that were deleted come back
-        made += [("put", number - 4, place, -place) for place in range(1, 5)]
+        made += [("put", number - 4, place, -place) for place in range(1, LARGE - 4)]
     return made
 
 
