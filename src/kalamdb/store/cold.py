@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kalamdb.api import Row
+from kalamdb.errors import KalamError
 from kalamdb.store import bloom, manifest
 from kalamdb.store.hot import Layout
 from kalamdb.store.manifest import Manifest, Positions, Query, Segment
@@ -236,10 +237,18 @@ class ColdStore:
         if found is None:
             if not wait:
                 raise Absent
-            file = self.file(segment)
-            found = DecodedGroup(file.read(number, file.schema.names))
+            found = DecodedGroup(self.read(segment, number, None))
             self.cache.put((segment.id, number), found)
         return found
+
+    def read(self, segment: Segment, number: int, columns: Sequence[str] | None) -> pa.RecordBatch:
+        """A row group's columns (None: all). A file found damaged is opened anew the next time: it may be mended."""
+        file = self.file(segment)
+        try:
+            return file.read(number, file.schema.names if columns is None else columns)
+        except KalamError:
+            self.forget(segment.id)
+            raise
 
     # ---------- one key ----------
     def lookup(self, found: Manifest, layout: Layout, tenant: str, k: Any, *, wait: bool = True) -> Row | None:
@@ -326,7 +335,7 @@ class ColdStore:
             group = self.cache.get((segment.id, number))
             if group is None and len(numbers) <= FEW_GROUPS:
                 group = self.group(segment, number)
-            batch = file.read(number, needed) if group is None else group.batch
+            batch = self.read(segment, number, needed) if group is None else group.batch
             start, batch = restricted(batch, wanted, shared=layout.shared)
             batch = _alive(batch, segment.dead, file.groups[number].start + start)
             batch = _bounded(batch, wanted, shared=layout.shared)

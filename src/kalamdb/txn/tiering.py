@@ -60,14 +60,13 @@ def prefix_of(table_id: int) -> str:
 class Output:
     """New segments of one table: written to scratch files, then put into the storage."""
 
-    def __init__(self, table: TableDef, storage: Storage, job: Job, most: int = SEGMENT_ROWS) -> None:
+    def __init__(self, table: TableDef, storage: Storage, job: Job) -> None:
         self.schema = segment_schema(table)
         self.rows = 0
         self.done: list[tuple[str, Written]] = []
         self._table = table
         self._storage = storage
         self._job = job
-        self._most = most
         self._writer: SegmentWriter | None = None
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -76,18 +75,21 @@ class Output:
             self._writer = SegmentWriter(self._storage.scratch(), self._table, self.schema)
         self._writer.add(batch)
         self.rows += batch.num_rows
-        if self._writer.taken >= self._most:
+        if self._writer.taken >= SEGMENT_ROWS:
             self._finish()
 
     def _finish(self) -> None:
         writer, self._writer = self._writer, None
         if writer is None:
             return
-        written = writer.finish()
-        faults.reach("segment.written")
         name = f"{prefix_of(self._table.id)}{uuid.uuid4().hex}.parquet"
-        self._storage.put(name, written.path)
-        self.done.append((name, written))
+        try:
+            written = writer.finish()
+            faults.reach("segment.written")
+            self.done.append((name, written))
+            self._storage.put(name, written.path)
+        finally:
+            writer.path.unlink(missing_ok=True)  # there only after an error
         faults.reach("segment.put")
 
     def finish(self) -> list[tuple[str, Written]]:
@@ -230,7 +232,9 @@ class Flush:
             self._note_seqs([row[-1] for row in rows])
             keys = [row[:-1] for row in rows]
             self._burial.bury(types.rows_to_arrow(keys, self._key_kinds, self._key_schema))
-        change = Change(self._storage.id, self._output.finish(), dead=self._burial.dead(),
+        done = self._output.finish()
+        self._job.check()
+        change = Change(self._storage.id, done, dead=self._burial.dead(),
                         clean_seq=self._last_seq)
         return Flushed(change, self._output.rows, buried)
 
@@ -259,8 +263,8 @@ class Bulk:
         self._find_tombstones(snapshot, Burial(layout, cold, manifest))
         for _, written in overlay.runs.written:
             name = f"{prefix_of(self.table.id)}{uuid.uuid4().hex}.parquet"
-            self._storage.put(name, written.path)
             self._files.append((name, written))
+            self._storage.put(name, written.path)
             faults.reach("bulk.put")
 
     def _find_tombstones(self, snapshot: HotSnapshot, burial: Burial) -> None:
@@ -305,7 +309,9 @@ def compact(table: TableDef, layout: Layout, cold: ColdStore, segments: Sequence
             output.add(batch)
             job.rows = output.rows
             job.progress = min(0.95, output.rows / expected)
-        return Change(storage.id, output.finish(), removed=segments), output.rows
+        done = output.finish()
+        job.check()
+        return Change(storage.id, done, removed=segments), output.rows
     except BaseException:
         output.abandon()
         raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ LOOK_EVERY = 1.0
 DEFAULT_POLICY = "rows:1000000"
 DEFAULT_RETENTION_HOURS = 168
 HOUR_MS = 3_600_000
+#: names of segment files; what else lies in a storage is somebody's
+OWN_FILE = re.compile(r"\d+/[0-9a-f]{32}\.parquet")
 #: after an error a table's background work rests so long
 REST_MS = 60_000
 
@@ -351,7 +354,7 @@ class Tiers:
             try:
                 names = await self.in_thread(lambda storage=storage: storage.names(""))  # type: ignore[misc]
                 for name in names:
-                    if (storage_id, name) not in known:
+                    if (storage_id, name) not in known and OWN_FILE.fullmatch(name):
                         log.info("removing segment file %r of storage %r: no manifest names it", name, storage_id)
                         await self.in_thread(
                             lambda storage=storage, name=name: storage.delete(name))  # type: ignore[misc]

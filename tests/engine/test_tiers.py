@@ -1,0 +1,462 @@
+"""Flush and compaction beside everything else: readers, writers, faults, cancellation, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.rig import DEADLINE, Runner, create, definition, opened, put, read, refused, stored, until
+from kalamdb.api import Row
+from kalamdb.errors import KalamError
+from kalamdb.txn.api import NotInMemory, Scan, TableDef
+from kalamdb.txn.engine import StoreEngine
+
+ROWS = [(number, f"row {number}") for number in range(300)]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalamdb.store.segment.GROUP_ROWS", 16)
+    monkeypatch.setattr("kalamdb.txn.tiering.CHUNK_ROWS", 10)
+    monkeypatch.setattr("kalamdb.txn.tiers.CLEAN_ROWS", 20)
+    monkeypatch.setattr("kalamdb.txn.tiers.LOOK_EVERY", 3600)
+
+
+async def filled(engine: StoreEngine, name: str = "t", **options: Any) -> TableDef:
+    table = await create(engine, definition(name, **options))
+    await put(engine, table, *ROWS)
+    return table
+
+
+def segment_files(directory: Path) -> list[Path]:
+    return sorted(path for path in (directory / "segments").rglob("*") if path.is_file())
+
+
+async def get(engine: StoreEngine, table: TableDef, key: Any) -> Row | None:
+    one = engine.begin(None)
+    try:
+        while True:
+            try:
+                return one.get(one.snapshot(), table, "", (key,))
+            except NotInMemory as missing:
+                await engine.load(missing)
+    finally:
+        one.rollback()
+
+
+# ---------- files that are not as they should be ----------
+def _flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[120:220] = bytes(byte ^ 0xFF for byte in raw[120:220])
+    path.write_bytes(raw)
+
+
+DAMAGE: list[tuple[str, Callable[[Path], Any]]] = [
+    ("XX001", _flip), ("XX001", lambda path: path.write_bytes(path.read_bytes()[:300])),
+    ("XX001", lambda path: path.write_bytes(b"")), ("58P01", Path.unlink),
+]
+
+
+@pytest.mark.parametrize(("sqlstate", "damage"), DAMAGE, ids=["flipped bits", "cut", "empty", "missing"])
+def test_a_damaged_segment(run: Runner, sqlstate: str, damage: Callable[[Path], Any]) -> None:
+    """Named in the error; the rest works on; mended, it is read again without a restart."""
+
+    async def write(engine: StoreEngine) -> None:
+        table, other = await filled(engine), await filled(engine, "other")
+        assert await engine.flush(table) == await engine.flush(other) == len(ROWS)
+        await put(engine, table, (1000, "hot"))
+
+    run(write)
+
+    async def look(engine: StoreEngine) -> None:
+        table, other = (engine.catalog.by_name["n", name] for name in ("t", "other"))
+        (path,) = [path for path in segment_files(run.directory) if path.parent.name == str(table.id)]
+        sound = path.read_bytes()
+        path.rename(path.with_suffix(".copy"))  # whoever has it open reads the old one
+        path.write_bytes(sound)
+        damage(path)
+        for where in (None, "c2 = 'x'"):
+            with pytest.raises(KalamError) as caught:
+                stored(engine, table, where=where)
+            assert (caught.value.sqlstate, path.name in caught.value.message) == (sqlstate, True)
+        error = await refused(sqlstate, get(engine, table, 1))
+        assert path.name in error.message
+        assert await get(engine, table, 1000) is not None
+        await refused(sqlstate, _update_all(engine, table))
+        assert stored(engine, other) == ROWS
+        await put(engine, other, (1001, "goes on"))
+        path.write_bytes(sound)
+        path.with_suffix(".copy").unlink()
+        assert stored(engine, table) == [*ROWS, (1000, "hot")]
+        assert await get(engine, table, 1) is not None
+        await _update_all(engine, table)
+        assert await engine.flush(table) == len(ROWS) + 1
+
+    run(look)
+
+
+async def _update_all(engine: StoreEngine, table: TableDef) -> None:
+    one = engine.begin(None)
+    try:
+        await one.update(table, [(("", (number,)), {1: "x"}) for number, _ in ROWS])
+        await one.commit()
+    finally:
+        one.rollback()
+
+
+# ---------- storages that fail ----------
+@pytest.mark.parametrize("step", ["scratch", "put"])
+def test_a_storage_that_fails(run: Runner, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        (storage,) = engine.storages()
+
+        def fail(*args: Any) -> None:
+            raise KalamError("53100", "no space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, step, fail)
+            await refused("53100", engine.flush(table))
+        assert stored(engine, table) == ROWS
+        assert segment_files(run.directory) == []
+        assert [(job.status, "no space" in job.detail) for job in engine.jobs()] == [("failed", True)]
+        assert await engine.flush(table) == len(ROWS)
+        assert stored(engine, table) == ROWS
+
+    run(test)
+
+
+@pytest.mark.parametrize("point", ["segment.written", "segment.put", "flush.publish"])
+def test_an_error_at_any_step(run: Runner, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+
+        def reach(name: str) -> None:
+            if name == point:
+                raise OSError(errno.ENOSPC, "no space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("kalamdb.faults.reach", reach)
+            with pytest.raises((OSError, KalamError)):
+                await engine.flush(table)
+        assert stored(engine, table) == ROWS
+        assert segment_files(run.directory) == []
+        assert await engine.flush(table) == len(ROWS)
+        assert stored(engine, table) == ROWS
+        assert len(segment_files(run.directory)) == 1
+
+    run(test)
+
+
+# ---------- beside readers and writers ----------
+async def moving(engine: StoreEngine, table: TableDef, stop: asyncio.Event) -> int:
+    turns = 0
+    while not stop.is_set():
+        turns += 1
+        await engine.flush(table)
+        if turns % 3 == 0:
+            await engine.compact(table)
+            await engine.tiers.sweep()
+        await asyncio.sleep(0)
+    return turns
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+def test_no_lost_update(run: Runner, isolation: Any) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(columns="id int8, n int8"))
+        await put(engine, table, *[(number, 0) for number in range(5)])
+
+        async def increment(key: int) -> None:
+            one = engine.begin(None, isolation=isolation)
+            try:
+                row = (await one.lock(one.snapshot(1), table, [("", (key,))]))[0]
+                assert row is not None
+                await one.update(table, [(("", (key,)), {1: row[1] + 1})])
+                await one.commit()
+            finally:
+                one.rollback()
+
+        async def session(number: int) -> None:
+            for turn in range(20):
+                done = False
+                while not done:
+                    try:
+                        await increment((number + turn) % 5)
+                        done = True
+                    except KalamError as error:
+                        if error.sqlstate != "40001":
+                            raise
+
+        stop = asyncio.Event()
+        mover = asyncio.create_task(moving(engine, table, stop))
+        await asyncio.gather(*[session(number) for number in range(50)])
+        stop.set()
+        assert await mover > 3
+        assert stored(engine, table) == [(number, 200) for number in range(5)]
+
+    run(test)
+
+
+def test_snapshots_and_cursors_stay_as_they_were(run: Runner) -> None:
+    """Whatever moves, and however often, while they are open."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        old: list[tuple[Any, list[Row], Any]] = []
+        expected = list(ROWS)
+        for turn in range(12):
+            one = engine.begin(None, isolation="repeatable read")
+            cursor = one.scan(one.snapshot(1), Scan(table, None, (0, 1)))
+            old.append((one, list(expected), (cursor, cursor.fetch(7))))
+            two = engine.begin(None)
+            await two.update(table, [(("", (turn * 10,)), {1: f"turn {turn}"})])
+            await two.delete(table, [("", (turn * 10 + 1,))])
+            await two.insert(table, [("", (1000 + turn, "new"))])
+            await two.commit()
+            expected = sorted(
+                [row if row[0] != turn * 10 else (row[0], f"turn {turn}") for row in expected
+                 if row[0] != turn * 10 + 1] + [(1000 + turn, "new")])
+            await engine.flush(table)
+            if turn % 3 == 2:
+                await engine.compact(table)
+                await engine.tiers.sweep()
+            for each, rows, _ in old:
+                assert read(each, table, 1) == rows
+            assert stored(engine, table) == expected
+        for each, rows, (cursor, first) in old:
+            rest = []
+            while part := cursor.fetch(50):
+                rest += part
+            assert first + rest == rows
+            cursor.close()
+            each.rollback()
+        del each, cursor, old
+        await engine.tiers.sweep()
+        assert len(segment_files(run.directory)) == len(engine.segments())
+
+    run(test)
+
+
+def test_writers_go_on_during_a_flush(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is committed while a flush runs is neither lost nor brought back by it."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        reached, go_on = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def reach(name: str) -> None:
+            if name == "segment.put":
+                loop.call_soon_threadsafe(reached.set)
+                assert go_on.wait(DEADLINE)
+
+        monkeypatch.setattr("kalamdb.faults.reach", reach)
+        flush = asyncio.create_task(engine.flush(table))
+        await reached.wait()
+        two = engine.begin(None)
+        await two.update(table, [(("", (5,)), {1: "changed"}), (("", (6,)), {0: -6})])
+        await two.delete(table, [("", (7,)), ("", (8,))])
+        await two.insert(table, [("", (8, "again")), ("", (5000, "new"))])
+        await two.commit()
+        wanted = sorted([row for row in ROWS if row[0] not in (5, 6, 7, 8)]
+                        + [(5, "changed"), (-6, "row 6"), (8, "again"), (5000, "new")])
+        assert stored(engine, table) == wanted
+        go_on.set()
+        assert await flush == len(ROWS)
+        assert stored(engine, table) == wanted
+        await refused("23505", put(engine, table, (9, "twice")))
+        await put(engine, table, (7, "back"))
+        await engine.flush(table)
+        await engine.compact(table)
+        assert stored(engine, table) == sorted([*wanted, (7, "back")])
+
+    run(test)
+
+
+# ---------- ends ----------
+def held(monkeypatch: pytest.MonkeyPatch, point: str) -> tuple[threading.Event, threading.Event]:
+    """The first to reach the point waits there: (somebody is there, let it go)."""
+    there, go_on = threading.Event(), threading.Event()
+
+    def reach(name: str) -> None:
+        if name == point and not there.is_set():
+            there.set()
+            assert go_on.wait(DEADLINE)
+
+    monkeypatch.setattr("kalamdb.faults.reach", reach)
+    return there, go_on
+
+
+def test_cancelled(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalamdb.txn.tiering.SEGMENT_ROWS", 50)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        there, go_on = held(monkeypatch, "segment.put")
+        flush = asyncio.create_task(engine.flush(table))
+        await until(there.is_set)
+        (job,) = engine.jobs()
+        assert (job.status, job.kind, job.table) == ("running", "flush", "t")
+        assert 0 < job.progress < 1
+        engine.cancel_job(job.id)
+        go_on.set()
+        await refused("57014", flush)
+        assert job.status == "cancelled"
+        assert segment_files(run.directory) == []
+        assert stored(engine, table) == ROWS
+        with pytest.raises(KalamError, match="has ended"):
+            engine.cancel_job(job.id)
+
+    run(test)
+
+
+def test_a_cancelled_task_cancels_its_job(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalamdb.txn.tiering.SEGMENT_ROWS", 50)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        there, go_on = held(monkeypatch, "segment.put")
+        flush = asyncio.create_task(engine.flush(table))
+        await until(there.is_set)
+        flush.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await flush
+        assert segment_files(run.directory) == []
+        assert await engine.flush(table) == len(ROWS)
+
+    run(test)
+
+
+def test_the_table_is_dropped_meanwhile(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        there, go_on = held(monkeypatch, "segment.put")
+        flush = asyncio.create_task(engine.flush(table))
+        await until(there.is_set)
+        one = engine.begin(None)
+        await one.drop_table(table)
+        await one.commit()
+        go_on.set()
+        await refused("42P01", flush)
+        assert segment_files(run.directory) == []
+
+    run(test)
+
+
+def test_segments_of_a_dropped_table_go(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        await engine.flush(table)
+        one = engine.begin(None)
+        await one.drop_table(table)
+        await one.commit()
+        await engine.purge()
+        await engine.tiers.sweep()
+        assert segment_files(run.directory) == []
+        assert engine.live.query("SELECT count(*) FROM kalam_segments", ()) == [(0,)]
+        again = await filled(engine)
+        assert stored(engine, again) == ROWS
+
+    run(test, drop_grace_hours=0)
+
+
+def test_the_engine_closes_during_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalamdb.txn.tiering.SEGMENT_ROWS", 50)
+
+    async def test() -> None:
+        async with opened(tmp_path) as engine:
+            table = await filled(engine)
+            there, go_on = held(monkeypatch, "segment.put")
+            flush = asyncio.create_task(engine.flush(table))
+            await until(there.is_set)
+            threading.Timer(0.05, go_on.set).start()
+        await refused("57014", flush)
+        assert segment_files(tmp_path) == []
+        async with opened(tmp_path) as engine:
+            assert stored(engine, engine.catalog.by_name["n", "t"]) == ROWS
+
+    asyncio.run(test())
+
+
+# ---------- by itself ----------
+def test_flush_policies(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalamdb.txn.tiers.LOOK_EVERY", 0.001)
+
+    async def test(engine: StoreEngine) -> None:
+        few = await filled(engine, "few", options={"flush_policy": "rows:1000"})
+        many = await filled(engine, "many", options={"flush_policy": "rows:300"})
+        timed = await filled(engine, "timed", options={"flush_policy": "rows:1000,interval:1"})
+        default = await filled(engine, "plain")
+        await until(lambda: len({job.table for job in engine.jobs() if job.status == "done"}) == 3)
+        assert {job.table for job in engine.jobs()} == {"many", "timed", "plain"}
+        for table in (few, many, timed, default):
+            assert stored(engine, table) == ROWS
+
+    run(test, flush_policy="rows:200")
+
+
+def test_small_segments_are_merged(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        for number in range(4):
+            assert await engine.tiers.compact(table, everything=False) == 0
+            await put(engine, table, (number, "a"))
+            await engine.flush(table)
+        assert len(engine.segments()) == 4
+        assert await engine.tiers.compact(table, everything=False) == 4
+        assert len(engine.segments()) == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize(("hours", "merged"), [("0", True), ("1", False)])
+def test_retention_of_deletions(run: Runner, hours: str, merged: bool) -> None:
+    """A deleted row leaves the files when its time is over, and not for every deletion."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine, options={"deleted_retention_hours": hours})
+        await engine.flush(table)
+        one = engine.begin(None)
+        await one.delete(table, [("", (5,))])
+        await one.commit()
+        assert engine.tiers.flush_due(table) is merged
+        await engine.flush(table)
+        assert await engine.tiers.compact(table, everything=False) == (len(ROWS) - 1 if merged else 0)
+        assert sum(segment.deleted for segment in engine.segments()) == (0 if merged else 1)
+
+    run(test)
+
+
+def test_look_ups_open_one_segment(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key ranges and Bloom filters leave one, though all cover the same range."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        for first in range(8):
+            await put(engine, table, *[(number, f"row {number}") for number in range(first, 800, 8)])
+            await engine.flush(table)
+        asked = []
+        decode = engine.cold.group
+
+        def group(segment: Any, number: int, **options: Any) -> Any:
+            asked.append(segment.id)
+            return decode(segment, number, **options)
+
+        stored(engine, table)
+        monkeypatch.setattr(engine.cold, "group", group)
+        keys = range(0, 800, 7)
+        for key in keys:
+            assert (await get(engine, table, key) or ())[:2] == (key, f"row {key}")
+            assert await get(engine, table, key + 10_000) is None
+        assert len(asked) < 2.5 * len(keys)  # each is asked for twice: to be told to wait, and then
+
+    run(test)
