@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,14 +24,33 @@ def kalam(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(KALAM), *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-@pytest.fixture
-def server() -> Iterator[KalamServer]:
-    """With a shared and a user table that have rows in both tiers, tombstones and dead rows."""
+@pytest.fixture(scope="module")
+def template() -> Iterator[Path]:
+    """A data directory with a shared and a user table that have rows in both tiers, tombstones and dead rows."""
     server = KalamServer()
     try:
         server.start()
         with psycopg.connect(server.dsn(), autocommit=True) as conn:
             fill(conn)
+        server.stop()
+        yield server.data
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def data(template: Path, tmp_path: Path) -> Path:
+    """A copy of it that no server has open."""
+    copied: Path = shutil.copytree(template, tmp_path / "data")
+    return copied
+
+
+@pytest.fixture
+def server(data: Path) -> Iterator[KalamServer]:
+    """A server on it."""
+    server = KalamServer.over(data)
+    try:
+        server.start()
         yield server
     finally:
         server.close()
@@ -70,12 +90,11 @@ def change(data: Path, text: str, *values: Any) -> None:
 
 
 # ---------- check ----------
-def test_a_sound_directory(server: KalamServer) -> None:
-    server.stop()
-    done = kalam("check", "--data", server.data)
+def test_a_sound_directory(data: Path) -> None:
+    done = kalam("check", "--data", data)
     assert (done.returncode, done.stdout) == (0, "")
     assert "2 tables, 1 hot rows, 3 segments, 6,000 cold rows: no problems" in done.stderr
-    found = json.loads(kalam("check", "--data", server.data, "--json").stdout)
+    found = json.loads(kalam("check", "--data", data, "--json").stdout)
     assert found == {"problems": [], "orphans": [], "tables": 2, "segments": 3, "hot_rows": 1, "cold_rows": 6000}
 
 
@@ -121,26 +140,23 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
 
 @pytest.mark.parametrize(("damage", "words"), [(damage, words) for _, damage, words in DAMAGE],
                          ids=[name for name, _, _ in DAMAGE])
-def test_damage(server: KalamServer, damage: Callable[[Path], object], words: str) -> None:
-    server.stop()
-    damage(server.data)
-    done = kalam("check", "--data", server.data)
+def test_damage(data: Path, damage: Callable[[Path], object], words: str) -> None:
+    damage(data)
+    done = kalam("check", "--data", data)
     assert done.returncode == 1
     assert words in done.stdout
     assert "Traceback" not in done.stderr
 
 
-def test_a_file_nobody_names(server: KalamServer) -> None:
-    server.stop()
-    (server.data / "segments" / "1" / "lost.parquet").write_bytes(b"")
-    found = json.loads(kalam("check", "--data", server.data, "--quick", "--json").stdout)
+def test_a_file_nobody_names(data: Path) -> None:
+    (data / "segments" / "1" / "lost.parquet").write_bytes(b"")
+    found = json.loads(kalam("check", "--data", data, "--quick", "--json").stdout)
     assert (found["problems"], found["orphans"]) == ([], ["local/1/lost.parquet"])
 
 
-def test_a_database_that_is_none(server: KalamServer) -> None:
-    server.stop()
-    (server.data / "hot.db").write_bytes(b"not a database" * 1000)
-    done = kalam("check", "--data", server.data)
+def test_a_database_that_is_none(data: Path) -> None:
+    (data / "hot.db").write_bytes(b"not a database" * 1000)
+    done = kalam("check", "--data", data)
     assert done.returncode == 1
     assert "hot.db" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -240,8 +256,8 @@ def test_consistent_under_load(server: KalamServer, tmp_path: Path) -> None:
             again.close()
 
 
-def test_a_directory_that_is_not_empty(server: KalamServer, tmp_path: Path) -> None:
-    kalam("backup", "--data", server.data, "--to", tmp_path / "b")
+def test_a_directory_that_is_not_empty(data: Path, tmp_path: Path) -> None:
+    kalam("backup", "--data", data, "--to", tmp_path / "b")
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "mine").write_text("kept")
     done = kalam("restore", "--from", tmp_path / "b", "--data", tmp_path / "new")
@@ -250,8 +266,8 @@ def test_a_directory_that_is_not_empty(server: KalamServer, tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"]
 
 
-def test_a_damaged_backup_restores_nothing(server: KalamServer, tmp_path: Path) -> None:
-    kalam("backup", "--data", server.data, "--to", tmp_path / "b")
+def test_a_damaged_backup_restores_nothing(data: Path, tmp_path: Path) -> None:
+    kalam("backup", "--data", data, "--to", tmp_path / "b")
     flip(next((tmp_path / "b" / "segments").rglob("*.parquet")))
     done = kalam("restore", "--from", tmp_path / "b", "--data", tmp_path / "new")
     assert done.returncode == 1
@@ -259,9 +275,9 @@ def test_a_damaged_backup_restores_nothing(server: KalamServer, tmp_path: Path) 
     assert not (tmp_path / "new").exists()
 
 
-def test_damage_is_not_backed_up(server: KalamServer, tmp_path: Path) -> None:
-    flip(segment_files(server.data)[0])
-    done = kalam("backup", "--data", server.data, "--to", tmp_path / "b")
+def test_damage_is_not_backed_up(data: Path, tmp_path: Path) -> None:
+    flip(segment_files(data)[0])
+    done = kalam("backup", "--data", data, "--to", tmp_path / "b")
     assert done.returncode == 1
     assert "is damaged" in done.stderr
     assert kalam("backup", "--to", tmp_path / "b", "--list").stdout == ""
