@@ -21,8 +21,11 @@ from psycopg import sql
 from rich.console import Console
 from rich.table import Table as View
 
+from kalamdb.bench import engine
 from kalamdb.bench.work import COLUMNS, ROW, WORKS, Place, Work
 
+#: rows of one transaction when the tables are filled
+BATCH = 50_000
 SIDES = {"kalam": "bench_kalam", "postgres_fdw": "bench_fdw", "heap": "bench_heap"}
 
 
@@ -50,7 +53,8 @@ def prepare(dsn: str, rows: int) -> None:
             "DROP SERVER IF EXISTS bench_loopback CASCADE",
             "DROP TABLE IF EXISTS bench_kalam, bench_heap",
             f"CREATE TABLE bench_heap ({COLUMNS}, PRIMARY KEY (id))",
-            f"CREATE TABLE bench_kalam ({COLUMNS}, PRIMARY KEY (id)) USING kalamdb",
+            f"CREATE TABLE bench_kalam ({COLUMNS}, PRIMARY KEY (id)) USING kalamdb"
+            " WITH (flush_policy = 'rows:1000000000')",
         ):
             connection.execute(statement)
         connection.execute(
@@ -68,9 +72,10 @@ def prepare(dsn: str, rows: int) -> None:
                            " OPTIONS (table_name 'bench_fdw', batch_size '1000')")
         source = ROW.format(owners=1000)
         for table in SIDES.values():
-            connection.execute(
-                f"INSERT INTO {table} (id, owner, a, b, c) SELECT {source} FROM generate_series(1, {rows}) AS i"
-            )
+            for first in range(1, rows + 1, BATCH):  # more at once would go straight to segments
+                last = min(first + BATCH - 1, rows)
+                connection.execute(f"INSERT INTO {table} (id, owner, a, b, c) "
+                                   f"SELECT {source} FROM generate_series({first}, {last}) AS i")
         connection.execute("ANALYZE bench_heap")
     with psycopg.connect(remote, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE bench_fdw")
@@ -113,6 +118,18 @@ def show(console: Console, results: list[dict[str, Any]]) -> None:
     console.print(view)
 
 
+def show_engine(console: Console, results: list[dict[str, Any]]) -> None:
+    view = View("the engine by itself", "figure", "unit", box=None)
+    for row in results:
+        view.add_row(row["work"], f"{row['median']:,.0f}", row["unit"])
+    console.print(view)
+
+
+def flush(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SELECT kalam_flush('bench_kalam')")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m kalamdb.bench", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(".kalam-bench"), help="data directory of the stack")
@@ -135,14 +152,23 @@ def main() -> int:
         prepare(stack["dsn"], options.rows)
         place = Place(stack["dsn"], Path(bindir) / "pgbench", options.rows, options.seconds)
         results = []
-        for work in WORKS:
-            console.print(f"measuring {work.name}")
-            results.append(measure(work, place, options.rounds))
+        for cold in (False, True):
+            if cold:
+                flush(stack["dsn"])
+            for work in [work for work in WORKS if work.cold is cold]:
+                console.print(f"measuring {work.name}")
+                results.append(measure(work, place, options.rounds))
+        console.print("measuring the engine by itself")
+        rpc = psycopg.conninfo.make_conninfo(host=stack["rpc"]["host"], port=stack["rpc"]["port"], user="kalam",
+                                             dbname="kalam", sslmode="disable")
+        own = engine.measure(rpc, options.rows, options.seconds, options.rounds)
     finally:
         if not options.keep:
             kalam("down", "--data", str(options.data))
     show(console, results)
-    options.json.write_text(json.dumps({"machine": machine(), "rows": options.rows, "results": results}, indent=2))
+    show_engine(console, own)
+    whole = {"machine": machine(), "rows": options.rows, "results": results, "engine": own}
+    options.json.write_text(json.dumps(whole, indent=2))
     console.print(f"written to {options.json}")
     return 0
 

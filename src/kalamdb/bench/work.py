@@ -34,13 +34,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """``measure(place, table)`` gives units a second; ``must``/``aim`` are ratios to postgres_fdw."""
+    """``measure(place, table)`` gives units a second; ``must``/``aim`` are ratios to postgres_fdw. ``cold``: once all
+    rows of the KalamDB side are in segments."""
 
     name: str
     unit: str
     must: float
     aim: float
     measure: Callable[[Place, str], float]
+    cold: bool = False
 
 
 def pgbench(place: Place, script: str, *options: str) -> float:
@@ -92,4 +94,7 @@ WORKS = (
     Work("SELECT by primary key, prepared", "tps", 2, 3, key_read("prepared")),
     Work("single-row autocommit INSERT", "tps", 1.5, 2, insert),
     Work("full scan, 5 columns", "rows/s", 1.5, 4, full_scan),
+    Work("SELECT by primary key, simple, cold", "tps", 1.5, 3, key_read("simple"), cold=True),
+    Work("SELECT by primary key, prepared, cold", "tps", 1.5, 3, key_read("prepared"), cold=True),
+    Work("full scan, 5 columns, cold", "rows/s", 4, 7, full_scan, cold=True),
 )
