@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -11,7 +13,7 @@ import apsw
 import pytest
 
 from engine.committer import SESSIONS, WIDTH
-from engine.rig import Runner, stored
+from engine.rig import Runner, create, definition, put, stored
 from kalamdb.txn.engine import StoreEngine
 
 SCRIPT = Path(__file__).with_name("committer.py")
@@ -80,3 +82,34 @@ def integrity(directory: Path) -> str:
     finally:
         connection.close()
     return str(found[0][0])
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.7, 0.99])
+def test_a_log_that_was_cut(run: Runner, tmp_path: Path, part: float) -> None:
+    """As after a crash of the machine that lost the end of the write-ahead log: what is there is a beginning, whole."""
+    copy = tmp_path / "copy"
+
+    async def write(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        for number in range(50):
+            await put(engine, table, (2 * number, "a"), (2 * number + 1, "b"))
+        shutil.copytree(run.directory, copy, ignore=shutil.ignore_patterns("copy"))
+
+    run(write)
+    log = copy / "hot.db-wal"
+    (copy / "hot.db-shm").unlink(missing_ok=True)
+    written = len(log.read_bytes().rstrip(b"\0"))
+    os.truncate(log, int(written * part))
+
+    async def look(engine: StoreEngine) -> None:
+        table = engine.catalog.by_name.get(("n", "t"))
+        if table is None:
+            assert part < 0.1
+            return
+        rows = stored(engine, table)
+        assert rows == [(number, "ab"[number % 2]) for number in range(len(rows))]
+        assert len(rows) % 2 == 0
+        await put(engine, table, (1000, "goes on"))
+
+    Runner(copy)(look)
+    assert integrity(copy) == "ok"

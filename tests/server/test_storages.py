@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from support.s3 import BUCKET as S3_BUCKET
+from support.s3 import S3Service
 from support.server import KalamServer
 
 SECRETS = {"access_key_id": "geheim-key", "secret_access_key": "geheim-secret"}
@@ -62,3 +64,66 @@ def test_a_storage_that_was_removed_from_the_settings(server: KalamServer) -> No
     assert 'storage "cold" of table "public.b" is not among the settings' in server.log_since(0)
     with pytest.raises(psycopg.Error, match='storage "cold" does not exist'):
         create(server, "public.c", "cold")
+
+
+# ---------- segments in a bucket ----------
+@pytest.fixture
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Service]:
+    service = S3Service(tmp_path_factory.mktemp("moto"))
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def remote(service: S3Service) -> Iterator[KalamServer]:
+    """A server whose storage ``cold`` is in that service."""
+    storage = {
+        "type": "s3", "bucket": S3_BUCKET, "prefix": "history", "endpoint": service.endpoint, "allow_http": "true",
+        "access_key_id": service.access_key_id, "secret_access_key": service.secret_access_key,
+    }
+    server = KalamServer(**{f"storages__cold__{name}": value for name, value in storage.items()})
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def objects(service: S3Service) -> list[str]:
+    return sorted(item["Key"] for item in service.client().list_objects_v2(Bucket=S3_BUCKET).get("Contents", []))
+
+
+def test_a_table_whose_history_is_in_a_bucket(remote: KalamServer, service: S3Service) -> None:
+    every = "SELECT id, v FROM app.t ORDER BY id"
+    with psycopg.connect(remote.dsn(), autocommit=True) as conn:
+        conn.execute("CREATE NAMESPACE app")
+        conn.execute("CREATE SHARED TABLE app.t (id bigint PRIMARY KEY, v text) WITH (storage_id = 'cold')")
+        conn.execute("INSERT INTO app.t SELECT i, 'row ' || i FROM generate_series(1, 2000) i")
+        conn.execute("STORAGE FLUSH TABLE app.t")
+        assert len(objects(service)) == 1
+        assert objects(service)[0].startswith("history/")
+        conn.execute("UPDATE app.t SET v = 'changed' WHERE id = 7")
+        conn.execute("DELETE FROM app.t WHERE id = 8")
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            conn.execute("INSERT INTO app.t VALUES (9, 'twice')")
+        conn.execute("STORAGE FLUSH TABLE app.t")
+        wanted = conn.execute(every).fetchall()
+        assert wanted == [(i, "changed" if i == 7 else f"row {i}") for i in range(1, 2001) if i != 8]
+        conn.execute("STORAGE COMPACT TABLE app.t")
+        assert conn.execute("SELECT storage, rows FROM system.segments").fetchall() == [("cold", 1999)]
+        conn.execute("INSERT INTO app.t VALUES (5000, 'hot')")
+    remote.restart()
+    with psycopg.connect(remote.dsn(), autocommit=True) as conn:
+        assert conn.execute("SELECT v FROM app.t WHERE id = 7").fetchone() == ("changed",)
+        assert conn.execute(every).fetchall() == [*wanted, (5000, "hot")]
+    remote.stop()
+    service.stop()
+    remote.start()  # with a cache that is empty, and nobody to ask
+    with psycopg.connect(remote.dsn(), autocommit=True) as conn:
+        assert conn.execute("SELECT v FROM app.t WHERE id = 5000").fetchone() == ("hot",)
+        with pytest.raises(psycopg.errors.IoError) as caught:
+            conn.execute(every)
+        assert "cold" in str(caught.value)
+        assert service.secret_access_key not in str(caught.value)

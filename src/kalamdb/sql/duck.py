@@ -8,6 +8,7 @@ with PostgreSQL's codes. Everything that runs here runs in a worker thread.
 from __future__ import annotations
 
 import re
+import tempfile
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -103,7 +104,8 @@ class QueryEngine:
         self._db = duckdb.connect(":memory:")
         self._equipped = False
         self._equipping = threading.Lock()
-        options = [*_CONFIG, f"memory_limit = '{memory_limit}'"]
+        self._spill = tempfile.TemporaryDirectory(prefix="kalam-query-")  # what a query puts there beyond its memory
+        options = [f"temp_directory = '{self._spill.name}'", *_CONFIG, f"memory_limit = '{memory_limit}'"]
         if threads:
             options.append(f"threads = {threads}")
         for option in options:
@@ -132,6 +134,7 @@ class QueryEngine:
 
     def close(self) -> None:
         self._db.close()
+        self._spill.cleanup()
 
 
 class QueryResult:
