@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ from typing import Any
 
 import apsw
 import psycopg
+import pyarrow.parquet as pq
 import pytest
 
+from kalamdb.store.segment import checksum_of
 from support.server import KalamServer
 
 KALAM = Path(sys.executable).with_name("kalam")
@@ -121,6 +124,18 @@ def flip(path: Path) -> None:
     path.write_bytes(raw)
 
 
+def _other_filter(data: Path) -> None:
+    """With a footer that is sound, and a manifest that knows the file."""
+    path = segment_files(data)[0]
+    raw = bytearray(path.read_bytes())
+    metadata = pq.ParquetFile(path).metadata.metadata[b"kalam.bloom"]
+    at = raw.index(metadata)
+    raw[at : at + len(metadata)] = bytes(len(metadata))
+    path.write_bytes(raw)
+    change(data, "UPDATE kalam_segments SET checksum = ? WHERE file = ?", checksum_of(path),
+           path.relative_to(data / "segments").as_posix())
+
+
 DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("a flipped bit", lambda data: flip(segment_files(data)[0]), "another checksum"),
     ("a shorter file", lambda data: segment_files(data)[0].write_bytes(b"PAR1"), "has 4 bytes instead of"),
@@ -133,6 +148,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("rows from the future", lambda data: change(
         data, "UPDATE kalam_meta SET value = 1 WHERE name = 'last_seq'"), "after the last one"),
     ("hot rows that are gone", lambda data: change(data, "DROP TABLE h_1"), "are not there"),
+    ("a Bloom filter of other keys", _other_filter, "Bloom filter"),
     ("a storage that is not there", lambda data: change(
         data, "UPDATE kalam_segments SET storage = 'other' WHERE id = 1"), "not configured"),
 ]
@@ -273,6 +289,46 @@ def test_a_damaged_backup_restores_nothing(data: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "is damaged" in done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_copy_is_made_anew(data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "b"
+    kalam("backup", "--data", data, "--to", root)
+    copy = next((root / "segments").rglob("*.parquet"))
+    flip(copy)
+    again = json.loads(kalam("backup", "--data", data, "--to", root, "--json").stdout)
+    assert again["copied_bytes"] == copy.stat().st_size
+    assert kalam("restore", "--from", root, "--data", tmp_path / "new").returncode == 0
+
+
+def test_what_an_interrupted_backup_left(data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "b"
+    (root / "backups" / "20200101T000000Z.part").mkdir(parents=True)
+    assert kalam("backup", "--to", root, "--list").stdout == ""
+    made = json.loads(kalam("backup", "--data", data, "--to", root, "--json").stdout)
+    assert [path.name for path in (root / "backups").iterdir()] == [made["name"]]
+    assert {path.stat().st_mode & 0o077 for path in (root / "segments").rglob("*")} == {0}
+
+
+def test_one_backup_at_a_time(data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "b"
+    root.mkdir()
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = kalam("backup", "--data", data, "--to", root)
+    assert done.returncode == 1
+    assert "another backup is being made" in done.stderr
+
+
+def test_dropped_tables_are_checked_until_they_are_purged(server: KalamServer) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        conn.execute("DROP TABLE app.u")
+    server.stop()
+    for path in segment_files(server.data):
+        flip(path)
+    done = kalam("check", "--data", server.data)
+    assert done.returncode == 1
+    assert {line.split(":")[0] for line in done.stdout.splitlines()} == {"app.s", "app.u"}
 
 
 def test_damage_is_not_backed_up(data: Path, tmp_path: Path) -> None:

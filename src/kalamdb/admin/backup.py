@@ -8,11 +8,13 @@ segment of that instant has been merged into another meanwhile, the copy is take
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +80,37 @@ def take(data: Path, storages: dict[str, Readable], root: Path, progress: Progre
     """A new backup of a data directory, of a running server's too."""
     if not (data / "hot.db").is_file():
         raise KalamError("58P01", f"{data} is not a data directory: it has no hot.db")
+    with _alone(root):
+        return _take(data, storages, root, progress)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """One at a time in a backup directory: 55006 for the second. What an interrupted one left is removed."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (root / "backups").mkdir(mode=0o700, exist_ok=True)
+    _private(root / "backups", root)
+    handle = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KalamError("55006", f"another backup is being made in {root}") from None
+        for left in [*(root / "backups").glob("*.part"), *(root / "segments").rglob("*.part")]:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield
+    finally:
+        os.close(handle)
+
+
+def _private(directory: Path, root: Path) -> None:
+    """Make it, and what is missing above it, for the owner only."""
+    for path in [*reversed(directory.relative_to(root).parents), directory.relative_to(root)]:
+        (root / path).mkdir(mode=0o700, exist_ok=True)
+
+
+def _take(data: Path, storages: dict[str, Readable], root: Path, progress: Progress) -> Backup:
     name = _new_name(root)
     part = root / "backups" / f"{name}.part"
-    shutil.rmtree(part, ignore_errors=True)
     part.mkdir(mode=0o700)
     try:
         copied = 0
@@ -154,12 +182,12 @@ def _copy_segments(segments: tuple[SegmentCopy, ...], storages: dict[str, Readab
     for done, segment in enumerate(segments):
         progress(done, len(segments), copied)
         target = root / "segments" / segment.place
-        if target.is_file() and target.stat().st_size == segment.bytes:
+        if target.is_file() and checksum_of(target) == segment.checksum:  # a copy may have been damaged since
             continue
         storage = storages.get(segment.storage)
         if storage is None:
             raise KalamError("42704", f'storage "{segment.storage}" is not configured')
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _private(target.parent, root)
         _copy(storage.fetch(segment.file), target, segment)
         copied += segment.bytes
     progress(len(segments), len(segments), copied)
@@ -184,6 +212,11 @@ def _copy(source: Path, target: Path, segment: SegmentCopy) -> None:
 
 def prune(root: Path, keep: int) -> list[str]:
     """Remove all but the newest ``keep`` backups, and segments that none of those needs; the names removed."""
+    with _alone(root):
+        return _prune(root, keep)
+
+
+def _prune(root: Path, keep: int) -> list[str]:
     found = backups(root)
     gone, kept = found[: max(0, len(found) - keep)], found[max(0, len(found) - keep) :]
     for backup in gone:
@@ -228,7 +261,7 @@ def restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None:
 
 def _restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None:
     source = root / "backups" / backup.name / "hot.db"
-    database = data / "hot.db"
+    database = data / "hot.db.part"  # the last to get its name: without it, it is no data directory
     shutil.copyfile(source, database)
     database.chmod(0o600)
     if checksum_of(database) != backup.checksum:
@@ -240,7 +273,7 @@ def _restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None
         if not copy.is_file():
             raise KalamError("58P01", f'segment file "{segment.place}" is missing in the backup')
         target = data / DIRECTORY / segment.file
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _private(target.parent, data)
         _copy(copy, target, segment)
         copied += segment.bytes
     progress(len(backup.segments), len(backup.segments), copied)
@@ -250,6 +283,9 @@ def _restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None
         connection.execute("UPDATE kalam_segments SET storage = ?", (LOCAL,))
         connection.execute("DELETE FROM kalam_removed")
         connection.execute("COMMIT")
+        connection.pragma("journal_mode", "delete")  # all of it is in the one file
     finally:
         connection.close()
+    sync(database)
+    database.rename(data / "hot.db")
     sync(data)

@@ -64,8 +64,8 @@ class Check:
                 yield f"hot.db: its format is {found[0][0] if found else 'not known'}, this program reads {FORMAT}"
                 return
             ((self._last_seq,),) = self._query("SELECT value FROM kalam_meta WHERE name = 'last_seq'") or [(0,)]
-            tables = [load_table(number, text) for number, text in self._query(
-                "SELECT id, definition FROM kalam_tables WHERE dropped_at IS NULL ORDER BY id")]
+            tables = [load_table(number, text) for number, text in self._query(  # dropped ones, until they are purged
+                "SELECT id, definition FROM kalam_tables WHERE definition <> '' ORDER BY id")]
             for table in tables:
                 self.counts.tables += 1
                 yield from self._table(table)
