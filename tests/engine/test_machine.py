@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from kalamdb.txn.api import Key, NotInMemory, RowId, Scan, TableDef
 from kalamdb.txn.engine import StoreEngine, open_engine
 from kalamdb.txn.overlay import FEW
 
+EXAMPLES = int(os.environ.get("KALAM_MACHINE_EXAMPLES", "120"))
 FLOATS = [0.0, -0.0, 1.5, -2.25, math.inf, -math.inf, math.nan]
 NUMERICS = ["0", "0.00", "1", "1.0", "-3", "10", "NaN", "Infinity"]
 TEXTS = ["", "a", "ab", "b", "é", "zz"]
@@ -515,5 +517,5 @@ async def _nothing(table: TableDef) -> None:
     pass
 
 
-Engine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+Engine.TestCase.settings = settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None)
 TestEngine = Engine.TestCase
