@@ -330,6 +330,90 @@ def test_a_cancelled_task_cancels_its_job(run: Runner, monkeypatch: pytest.Monke
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await flush
+        assert engine.jobs()[-1].status == "cancelled"
+        assert segment_files(run.directory) == []
+        assert await engine.flush(table) == len(ROWS)
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", ["flush", "compaction"])
+def test_cancelled_while_it_is_published(run: Runner, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Too late: it is done, and the files of its commit stay."""
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        if kind == "compaction":
+            await engine.flush(table)
+            await put(engine, table, (1000, "new"))
+            await engine.flush(table)
+        wanted = stored(engine, table)
+        there, go_on = held(monkeypatch, f"{kind}.publish")
+        task = asyncio.create_task(engine.flush(table) if kind == "flush" else engine.compact(table))
+        await until(there.is_set)
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert stored(engine, table) == wanted
+        assert (engine.jobs()[-1].kind, engine.jobs()[-1].status, engine.jobs()[-1].progress) == (kind, "done", 1)
+        await engine.tiers.sweep()
+        assert len(segment_files(run.directory)) == len(engine.segments()) == 1
+
+    run(test)
+
+    async def after_a_restart(engine: StoreEngine) -> None:
+        (table,) = engine.catalog.by_id.values()
+        assert len(stored(engine, table)) == len(ROWS) + (kind == "compaction")
+
+    run(after_a_restart)
+
+
+def test_cancelled_while_its_publication_fails(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        there, go_on = threading.Event(), threading.Event()
+
+        def reach(name: str) -> None:
+            if name == "flush.publish":
+                there.set()
+                assert go_on.wait(DEADLINE)
+                raise OSError(errno.ENOSPC, "no space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("kalamdb.faults.reach", reach)
+            flush = asyncio.create_task(engine.flush(table))
+            await until(there.is_set)
+            flush.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await flush
+        assert engine.jobs()[-1].status == "cancelled"
+        assert segment_files(run.directory) == []
+        assert stored(engine, table) == ROWS
+        assert await engine.flush(table) == len(ROWS)
+
+    run(test)
+
+
+def test_cancelled_twice(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread's work ends before anybody else may touch the table."""
+    monkeypatch.setattr("kalamdb.txn.tiering.SEGMENT_ROWS", 50)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        there, go_on = held(monkeypatch, "segment.put")
+        flush = asyncio.create_task(engine.flush(table))
+        await until(there.is_set)
+        for _ in range(3):
+            flush.cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not flush.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await flush
         assert segment_files(run.directory) == []
         assert await engine.flush(table) == len(ROWS)
 

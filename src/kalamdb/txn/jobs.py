@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -25,7 +26,10 @@ def to_micros(milliseconds: int) -> int:
 
 @dataclass(slots=True)
 class Job:
-    """``progress``: 0 to 1. Times are storage values of timestamptz. The worker calls ``check`` often."""
+    """``progress``: 0 to 1. Times are storage values of timestamptz. The worker calls ``check`` often.
+
+    Once ``published``, what it made is there to stay, and a cancelled task changes nothing about that.
+    """
 
     id: int
     kind: str
@@ -38,6 +42,7 @@ class Job:
     started_at: int = field(default_factory=lambda: to_micros(now_ms()))
     ended_at: int | None = None
     cancelled: bool = False
+    published: bool = False
 
     def check(self) -> None:
         """57014 once somebody has cancelled the job."""
@@ -58,6 +63,11 @@ class Jobs:
             yield job
         except KalamError as error:
             self._end(job, "cancelled" if job.cancelled and error.sqlstate == "57014" else "failed", str(error))
+            raise
+        except asyncio.CancelledError:
+            if job.published:
+                job.progress = 1.0
+            self._end(job, "done" if job.published else "cancelled", job.detail)
             raise
         except BaseException as error:
             self._end(job, "failed", repr(error))

@@ -64,6 +64,21 @@ class SegmentInfo:
     created_at: int
 
 
+async def _ended(future: asyncio.Future[Any], job: Job | None = None) -> asyncio.CancelledError | None:
+    """Wait for the end of what cannot be stopped, however often the task is cancelled meanwhile; that it was, is told
+    to the job at once and to the caller at the end."""
+    cancelled = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])  # unlike await future, leaves the future alone
+        except asyncio.CancelledError as error:
+            cancelled = error
+            if job is not None:
+                job.cancelled = True
+    future.exception()  # looked at: no complaint where the caller only raises the cancellation
+    return cancelled
+
+
 class Tiers:
     def __init__(self, engine: StoreEngine, cold: ColdStore, storages: Mapping[str, Storage],
                  flush_policy: str = DEFAULT_POLICY) -> None:
@@ -98,14 +113,10 @@ class Tiers:
         """Run to its end, whatever happens to the task that waits: files and locks must not be left to chance. A
         cancelled task cancels the job."""
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if job is not None:
-                job.cancelled = True
-            with contextlib.suppress(Exception):
-                await future
-            raise
+        cancelled = await _ended(future, job)
+        if cancelled is not None:
+            raise cancelled
+        return future.result()
 
     def _lock(self, table: TableDef) -> asyncio.Lock:
         return self._locks.setdefault(table.id, asyncio.Lock())
@@ -154,7 +165,7 @@ class Tiers:
             snapshot.close()
         if not flushed.rows and not flushed.tombstones:
             return 0
-        if not await self._publish_flush(table, flushed):
+        if not await self._publish_flush(table, flushed, job):
             await self._clean(table)
         return flushed.rows
 
@@ -168,7 +179,7 @@ class Tiers:
         found = self._engine.live.query(f"SELECT count(*) FROM {self._engine.layouts.of(table).table}", ())
         return int(found[0][0]) if found else 0
 
-    async def _publish_flush(self, table: TableDef, flushed: Flushed) -> bool:
+    async def _publish_flush(self, table: TableDef, flushed: Flushed, record: Job) -> bool:
         """True where nobody wrote since the snapshot, so that the hot rows could go with the publication."""
         change = flushed.change
         hot = self._engine.layouts.of(table).table
@@ -186,21 +197,35 @@ class Tiers:
                 _set_clean(connection, table)
             return alone
 
-        emptied = await self._publish(table, change, job)
+        emptied = await self._publish(table, change, job, record)
         faults.reach("flush.published")
         return emptied
 
-    async def _publish(self, table: TableDef, change: manifest.Change, job: Callable[[apsw.Connection], T]) -> T:
+    async def _publish(self, table: TableDef, change: manifest.Change, job: Callable[[apsw.Connection], T],
+                       record: Job) -> T:
+        """What the writer did counts: it goes on when the task that waits is cancelled, which hears of it after."""
         try:
-            result: T = await self._engine.submit(job)
-        except BaseException:
-            storage = self._storages[change.storage]
-            for name, _ in change.added:  # not published: nobody knows of them
-                await self.in_thread(lambda name=name: storage.delete(name))  # type: ignore[misc]
+            future = self._engine.submit(job)
+        except KalamError:
+            await self._discard(change)
             raise
-        self._cold.refresh(self._engine.live.query, table.id)
-        self._condemn((segment.storage, segment.file, segment.id) for segment in change.removed)
+        cancelled = await _ended(future)
+        if future.exception() is not None:
+            await self._discard(change)
+        else:
+            record.published = True
+            self._cold.refresh(self._engine.live.query, table.id)
+            self._condemn((segment.storage, segment.file, segment.id) for segment in change.removed)
+        if cancelled is not None:
+            raise cancelled
+        result: T = future.result()
         return result
+
+    async def _discard(self, change: manifest.Change) -> None:
+        """Not published: nobody knows of its files."""
+        storage = self._storages[change.storage]
+        for name, _ in change.added:
+            await self.in_thread(lambda name=name: storage.delete(name))  # type: ignore[misc]
 
     # ---------- bulk commits ----------
     @contextlib.asynccontextmanager
@@ -307,7 +332,7 @@ class Tiers:
                     _check_there(connection, table)
                     manifest.publish(connection, table.id, change)
 
-                await self._publish(table, change, publish)
+                await self._publish(table, change, publish, job)
                 faults.reach("compaction.published")
                 return rows
 
