@@ -512,7 +512,7 @@ def test_retention_of_deletions(run: Runner, hours: str, merged: bool) -> None:
         one = engine.begin(None)
         await one.delete(table, [("", (5,))])
         await one.commit()
-        assert engine.tiers.flush_due(table) is merged
+        assert await engine.tiers.flush_due(table) is merged
         await engine.flush(table)
         assert await engine.tiers.compact(table, everything=False) == (len(ROWS) - 1 if merged else 0)
         assert sum(segment.deleted for segment in engine.segments()) == (0 if merged else 1)

@@ -83,6 +83,7 @@ class StoreEngine:
         for (number,) in self.live.query("SELECT table_id FROM kalam_manifests", ()):
             self.cold.refresh(self.live.query, number)
         self._last_written: dict[int, int] = {}  # by table, the last commit of this life of the server
+        self._rows_written: dict[int, int] = {}
         self._writer = Writer(connection, asyncio.get_running_loop(), self._keep_clock)
         self._active: dict[str, StoreTransaction] = {}  # those that the client named
         self._open: set[StoreTransaction] = set()
@@ -212,6 +213,10 @@ class StoreEngine:
         """The table's last commit since the start, 0 if none. In the writer's thread."""
         return self._last_written.get(table_id, 0)
 
+    def rows_written(self, table_id: int) -> int:
+        """Rows put into the hot table since the start, each time counted."""
+        return self._rows_written.get(table_id, 0)
+
     # ---------- commit ----------
     async def write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
                     changes: CatalogChanges | None) -> int:
@@ -235,6 +240,7 @@ class StoreEngine:
                 dug = tombstones(table_id) if table_id in self.tiered else None
                 apply_rows(connection, overlay.layout, seq, overlay.changes(), dug)
                 self._last_written[table_id] = seq
+                self._rows_written[table_id] = self._rows_written.get(table_id, 0) + len(overlay.rows)
             for made in bulk:
                 made.publish(connection, seq)
             if txn_id is not None:

@@ -43,6 +43,8 @@ DEFAULT_RETENTION_HOURS = 168
 HOUR_MS = 3_600_000
 #: names of segment files; what else lies in a storage is somebody's
 OWN_FILE = re.compile(r"\d+/[0-9a-f]{32}\.parquet")
+#: tombstones are looked at no more often
+TOMBSTONES_EVERY_MS = 60_000
 #: after an error a table's background work rests so long
 REST_MS = 60_000
 
@@ -91,6 +93,8 @@ class Tiers:
         self._locks: dict[int, asyncio.Lock] = {}
         self._condemned: list[tuple[int, str, str, int | None]] = []  # reader number, storage, file, segment
         self._flushed_at: dict[int, int] = {}
+        self._tombstones_at: dict[int, int] = {}  # when they were looked at
+        self._counted: dict[int, tuple[int, int]] = {}  # hot rows, and the rows written when they were counted
         self._rest_until: dict[int, int] = {}
         self._swept = asyncio.Event()
         self._closing = False
@@ -157,7 +161,8 @@ class Tiers:
         try:
             snapshot.pin()
             found = self._cold.as_of(snapshot.query, table.id) or Manifest(table.id, 1)
-            expected = self._hot_rows(table)
+            expected = await self.in_thread(lambda: self._count(table))
+            self._counted.pop(table.id, None)
             work = Flush(table, engine.layouts.of(table), snapshot, self._cold, found, self.storage(table), job,
                          expected)
             flushed = await self.in_thread(work.run, job)
@@ -174,10 +179,6 @@ class Tiers:
         if table.id not in self._cold.tables:
             await self._engine.submit(lambda connection: manifest.begin_tiering(connection, table))
             self._cold.refresh(self._engine.live.query, table.id)
-
-    def _hot_rows(self, table: TableDef) -> int:
-        found = self._engine.live.query(f"SELECT count(*) FROM {self._engine.layouts.of(table).table}", ())
-        return int(found[0][0]) if found else 0
 
     async def _publish_flush(self, table: TableDef, flushed: Flushed, record: Job) -> bool:
         """True where nobody wrote since the snapshot, so that the hot rows could go with the publication."""
@@ -410,7 +411,7 @@ class Tiers:
             if await self._cleaning_left(table) and not self._lock(table).locked():
                 async with self._lock(table):
                     await self._clean(table)
-            if self.flush_due(table):
+            if await self.flush_due(table):
                 await self.flush(table)
             found = self._cold.tables.get(table.id)
             if found is not None and choose(found.segments, now_ms(), _retention_ms(table)):
@@ -419,11 +420,11 @@ class Tiers:
             log.warning('background work on table "%s.%s": %s', table.namespace, table.name, error)
             self._rest_until[table.id] = now_ms() + REST_MS
 
-    def flush_due(self, table: TableDef) -> bool:
+    async def flush_due(self, table: TableDef) -> bool:
         """By the table's flush policy, or for deletions that are older than their retention."""
         query, name = self._engine.live.query, self._engine.layouts.of(table).table
         for word, number in _policy(dict(table.options).get("flush_policy", self.flush_policy)):
-            if word == "rows" and query(f"SELECT 1 FROM {name} LIMIT 1 OFFSET ?", (number - 1,)):
+            if word == "rows" and await self._has_rows(table, number):
                 return True
             if word == "interval":
                 since = self._flushed_at.setdefault(table.id, now_ms())
@@ -431,8 +432,38 @@ class Tiers:
                     return True
         if table.id not in self._cold.tables:
             return False
-        oldest = query(f"SELECT min(at) FROM {tombstones(table.id)}", ())
-        return bool(oldest) and oldest[0][0] is not None and now_ms() - int(oldest[0][0]) >= _retention_ms(table)
+        retention = _retention_ms(table)
+        if now_ms() - self._tombstones_at.get(table.id, 0) < min(TOMBSTONES_EVERY_MS, retention):
+            return False
+        self._tombstones_at[table.id] = now_ms()
+        oldest = await self.in_thread(lambda: self._oldest_tombstone(table))
+        return oldest is not None and now_ms() - oldest >= retention
+
+    async def _has_rows(self, table: TableDef, number: int) -> bool:
+        """Are there so many hot rows? They are counted, in a thread, only when enough have been written since."""
+        written = self._engine.rows_written(table.id)
+        counted, then = self._counted.get(table.id, (number, written))
+        if counted + written - then < number:
+            return False
+        rows = await self.in_thread(lambda: self._count(table))
+        self._counted[table.id] = rows, written
+        return rows >= number
+
+    def _count(self, table: TableDef) -> int:
+        snapshot = self._engine.hot_snapshot()
+        try:
+            found = snapshot.query(f"SELECT count(*) FROM {self._engine.layouts.of(table).table}", ())
+        finally:
+            snapshot.close()
+        return int(found[0][0])
+
+    def _oldest_tombstone(self, table: TableDef) -> int | None:
+        snapshot = self._engine.hot_snapshot()
+        try:
+            found = snapshot.query(f"SELECT min(at) FROM {tombstones(table.id)}", ())
+        finally:
+            snapshot.close()
+        return None if found[0][0] is None else int(found[0][0])
 
 
 def _policy(text: str) -> list[tuple[str, int]]:
