@@ -132,6 +132,7 @@ argument_table(FunctionCallInfo fcinfo, bool owned)
 {
 	Oid			relid = PG_GETARG_OID(0);
 	char	   *name = get_rel_name(relid);
+	KalamTable *table;
 
 	if (name == NULL)
 		ereport(ERROR,
@@ -145,7 +146,10 @@ argument_table(FunctionCallInfo fcinfo, bool owned)
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_FOREIGN_TABLE, name);
 	if (!owned && pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_TABLE, name);
-	return kalam_table_get(relid);
+	table = kalam_table_get(relid);
+	if (owned)					/* its owner may have lost the server since */
+		kalam_check_usage(GetForeignServer(table->serverid));
+	return table;
 }
 
 /* One statement about a table, outside the wire dialect's transactions: it is about what is committed. */

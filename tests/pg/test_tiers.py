@@ -85,6 +85,19 @@ def test_who_may(db: Session, ns: str) -> None:
     db("RESET ROLE")
 
 
+def test_an_owner_without_the_server(db: Session, ns: str) -> None:
+    """A role that owns a table but may not use its server moves nothing; with USAGE it does."""
+    name = table(db, ns)
+    db(f"CREATE ROLE {ns}_owner; GRANT USAGE, CREATE ON SCHEMA {ns} TO {ns}_owner; "
+       f"ALTER FOREIGN TABLE {name} OWNER TO {ns}_owner; SET ROLE {ns}_owner")
+    for function in ("kalam_flush", "kalam_compact"):
+        db.fails(f"SELECT {function}('{name}')", "42501", "permission denied for foreign server kalam_server")
+    db("RESET ROLE")
+    db(f"GRANT USAGE ON FOREIGN SERVER kalam_server TO {ns}_owner; SET ROLE {ns}_owner")
+    assert db.value(f"SELECT kalam_flush('{name}')") == 1000
+    db("RESET ROLE")
+
+
 def test_streams_have_no_cold_tier(db: Session, ns: str) -> None:
     db(f"CREATE TABLE {ns}.s (id bigint) USING kalamdb WITH (type = 'stream', ttl_seconds = '60')")
     db.fails(f"SELECT kalam_flush('{ns}.s')", "42809", "no cold tier")
