@@ -49,7 +49,8 @@ def test_the_same_rows_in_every_tier(db: Session, ns: str, kind: str) -> None:
     assert answers(db, name) == changed
     stats = db.value(f"SELECT kalam_table_stats('{name}')")
     assert stats == {"hot_rows": 0, "tombstones": 0, "segments": 1, "cold_rows": 993, "dead_rows": 0,
-                     "cold_bytes": stats["cold_bytes"]}
+                     "hot_bytes": stats["hot_bytes"], "cold_bytes": stats["cold_bytes"]}
+    assert stats["cold_bytes"] > 0
 
 
 def test_in_a_transaction(db: Session, ns: str) -> None:

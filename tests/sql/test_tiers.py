@@ -51,8 +51,9 @@ def test_flush_and_compact(t: Client, ns: str) -> None:
     assert changed != before
     assert t.run(f"STORAGE FLUSH {ns}.t").rows == [(ns, "t", "4")]
     assert answers(t) == changed
-    assert dict(t.run("SHOW TABLE STATS t").rows) | {"cold_bytes": ""} == {
-        "hot_rows": "0", "tombstones": "0", "segments": "2", "cold_rows": "20", "dead_rows": "4", "cold_bytes": ""}
+    assert dict(t.run("SHOW TABLE STATS t").rows) | {"hot_bytes": "", "cold_bytes": ""} == {
+        "hot_rows": "0", "tombstones": "0", "segments": "2", "cold_rows": "20", "dead_rows": "4", "hot_bytes": "",
+        "cold_bytes": ""}
     assert t.run("STORAGE COMPACT TABLE t").rows == [(ns, "t", "20")]
     assert answers(t) == changed
     segments = 'SELECT "table", rows, deleted FROM system.segments WHERE namespace = $1'
@@ -61,6 +62,19 @@ def test_flush_and_compact(t: Client, ns: str) -> None:
     assert kinds == [("flush", "done", "20", "1"), ("flush", "done", "4", "1"), ("compaction", "done", "20", "1")]
     assert t.run("SELECT count(*) FROM system.jobs WHERE namespace = $1 AND ended_at BETWEEN started_at AND now()", ns
                  ).value == "3"
+
+
+def test_bytes_move_with_the_rows(db: Client) -> None:
+    db.run("CREATE TABLE w (id bigint PRIMARY KEY, a text)")
+    empty = dict(db.run("SHOW TABLE STATS w").rows)
+    db.run("INSERT INTO w SELECT i, repeat('wide ', 100) || i FROM generate_series(1, 2000) i")
+    hot = dict(db.run("SHOW TABLE STATS w").rows)
+    assert int(hot["hot_bytes"]) > 2000 * 500
+    assert hot["cold_bytes"] == "0"
+    db.run("STORAGE FLUSH TABLE w")
+    cold = dict(db.run("SHOW TABLE STATS w").rows)
+    assert cold["hot_bytes"] == empty["hot_bytes"]
+    assert int(cold["cold_bytes"]) > 0
 
 
 def test_keys_are_unique_over_tiers(t: Client) -> None:

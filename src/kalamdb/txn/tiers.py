@@ -284,7 +284,9 @@ class Tiers:
         snapshot = self._engine.hot_snapshot()
         try:
             snapshot.pin()
-            ((hot,),) = snapshot.query(f"SELECT count(*) FROM {self._engine.layouts.of(table).table}", ())
+            name = self._engine.layouts.of(table).table
+            ((hot,),) = snapshot.query(f"SELECT count(*) FROM {name}", ())
+            ((taken,),) = snapshot.query("SELECT sum(pgsize) FROM dbstat WHERE name = ? AND aggregate = 1", (name,))
             found = self._cold.as_of(snapshot.query, table.id)
             dug = snapshot.query(f"SELECT count(*) FROM {tombstones(table.id)}", ()) if found is not None else [(0,)]
         finally:
@@ -294,7 +296,7 @@ class Tiers:
             "hot_rows": int(hot), "tombstones": int(dug[0][0]), "segments": len(segments),
             "cold_rows": sum(segment.live for segment in segments),
             "dead_rows": sum(len(segment.dead) for segment in segments),
-            "cold_bytes": sum(segment.bytes for segment in segments),
+            "hot_bytes": int(taken or 0), "cold_bytes": sum(segment.bytes for segment in segments),
         }
 
     def segments(self) -> list[SegmentInfo]:
