@@ -153,8 +153,11 @@ _SPECIAL = {"nan": float("nan"), "infinity": float("inf"), "inf": float("inf"), 
 def _float4_digits(value: float) -> str:
     for precision in range(1, 10):
         text = f"{value:.{precision}g}"
-        if struct.pack(">f", float(text)) == struct.pack(">f", value):
-            return text
+        try:
+            if struct.pack(">f", float(text)) == struct.pack(">f", value):
+                return text
+        except OverflowError:  # rounded up beyond the largest
+            continue
     return f"{value:.9g}"
 
 

@@ -14,7 +14,21 @@ from kalamdb.errors import KalamError
 from kalamdb.sql import native
 from kalamdb.sql.bind import Params
 from kalamdb.sql.functions import failure
-from kalamdb.sql.kinds import FLOATS, INTEGERS, INTERVAL, JSONS, MOMENTS, NUMERIC, STRINGS, TEXT, UNKNOWN, Kind, kind
+from kalamdb.sql.kinds import (
+    FLOATS,
+    INTEGERS,
+    INTERVAL,
+    JSONS,
+    MOMENTS,
+    NUMBERS,
+    NUMERIC,
+    STRINGS,
+    TEXT,
+    UNKNOWN,
+    Kind,
+    decimal,
+    kind,
+)
 
 
 @dataclass(slots=True)
@@ -52,9 +66,8 @@ def constant(of: Kind, value: object) -> Typed:
 
 def numeric_constant(text: str) -> Typed:
     whole, _, fraction = text.lstrip("-").partition(".")
-    if text[-1].isdigit() and len(whole) + len(fraction) <= 38:
-        precision = max(len(whole.lstrip("0")) + len(fraction), 1)
-        made = Kind("numeric", precision, len(fraction))
+    made = decimal(len(whole) + len(fraction), len(fraction))
+    if text[-1].isdigit() and made.fixed:
         return Typed(f"CAST('{text}' AS {made.duck})", made, True)
     return Typed(f"'{text}'", NUMERIC, True)
 
@@ -187,9 +200,10 @@ def _to_float(typed: Typed, target: Kind) -> Typed | None:
         return Typed(f"CAST({sql} AS {target.duck})", target)
     if source.name == "float8":
         cast = f"CAST({sql} AS FLOAT)"
-        over = failure("22003", "value out of range: overflow")
+        over, under = (failure("22003", f"value out of range: {what}flow") for what in ("over", "under"))
         return Typed(f"CASE WHEN isinf({sql}) THEN {cast} WHEN isinf(TRY_CAST({sql} AS FLOAT)) IS DISTINCT FROM FALSE "
-                     f"AND {sql} IS NOT NULL THEN {over} ELSE {cast} END", target)
+                     f"AND {sql} IS NOT NULL THEN {over} WHEN {cast} = 0 AND {sql} <> 0 THEN {under} "
+                     f"ELSE {cast} END", target)
     if source.name == "numeric":
         if source.fixed and source.precision <= 15:
             return Typed(f"CAST({sql} AS {target.duck})" if target.name == "float8" else
@@ -258,6 +272,8 @@ def _convert(typed: Typed, target: Kind, *, explicit: bool) -> Typed | None:
     source = typed.kind
     if target.name in STRINGS:
         return _to_varchar(typed, target)
+    if source.name == "jsonb" and (target.name in NUMBERS or target.name == "bool"):
+        raise KalamError("0A000", f"a cast of jsonb to {target.display} is not supported", hint="Cast ->> instead.")
     if target.name in INTEGERS and source.name not in STRINGS:
         return _to_integer(typed, target)
     if target.name in FLOATS and source.name not in STRINGS:

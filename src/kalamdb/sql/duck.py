@@ -34,6 +34,7 @@ _CONFIG = (
 #: what DuckDB's message says → SQLSTATE
 _BY_MESSAGE: tuple[tuple[str, str], ...] = (
     (r"division by zero", "22012"),
+    (r"(convert|cast).*\b(date|timestamp)", "22008"),
     (r"like pattern must not end", "22025"),
     (r"more than one row returned by a subquery", "21000"),
     (r"logarithm", "2201E"),
@@ -88,13 +89,21 @@ def error_of(text: str, kind: type[duckdb.Error] = duckdb.Error) -> KalamError:
             size = len(bin(abs(int(found.group(1)))))
             name = "smallint" if size <= 18 else "integer" if size <= 34 else "bigint"
             return KalamError(code, f"{name} out of range")
+        if "timestamp" in lowered or "interval" in lowered:
+            return KalamError("22008", "timestamp out of range")
+        if "date" in lowered:
+            return KalamError("22008", "date out of range")
         if "DECIMAL" in text or "decimal" in text:
             return KalamError(code, "numeric field overflow")
+    if code == "22008":
+        return KalamError(code, "timestamp out of range")
     if code == "22025":
         return KalamError(code, "LIKE pattern must not end with escape character")
     if code == "21000":
         return KalamError(code, "more than one row returned by a subquery used as an expression")
-    return KalamError(code, text[:1].lower() + text[1:] if text else "the query failed")
+    if text[1:2].islower():
+        text = text[:1].lower() + text[1:]
+    return KalamError(code, text or "the query failed")
 
 
 class QueryEngine:

@@ -223,7 +223,7 @@ _OVERFLOW, _UNDERFLOW = "value out of range: overflow", "value out of range: und
 def power(one: float, two: float) -> float:
     if one == 0 and two < 0:
         raise KalamError("2201F", "zero raised to a negative power is undefined")
-    if one < 0 and math.isfinite(one) and math.isfinite(two) and two != int(two):
+    if one < 0 and math.isfinite(two) and two != int(two):
         raise KalamError("2201F", "a negative number raised to a non-integer power yields a complex result")
     try:
         value = math.pow(one, two)
@@ -331,7 +331,7 @@ def repeated(text: str, count: int) -> str:
 
 def character(code: int) -> str:
     if code < 0:
-        raise KalamError("54000", "character number must be positive")
+        raise KalamError("22023", "character number must be positive")
     if code == 0:
         raise KalamError("54000", "null character not permitted")
     if code > 0x10FFFF or 0xD800 <= code < 0xE000:

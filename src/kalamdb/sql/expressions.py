@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from sqlglot import exp
@@ -25,6 +25,7 @@ from kalamdb.sql.kinds import (
     FLOAT8,
     INT4,
     INT8,
+    INTEGERS,
     JSONS,
     MOMENTS,
     NUMBERS,
@@ -475,6 +476,9 @@ class Expressions:
         found = functions.resolve(functions.BY_NAME.get(name, []), [each.kind.name for each in args])
         if found is None:
             raise no_operator(name, [each.kind for each in args], node)
+        if name in "/%" and (divisor := _small_integer(args[1])) not in (None, 0, -1):
+            return self._apply(replace(found, template=f"($1 {'//' if name == '/' else name} $2)"), args, node) if (
+                args[0].kind.name in INTEGERS and divisor) else self._apply(found, args, node)
         return self._apply(found, args, node)
 
     def _like_the_other(self, name: str, args: list[Typed]) -> list[Typed]:
@@ -612,6 +616,8 @@ class Expressions:
         found = functions.resolve(functions.BY_NAME[name], [each.kind.name for each in args])
         if found is None:
             raise no_function(name, args, node)
+        if distinct and not order and name in ("array_agg", "string_agg"):  # PostgreSQL sorts to find what is distinct
+            order = f" ORDER BY {self.sort_key(settled(args[0], self.params))} ASC NULLS LAST"
         if name == "count" and distinct and args[0].kind.name in ("numeric", "json", "jsonb"):
             args = [Typed(self.sort_key(args[0], node, equality=True), kind("bytea"))]
         return self._apply(found, args, node, wrap)
@@ -698,6 +704,8 @@ class Expressions:
         parts = []
         if node.args.get("partition_by"):
             keys = [self.sort_key(self.value(item, frame), item, equality=True) for item in node.args["partition_by"]]
+            if any("error(" in key or "random()" in key or "uuid()" in key for key in keys):
+                raise not_supported("PARTITION BY an expression that may fail", node, "Compute it in a subquery.")
             parts.append("PARTITION BY " + ", ".join(keys))
         order = node.args.get("order")
         if order is not None:
@@ -776,8 +784,9 @@ class Expressions:
         name = function_name(node)
         made, of = self.united([self.value(item, frame) for item in node.expressions], name.upper())
         if of.name == "numeric" and not of.fixed:
-            pairs = ", ".join(f"{{'k': kalam_n_key({each.sql}), 'v': {each.sql}}}" for each in made)
-            word = "list_max" if name == "greatest" else "list_min"
+            sign, word = (-1, "list_max") if name == "greatest" else (1, "list_min")  # of equal ones the first
+            pairs = ", ".join(f"{{'k': kalam_n_key({each.sql}), 'i': {sign * place}, 'v': {each.sql}}}"
+                              for place, each in enumerate(made))
             return Typed(f"struct_extract({word}(list_filter([{pairs}], lambda s: s.v IS NOT NULL)), 'v')", of)
         if of.name in JSONS or of.is_array:
             raise not_supported(f"{name} of {of.display}", node)
@@ -790,6 +799,8 @@ class Expressions:
         test = self.compare("=", one, two, node)
         one = settle(one, kind(two.kind.name), self.params) if one.unknown and not two.unknown else \
             settled(one, self.params)
+        if one.kind.name in INTEGERS and two.kind.name in NUMBERS - INTEGERS:
+            one = self._numbers(one, two)[0]
         return Typed(f"CASE WHEN {test.sql} THEN NULL ELSE {one.sql} END", plain(one.kind))
 
     # ---------- casts ----------

@@ -82,19 +82,27 @@ def _arithmetic() -> Iterator[str]:
 _OUT_OF_DOMAIN = failure("22003", "input is out of range")
 _INFINITE_DATES = failure("22008", "cannot subtract infinite dates")
 _INFINITE_TIMES = failure("22008", "cannot subtract infinite timestamps")
+_ENDLESS = "$1 IS NOT NULL AND $2 IS NOT NULL AND NOT (isfinite($1) AND isfinite($2))"
 _LENGTH = failure("22011", "negative substring length not allowed")
 _NO_ROOT = failure("2201F", "cannot take square root of a negative number")
 _LOG_ZERO = failure("2201E", "cannot take logarithm of zero")
 _LOG_NEGATIVE = failure("2201E", "cannot take logarithm of a negative number")
 _ASCII = "strlen($1) = length($1)"
 _SUBSTR3 = ("CASE WHEN $3 < 0 AND $1 IS NOT NULL AND $2 IS NOT NULL THEN " + _LENGTH
-            + " ELSE substring($1, greatest($2, 1), CAST(greatest(0, least(CAST($2 AS BIGINT) + $3, 2147483647)"
-            " - greatest($2, 1)) AS BIGINT)) END")
-_LEFT = "CASE WHEN $2 >= 0 THEN left($1, $2) ELSE left($1, greatest(0, length($1) + $2)) END"
-_RIGHT = "CASE WHEN $2 >= 0 THEN right($1, $2) ELSE substring($1, 1 - CAST($2 AS BIGINT)) END"
+            + " WHEN $2 IS NULL OR $3 IS NULL THEN NULL ELSE substring($1, greatest($2, 1), CAST(greatest(0,"
+            " least(CAST($2 AS BIGINT) + $3, 2147483647) - greatest($2, 1)) AS BIGINT)) END")
+_LEFT = "CASE WHEN $2 < 0 THEN left($1, greatest(0, length($1) + $2)) ELSE left($1, $2) END"
+_RIGHT = "CASE WHEN $2 < 0 THEN substring($1, 1 - CAST($2 AS BIGINT)) ELSE right($1, $2) END"
 
 
 _EPOCH = "kalam_read_timestamptz(kalam_d_of_epoch($1))"
+
+
+def _days(date: str, sign: str, days: str) -> str:
+    """A date so many days later; the bounds are PostgreSQL's first and last date."""
+    number = f"(({date} - DATE '1970-01-01') {sign} {days})"
+    return (f"CASE WHEN NOT isfinite({date}) AND {days} IS NOT NULL THEN {date} WHEN {number} NOT BETWEEN -2440588 AND "
+            f"2145042905 THEN {failure('22008', 'date out of range')} ELSE {date} {sign} {days} END")
 
 
 def _log(name: str) -> str:
@@ -115,7 +123,7 @@ mod(numeric,numeric) numeric kalam_n_mod($1, $2)
 div(numeric,numeric) numeric kalam_n_quo($1, $2)
 abs(numeric) numeric kalam_n_abs($1)
 sign(numeric) numeric kalam_n_sign($1)
-sign(float8) float8 CASE WHEN isnan($1) THEN $1 ELSE CAST(sign($1) AS DOUBLE) END
+sign(float8) float8 CASE WHEN isnan($1) THEN 0 ELSE CAST(sign($1) AS DOUBLE) END
 round(numeric) numeric kalam_n_round($1, 0)
 round(numeric,int4) numeric kalam_n_round($1, $2)
 round(float8) float8 CASE WHEN isfinite($1) THEN round_even($1, 0) ELSE $1 END
@@ -144,8 +152,8 @@ power(numeric,numeric) numeric !
 pow(float8,float8) float8 kalam_f_power($1, $2)
 pow(numeric,numeric) numeric !
 pi() float8 pi()
-degrees(float8) float8 degrees($1)
-radians(float8) float8 radians($1)
+degrees(float8) float8 CASE WHEN isinf(degrees($1)) AND NOT isinf($1) THEN {_OVER} ELSE degrees($1) END
+radians(float8) float8 CASE WHEN radians($1) = 0 AND $1 <> 0 THEN {_UNDER} ELSE radians($1) END
 sin(float8) float8 CASE WHEN isinf($1) THEN {_OUT_OF_DOMAIN} ELSE sin($1) END
 cos(float8) float8 CASE WHEN isinf($1) THEN {_OUT_OF_DOMAIN} ELSE cos($1) END
 tan(float8) float8 CASE WHEN isinf($1) THEN {_OUT_OF_DOMAIN} ELSE tan($1) END
@@ -155,7 +163,7 @@ asin(float8) float8 CASE WHEN $1 NOT BETWEEN -1 AND 1 AND NOT isnan($1) THEN {_O
 acos(float8) float8 CASE WHEN $1 NOT BETWEEN -1 AND 1 AND NOT isnan($1) THEN {_OUT_OF_DOMAIN} ELSE acos($1) END
 random() float8 random()
 gcd(int4,int4) int4 CAST(gcd(CAST($1 AS BIGINT), CAST($2 AS BIGINT)) AS INTEGER)
-to_hex(int4) text lower(to_hex($1))
+to_hex(int4) text lower(to_hex(CAST($1 AS BIGINT) & 4294967295))
 
 ||(text,text) text ($1 || $2)
 ||(bytea,bytea) bytea ($1 || $2)
@@ -170,16 +178,16 @@ bit_length(text) int4 CAST(strlen($1) * 8 AS INTEGER)
 lower(text) text CASE WHEN {_ASCII} THEN lower($1) ELSE kalam_t_lower($1) END
 upper(text) text CASE WHEN {_ASCII} THEN upper($1) ELSE kalam_t_upper($1) END
 initcap(text) text kalam_t_initcap($1)
-substr(text,int4) text substring($1, greatest($2, 1))
+substr(text,int4) text substring($1, CASE WHEN $2 < 1 THEN 1 ELSE $2 END)
 substr(text,int4,int4) text {_SUBSTR3}
-substring(text,int4) text substring($1, greatest($2, 1))
+substring(text,int4) text substring($1, CASE WHEN $2 < 1 THEN 1 ELSE $2 END)
 substring(text,int4,int4) text {_SUBSTR3}
 substring(text,text) text !
 left(text,int4) text {_LEFT}
 right(text,int4) text {_RIGHT}
 position(text,text) int4 CAST(strpos($1, $2) AS INTEGER)
 strpos(text,text) int4 CAST(strpos($1, $2) AS INTEGER)
-replace(text,text,text) text CASE WHEN $2 = '' THEN $1 ELSE replace($1, $2, $3) END
+replace(text,text,text) text CASE WHEN $2 = '' AND $3 IS NOT NULL THEN $1 ELSE replace($1, $2, $3) END
 btrim(text) text trim($1, ' ')
 btrim(text,text) text trim($1, $2)
 ltrim(text) text ltrim($1, ' ')
@@ -219,10 +227,10 @@ to_date(text,text) date !
 to_timestamp(text,text) timestamptz !
 to_number(text,text) numeric !
 
-+(date,int4) date CASE WHEN isfinite($1) THEN $1 + $2 ELSE $1 END
-+(int4,date) date CASE WHEN isfinite($2) THEN $2 + $1 ELSE $2 END
--(date,int4) date CASE WHEN isfinite($1) THEN $1 - $2 ELSE $1 END
--(date,date) int4 CASE WHEN isfinite($1) AND isfinite($2) THEN CAST($1 - $2 AS INTEGER) ELSE {_INFINITE_DATES} END
++(date,int4) date {_days("$1", "+", "$2")}
++(int4,date) date {_days("$2", "+", "$1")}
+-(date,int4) date {_days("$1", "-", "$2")}
+-(date,date) int4 CASE WHEN {_ENDLESS} THEN {_INFINITE_DATES} ELSE CAST($1 - $2 AS INTEGER) END
 +(interval,date) timestamp (CAST($2 AS TIMESTAMP) + $1)
 +(date,interval) timestamp (CAST($1 AS TIMESTAMP) + $2)
 -(date,interval) timestamp (CAST($1 AS TIMESTAMP) - $2)
@@ -232,8 +240,8 @@ to_number(text,text) numeric !
 +(timestamptz,interval) timestamptz ($1 + $2)
 +(interval,timestamptz) timestamptz ($2 + $1)
 -(timestamptz,interval) timestamptz ($1 - $2)
--(timestamp,timestamp) interval CASE WHEN isfinite($1) AND isfinite($2) THEN $1 - $2 ELSE {_INFINITE_TIMES} END
--(timestamptz,timestamptz) interval CASE WHEN isfinite($1) AND isfinite($2) THEN $1 - $2 ELSE {_INFINITE_TIMES} END
+-(timestamp,timestamp) interval CASE WHEN {_ENDLESS} THEN {_INFINITE_TIMES} ELSE $1 - $2 END
+-(timestamptz,timestamptz) interval CASE WHEN {_ENDLESS} THEN {_INFINITE_TIMES} ELSE $1 - $2 END
 +(interval,interval) interval ($1 + $2)
 -(interval,interval) interval ($1 - $2)
 -(interval) interval (-$1)
@@ -293,6 +301,8 @@ def _statistics() -> Iterator[str]:
         duck = {"stddev": "stddev_samp", "variance": "var_samp"}.get(name, name)
         finite = f"CASE WHEN agg[bool_and(isfinite($1))] THEN agg[{duck}($1)] " \
                  "WHEN agg[count($1)] = 0 THEN NULL ELSE CAST('NaN' AS DOUBLE) END"
+        over = f"CASE WHEN isinf(agg[var_pop($1)]) THEN {_OVER} ELSE agg[{duck}($1)] END"
+        finite = finite.replace(f"agg[{duck}($1)]", over)
         if duck.endswith("samp"):
             finite = f"CASE WHEN agg[count($1)] < 2 THEN NULL ELSE {finite} END"
         yield f"{name}(float8) float8 {finite}"
@@ -321,7 +331,7 @@ avg(int4) numeric kalam_n_div(CAST({_INT_SUM} AS VARCHAR), CAST(nullif(agg[count
 avg(int8) numeric kalam_n_div(CAST({_INT_SUM} AS VARCHAR), CAST(nullif(agg[count($1)], 0) AS VARCHAR))
 avg(numeric) numeric kalam_n_div(kalam_n_sum(agg[list($1)]), CAST(nullif(agg[count($1)], 0) AS VARCHAR))
 avg(float4) float8 agg[avg(CAST($1 AS DOUBLE))]
-avg(float8) float8 {_INF_SUM.replace("sum($1)]", "avg($1)]")}
+avg(float8) float8 {_INF_SUM.replace("ELSE agg[sum($1)]", "ELSE agg[avg($1)]")}
 avg(interval) interval !
 bool_and(bool) bool agg[bool_and($1)]
 bool_or(bool) bool agg[bool_or($1)]

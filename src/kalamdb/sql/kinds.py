@@ -85,18 +85,20 @@ TIMESTAMP, TIMESTAMPTZ = kind("timestamp"), kind("timestamptz")
 
 def decimal(precision: int, scale: int) -> Kind:
     """A numeric held as DECIMAL where it has room, else as text."""
-    precision = max(precision, scale, 1)
+    precision = max(precision, scale + 1)  # DuckDB writes .5 where there is no digit before the point
     return Kind("numeric", precision, scale) if precision <= MAX_DIGITS else NUMERIC
 
 
 def of_column(type_: PgType, typmod: int) -> Kind:
     """A stored column's; numeric(p,s) as DECIMAL."""
-    if type_.name != "numeric" or typmod < 4:
-        return Kind(type_.name, typmod=typmod) if typmod != -1 else kind(type_.name)
+    if typmod == -1:
+        return kind(type_.name)
+    if type_.name != "numeric":
+        return Kind(type_.name, typmod=typmod)
     precision, scale = ((typmod - 4) >> 16) & 0xFFFF, (((typmod - 4) & 0x7FF) ^ 0x400) - 0x400
-    if precision > MAX_DIGITS or not 0 <= scale <= precision:
-        return NUMERIC
-    return Kind("numeric", precision, scale, typmod)
+    if not 0 <= scale <= precision or max(precision, scale + 1) > MAX_DIGITS:
+        return Kind("numeric", typmod=typmod)
+    return Kind("numeric", max(precision, scale + 1), scale, typmod)
 
 
 def plain(of: Kind) -> Kind:
