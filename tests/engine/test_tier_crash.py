@@ -107,6 +107,7 @@ def _catch_up(run: Runner, told: dict[int, int]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120 + 10 * ROUNDS)
 def test_killed_at_any_moment(run: Runner) -> None:
     told: dict[int, int] = {}
     generator = random.Random(5)
