@@ -51,9 +51,9 @@ COMPARABLE: tuple[tuple[str, str], ...] = (
 
 
 def _operator(name: str, left: str, right: str) -> CapabilityRow:
-    flags = ""
+    flags = "plain"
     if left == "text":
-        flags = "d" if name in EQUALITY else "c"
+        flags += " d" if name in EQUALITY else " c"
     return "operator", name, f"{left},{right}", f"($1 {name} $2)", flags
 
 
