@@ -236,6 +236,18 @@ def _to_numeric(typed: Typed, target: Kind) -> Typed | None:
     return made
 
 
+#: after it the query engine has dates, but no timestamps
+_LAST_DAY = "DATE '294247-01-09'"
+
+
+def _to_moment(typed: Typed, target: Kind) -> Typed:
+    made = f"CAST({typed.sql} AS {target.duck})"
+    if typed.kind.name == "date":
+        late = failure("22008", "date out of range for timestamp")
+        made = f"CASE WHEN {typed.sql} > {_LAST_DAY} AND isfinite({typed.sql}) THEN {late} ELSE {made} END"
+    return Typed(made, target)
+
+
 def _from_text(typed: Typed, target: Kind) -> Typed | None:
     if target.name in STRINGS or target.pg is types.TEXT:
         return None
@@ -283,7 +295,7 @@ def _convert(typed: Typed, target: Kind, *, explicit: bool) -> Typed | None:
     if source.name in MOMENTS and target.name in MOMENTS:
         if target.typmod != -1:
             raise KalamError("0A000", "casts to timestamps of fewer digits are not supported")
-        return typed if source.name == target.name else Typed(f"CAST({typed.sql} AS {target.duck})", target)
+        return typed if source.name == target.name else _to_moment(typed, target)
     if source.name == "json" and target.name == "jsonb":
         return Typed(f"kalam_j_canonical({typed.sql})", target)
     if source.name == "jsonb" and target.name == "json":

@@ -105,6 +105,12 @@ def _days(date: str, sign: str, days: str) -> str:
             f"2145042905 THEN {failure('22008', 'date out of range')} ELSE {date} {sign} {days} END")
 
 
+def _times(interval: str, number: str) -> str:
+    """The query engine's own error would be one of integers."""
+    out_of_range = failure("22008", "interval out of range")
+    return f"coalesce(TRY({interval} * {number}), CASE WHEN $1 IS NOT NULL AND $2 IS NOT NULL THEN {out_of_range} END)"
+
+
 def _log(name: str) -> str:
     return f"CASE WHEN $1 = 0 THEN {_LOG_ZERO} WHEN $1 < 0 THEN {_LOG_NEGATIVE} ELSE {name}($1) END"
 
@@ -245,8 +251,8 @@ to_number(text,text) numeric !
 +(interval,interval) interval ($1 + $2)
 -(interval,interval) interval ($1 - $2)
 -(interval) interval (-$1)
-*(interval,int4) interval ($1 * $2)
-*(int4,interval) interval ($2 * $1)
+*(interval,int4) interval {_times("$1", "$2")}
+*(int4,interval) interval {_times("$2", "$1")}
 *(interval,float8) interval !
 *(float8,interval) interval !
 /(interval,float8) interval !
