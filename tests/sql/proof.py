@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from .client import Client, Failed
 
 Row = Sequence[str]
+#: an expression as PostgreSQL is asked and as the server is
+Call = tuple[str, str]
 #: what the server has no type of its own for comes as its text: interval, arrays
 TEXT_HERE = {1186, 1007, 1009, 1016, 1231}
 #: so many failing rows of one SQLSTATE are tried
@@ -64,14 +66,16 @@ def over(call: str, columns: Sequence[str], rows: Sequence[Row]) -> str:
     return f"SELECT {call} FROM (VALUES {body}) v({', '.join(columns)})"
 
 
-def agree(sides: Sides, calls: Sequence[str], columns: Sequence[str], rows: Sequence[Row], *, rough: bool = False,
-          refused: Sequence[str] = ()) -> None:
+def agree(sides: Sides, calls: Sequence[str | Call], columns: Sequence[str], rows: Sequence[Row], *,
+          rough: bool = False, refused: Sequence[str] = ()) -> None:
     """The calls over all rows. The server may fail what PostgreSQL does not with a SQLSTATE of ``refused``."""
-    together: dict[tuple[int, ...], list[str]] = defaultdict(list)  # calls that succeed with the same rows
-    for call, failures in _failures(sides, calls, columns, rows).items():
+    pairs = [(call, call) if isinstance(call, str) else call for call in calls]
+    together: dict[tuple[int, ...], list[Call]] = defaultdict(list)  # calls that succeed with the same rows
+    found = _failures(sides, [local for local, _ in pairs], columns, rows)
+    for call, failures in zip(pairs, found, strict=True):
         together[tuple(place for place, failure in enumerate(failures) if failure is None)].append(call)
         for row, failure in _some(rows, failures):
-            sql = over(call, columns, [row])
+            sql = over(call[1], columns, [row])
             got = outcome(sides.kalam, sql, rough=rough)
             assert got == failure or got in refused, sql
     for good, same in together.items():
@@ -80,40 +84,40 @@ def agree(sides: Sides, calls: Sequence[str], columns: Sequence[str], rows: Sequ
 
 
 def _failures(sides: Sides, calls: Sequence[str], columns: Sequence[str], rows: Sequence[Row]
-              ) -> dict[str, list[str | None]]:
-    """By call and row; only rows with which some call fails are tried call by call."""
+              ) -> list[list[str | None]]:
+    """Of each call, by row; only rows with which some call fails are tried call by call."""
     every = sides.failures([over(", ".join(calls), columns, [row]) for row in rows])
     if len(calls) == 1:
-        return {calls[0]: every}
+        return [every]
     bad = [place for place, failure in enumerate(every) if failure is not None]
-    found: dict[str, list[str | None]] = {}
+    found: list[list[str | None]] = []
     for call in calls:
-        found[call] = [None] * len(rows)
         tried = sides.failures([over(call, columns, [rows[place]]) for place in bad])
-        for place, failure in zip(bad, tried, strict=True):
-            found[call][place] = failure
+        failures = dict(zip(bad, tried, strict=True))
+        found.append([failures.get(place) for place in range(len(rows))])
     return found
 
 
-def _same(sides: Sides, calls: Sequence[str], columns: Sequence[str], rows: Sequence[Row], rough: bool,
+def _same(sides: Sides, calls: Sequence[Call], columns: Sequence[str], rows: Sequence[Row], rough: bool,
           refused: Sequence[str]) -> None:
     """Halves what differs, down to one call of one row."""
-    sql = over(", ".join(calls), columns, rows)
-    wanted, got = (outcome(client, sql, rough=rough) for client in (sides.pg, sides.kalam))
+    local, remote = (over(", ".join(call[side] for call in calls), columns, rows) for side in (0, 1))
+    wanted, got = outcome(sides.pg, local, rough=rough), outcome(sides.kalam, remote, rough=rough)
     if wanted == got:
-        assert not isinstance(wanted, str), sql
+        assert not isinstance(wanted, str), local
         return
+    parts: list[tuple[Sequence[Call], Sequence[Row]]]
     if len(calls) > 1:
         parts = [([call], rows) for call in calls]
     elif len(rows) > 1:
         half = len(rows) // 2
-        parts = [([*calls], rows[:half]), ([*calls], rows[half:])]
+        parts = [(calls, rows[:half]), (calls, rows[half:])]
     else:
-        assert got == wanted or got in refused, sql
+        assert got == wanted or got in refused, remote
         return
     for some_calls, some_rows in parts:
         _same(sides, some_calls, columns, some_rows, rough, refused)
-    assert isinstance(got, str), f"only together they differ: {sql}"
+    assert isinstance(got, str), f"only together they differ: {remote}"
 
 
 def _some(rows: Sequence[Row], failures: Sequence[str | None]) -> Iterator[tuple[Row, str]]:

@@ -1,14 +1,18 @@
 """What the extension may send: one line per operator and type that this server evaluates exactly as PostgreSQL does.
 
 A line is a promise; the tests compare every one with PostgreSQL over edge values. The rows are those of
-``SHOW CAPABILITIES`` (docs/protocol.md).
+``SHOW CAPABILITIES`` (docs/protocol.md). Functions, operators and aggregates are those of ``kalamdb.sql.functions``
+without what PostgreSQL computes otherwise from place to place: by the session's time zone, the locale, the C library
+or the order of rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 
 from kalamdb import __version__
+from kalamdb.sql.functions import SIGNATURES, Signature
 
 CapabilityRow = tuple[str, str, str, str, str]
 
@@ -34,6 +38,7 @@ TYPES: tuple[tuple[str, str, str, str], ...] = (
     ("json", "utf8", "json", ""),
     ("jsonb", "utf8", "jsonb", ""),
 )
+_REMOTE = {name: remote for name, _, remote, _ in TYPES}
 
 #: pairs of types whose comparison operators exist in PostgreSQL and are evaluated here
 COMPARABLE: tuple[tuple[str, str], ...] = (
@@ -50,15 +55,107 @@ COMPARABLE: tuple[tuple[str, str], ...] = (
 )
 
 
-def _operator(name: str, left: str, right: str) -> CapabilityRow:
+def _comparison(name: str, left: str, right: str) -> CapabilityRow:
     flags = "plain"
     if left == "text":
         flags += " d" if name in EQUALITY else " c"
     return "operator", name, f"{left},{right}", f"($1 {name} $2)", flags
 
 
-def operators() -> list[CapabilityRow]:
-    return [_operator(name, left, right) for left, right in COMPARABLE for name in EQUALITY + ORDER]
+def comparisons() -> list[CapabilityRow]:
+    """What the store evaluates by itself."""
+    return [_comparison(name, left, right) for left, right in COMPARABLE for name in EQUALITY + ORDER]
+
+
+# ---------- operators and functions ----------
+#: a letter's other case is the locale's
+_LOCALE = frozenset({"lower", "upper", "initcap"})
+#: the last digit is the C library's
+_LIBRARY = frozenset({"power", "pow", "^", "exp", "ln", "log", "log10", "cbrt", "sin", "cos", "tan", "atan", "atan2",
+                      "asin", "acos", "degrees", "radians"})
+_VOLATILE = frozenset({"random", "clock_timestamp"})
+#: that PostgreSQL refuses to evaluate under nondeterministic collations, or evaluates otherwise
+_COLLATED = frozenset({"position", "strpos", "replace", "split_part", "starts_with", "^@"})
+#: what they count are the bytes, or what they make are the characters, of the database's encoding
+_ENCODED = frozenset({"octet_length", "bit_length", "md5", "ascii", "chr"})
+#: written otherwise than as a call
+_TEMPLATES = {"position": "strpos($1, $2)", "^@": "starts_with($1, $2)"}
+#: by name in pg_catalog and types
+_PATTERNS = (("~~", "($1 LIKE $2)"), ("!~~", "($1 NOT LIKE $2)"))
+_CASTS = (
+    *((one, two) for one, two in product(("int2", "int4", "int8", "float4", "float8", "numeric"), repeat=2)
+      if one != two),
+    ("bool", "int4"), ("int4", "bool"), ("bool", "text"), ("timestamp", "date"), ("date", "timestamp"),
+)  # fmt: skip
+
+
+def _flags(signature: Signature) -> str:
+    flags = []
+    if signature.name in _COLLATED:
+        flags.append("d")
+    if signature.args[0] != "bytea" and signature.name in _ENCODED:
+        flags.append("u")
+    return " ".join(flags)
+
+
+def _template(signature: Signature) -> str:
+    marks = [f"${place}" for place in range(1, len(signature.args) + 1)]
+    if signature.name in _TEMPLATES:
+        return _TEMPLATES[signature.name]
+    if signature.name[0].isalpha():
+        return f"{signature.name}({', '.join(marks)})"
+    return f"({marks[0]} {signature.name} {marks[1]})" if len(marks) == 2 else f"({signature.name} {marks[0]})"
+
+
+def _sendable(signature: Signature) -> bool:
+    """Has it arguments and a result that the wire carries, and one result everywhere?"""
+    if signature.name in _LOCALE | _LIBRARY | _VOLATILE or (signature.name == "%" and len(set(signature.args)) > 1):
+        return False  # PostgreSQL's % takes two of one type
+    return signature.supported and bool(signature.args) and {*signature.args, signature.result} <= _REMOTE.keys()
+
+
+def scalars() -> Iterator[CapabilityRow]:
+    """Operators and functions, casts among them, that the query engine evaluates."""
+    for each in SIGNATURES:
+        if _sendable(each) and not each.aggregate and not each.window and each.name not in ("#>", "#>>"):
+            kind = "function" if each.name[0].isalpha() else "operator"
+            yield kind, each.name, ",".join(each.args), _template(each), _flags(each)
+    for name, template in _PATTERNS:
+        yield "operator", name, "text,text", template, "d"
+    for name in EQUALITY:
+        yield "operator", name, "jsonb,jsonb", f"($1 {name} $2)", ""
+    for source, target in _CASTS:
+        yield "function", target, source, f"CAST($1 AS {_REMOTE[target]})", ""
+
+
+# ---------- aggregates and windows ----------
+#: whose result depends on the order of rows
+_ORDERED = frozenset({"string_agg"})
+_FLOATS = frozenset({"float4", "float8"})
+_ROUNDED = frozenset({"sum", "avg", "stddev", "stddev_samp", "stddev_pop", "variance", "var_samp", "var_pop"})
+
+
+def _aggregate_flags(signature: Signature) -> str:
+    if signature.name in _ORDERED:
+        return "o"
+    return "c" if signature.args == ("text",) else ""
+
+
+def aggregates() -> Iterator[CapabilityRow]:
+    """Sums of floats are not among them: they depend on the order in which several threads add."""
+    yield "aggregate", "count", "", "count", ""
+    yield "aggregate", "count", "any", "count", ""
+    for each in SIGNATURES:
+        if each.aggregate and _sendable(each) and not (each.name in _ROUNDED and each.args[0] in _FLOATS):
+            yield "aggregate", each.name, ",".join(each.args), each.name, _aggregate_flags(each)
+
+
+def windows() -> Iterator[CapabilityRow]:
+    for each in SIGNATURES:
+        if each.window:
+            element = "anycompatible" if each.args.count("any") == 2 else "anyelement"
+            args = ",".join(element if name == "any" else name for name in each.args)
+            yield "window", each.name, args, each.name, ""
 
 
 def types() -> list[CapabilityRow]:
@@ -66,6 +163,6 @@ def types() -> list[CapabilityRow]:
 
 
 def capabilities(server_id: str, node_id: int) -> list[CapabilityRow]:
-    """All rows: facts about the server, then types and operators."""
+    """All rows: facts about the server, then types, operators and functions."""
     facts = {"version": __version__, "protocol": "1", "server_id": server_id, "node_id": str(node_id)}
-    return [("info", name, "", value, "") for name, value in facts.items()] + types() + operators()
+    return [("info", name, "", value, "") for name, value in facts.items()] + types() + comparisons()

@@ -39,7 +39,7 @@ _BY_MESSAGE: tuple[tuple[str, str], ...] = (
     (r"more than one row returned by a subquery", "21000"),
     (r"logarithm", "2201E"),
     (r"square root of a negative", "2201F"),
-    (r"out of range|overflow|could not cast value|can't be cast because the value", "22003"),
+    (r"out of range|overflow|could not cast value|can't be cast because the value|failed to cast decimal", "22003"),
     (r"function with name|no function matches|could not choose a best candidate", "42883"),
     (r"table with name|referenced table", "42P01"),
     (r"type with name", "42704"),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import decimal
 import json
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from typing import Any
@@ -449,6 +450,72 @@ def json_path_text(text: str, path: str) -> str | None:
     return _scalar(value) if found else None
 
 
+_SPACE = re.compile(r"[ \t\n\r]*")
+_SCANNER = json.JSONDecoder(parse_int=str, parse_float=str)
+
+
+def _skip(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    assert found is not None
+    return found.end()
+
+
+def _parts(text: str) -> Iterator[tuple[str | int, str]]:
+    """Members of an object or items of an array of type json, as they are written."""
+    at, place = _skip(text, 0), 0
+    opening = text[at]
+    if opening not in "{[":
+        return
+    at = _skip(text, at + 1)
+    while text[at] not in "}]":
+        key: str | int = place
+        if opening == "{":
+            key, at = _SCANNER.raw_decode(text, at)
+            at = _skip(text, _skip(text, at) + 1)  # the colon
+        _, end = _SCANNER.raw_decode(text, at)
+        yield key, text[at:end]
+        at, place = _skip(text, end), place + 1
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+
+
+def written_get(text: str, key: str | int) -> str | None:
+    """-> of type json: of equal names the last."""
+    parts = list(_parts(text))
+    if isinstance(key, int) and key < 0:
+        key += len(parts)
+    return next((part for name, part in reversed(parts) if name == key and type(name) is type(key)), None)
+
+
+def _written_text(part: str | None) -> str | None:
+    if part is None or part.strip() == "null":
+        return None
+    return str(json.loads(part)) if part.lstrip()[0] == '"' else part
+
+
+def written_get_text(text: str, key: str | int) -> str | None:
+    return _written_text(written_get(text, key))
+
+
+def written_path(text: str, path: str) -> str | None:
+    found: str | None = text
+    for part in read_array(path):
+        if part is None or found is None:
+            return None
+        key: str | int = part
+        if found.lstrip().startswith("["):
+            try:
+                key = int(part)
+            except ValueError:
+                return None
+        found = written_get(found, key)
+    return found
+
+
+def written_path_text(text: str, path: str) -> str | None:
+    return _written_text(written_path(text, path))
+
+
 def read_array(text: str) -> list[str | None]:
     """Elements of a one-dimensional array's text."""
     if not (text.startswith("{") and text.endswith("}")):
@@ -564,6 +631,9 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("j_get", (_V, _V), _V, json_get), Function("j_item", (_V, _I), _V, json_get),
     Function("j_get_text", (_V, _V), _V, json_get_text), Function("j_item_text", (_V, _I), _V, json_get_text),
     Function("j_path", (_V, _V), _V, json_path), Function("j_path_text", (_V, _V), _V, json_path_text),
+    Function("o_get", (_V, _V), _V, written_get), Function("o_item", (_V, _I), _V, written_get),
+    Function("o_get_text", (_V, _V), _V, written_get_text), Function("o_item_text", (_V, _I), _V, written_get_text),
+    Function("o_path", (_V, _V), _V, written_path), Function("o_path_text", (_V, _V), _V, written_path_text),
     Function("j_typeof", (_V,), _V, json_typeof), Function("j_length", (_V,), _I, json_array_length),
     Function("j_equal", (_V, _V), _B, json_equal), Function("j_contains", (_V, _V), _B, json_contains),
     Function("j_exists", (_V, _V), _B, json_exists), Function("j_canonical", (_V,), _V, types.canonical_jsonb),
