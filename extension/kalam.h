@@ -94,11 +94,13 @@ typedef struct KalamConn KalamConn;
 typedef struct KalamCap
 {
 	Oid			oid;			/* hash key: operator, function or type OID */
-	char		kind;			/* 'o' operator, 'f' function, 'a' aggregate, 't' type */
+	char		kind;			/* 'o' operator, 'f' function, 'a' aggregate, 'w' window function, 't' type */
 	char	   *remote;			/* template, or type name in server SQL */
 	char	   *layout;			/* types: wire layout */
 	bool		needs_c;		/* only under a code-point collation */
 	bool		needs_deterministic;
+	bool		needs_order;	/* aggregates: their result depends on the order of rows */
+	bool		plain;			/* evaluated by the store itself, so under FOR UPDATE, too */
 	bool		is_key;			/* types: may be a key column */
 } KalamCap;
 
@@ -179,14 +181,7 @@ extern void kalam_pending_add(KalamPending *pending);
 extern void kalam_pending_remove(KalamPending *pending);
 extern void kalam_pending_flush_all(KalamConn *conn);	/* NULL: every connection */
 
-/* ---------- kalam_shippable.c: may this be sent? ---------- */
-extern bool kalam_is_shippable(KalamConn *conn, RelOptInfo *rel, Expr *expr);
-
-/* ---------- kalam_deparse.c: print it ---------- */
-/* params_list collects the expressions that become $1, $2, … */
-extern void kalam_deparse_select(StringInfo buf, KalamConn *conn, PlannerInfo *root, RelOptInfo *rel,
-								 Relation relation, KalamTable *table, List *attrs, List *conds,
-								 const char *locking, List **params_list);
+/* ---------- kalam_deparse.c: names, for statements of all kinds ---------- */
 extern const char *kalam_quote(const char *ident);	/* always quoted, for the server */
 extern void kalam_deparse_table(StringInfo buf, KalamTable *table);	/* "ns"."t" */
 

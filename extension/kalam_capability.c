@@ -124,6 +124,8 @@ kind_letter(const char *kind)
 		return 'f';
 	if (strcmp(kind, "aggregate") == 0)
 		return 'a';
+	if (strcmp(kind, "window") == 0)
+		return 'w';
 	return '\0';				/* a newer server's */
 }
 
@@ -172,6 +174,8 @@ add_cap(KalamCapTable *table, PGresult *rows, int row)
 	cap->layout = kind == 't' ? MemoryContextStrdup(table->cxt, args) : NULL;
 	cap->needs_c = has_flag(flags, "c");
 	cap->needs_deterministic = has_flag(flags, "d");
+	cap->needs_order = has_flag(flags, "o");
+	cap->plain = has_flag(flags, "plain");
 	cap->is_key = has_flag(flags, "key");
 }
 

@@ -4,28 +4,24 @@
  *
  * Every constant becomes a parameter, and none is shared between two places:
  * so the statement's text depends on its shape only, and the server finds its
- * plan again.  Templates of the capability table hold $1 … $9 for their
- * arguments, which are printed in place.
+ * plan again.  Only an expression that GROUP BY or the output has already is
+ * written with the same parameters once more, as both must be seen to be one.
+ * Templates of the capability table hold $1 … $9 for their arguments, which are
+ * printed in place.
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/tlist.h"
+#include "parser/parsetree.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
 
 #include "kalam_read.h"
-
-typedef struct DeparseContext
-{
-	StringInfo	buf;
-	KalamConn  *conn;
-	RelOptInfo *rel;
-	Oid			relid;
-	List	  **params;
-} DeparseContext;
-
-static void deparse(Node *node, DeparseContext *cxt);
 
 /* ---------- names ---------- */
 
@@ -55,16 +51,16 @@ kalam_deparse_table(StringInfo buf, KalamTable *table)
 /* ---------- expressions ---------- */
 
 static void
-deparse_parameter(Node *node, DeparseContext *cxt)
+deparse_parameter(Node *node, KalamDeparse *cxt)
 {
 	*cxt->params = lappend(*cxt->params, node);
 	appendStringInfo(cxt->buf, "$%d", list_length(*cxt->params));
 }
 
 static void
-deparse_call(char kind, Oid oid, List *args, DeparseContext *cxt)
+deparse_call(char kind, Oid oid, List *args, KalamDeparse *cxt)
 {
-	const KalamCap *cap = kalam_capability(cxt->conn, kind, oid);
+	const KalamCap *cap = kalam_capability(cxt->scope->conn, kind, oid);
 
 	for (const char *c = cap->remote; *c; c++)
 	{
@@ -78,72 +74,102 @@ deparse_call(char kind, Oid oid, List *args, DeparseContext *cxt)
 					 errmsg("KalamDB server's template \"%s\" has more arguments than the function", cap->remote)));
 		else
 		{
-			deparse(list_nth(args, place), cxt);
+			kalam_deparse(list_nth(args, place), cxt);
 			c++;
 		}
 	}
 }
 
-/* The elements of an array constant, as constants; NULL is written out. */
-static void
-deparse_elements(Const *array, DeparseContext *cxt)
+/* The elements of an array, as constants or expressions; a constant NULL is a NULL pointer. */
+static List *
+array_elements(Node *values)
 {
-	ArrayType  *a = DatumGetArrayTypeP(array->constvalue);
-	Oid			type = ARR_ELEMTYPE(a);
+	Const	   *array = (Const *) values;
+	ArrayType  *a;
+	List	   *result = NIL;
 	int16		len;
 	bool		byval;
 	char		align;
-	Datum	   *values;
+	Datum	   *elements;
 	bool	   *nulls;
 	int			n;
 
-	get_typlenbyvalalign(type, &len, &byval, &align);
-	deconstruct_array(a, type, len, byval, align, &values, &nulls, &n);
+	if (IsA(values, ArrayExpr))
+		return ((ArrayExpr *) values)->elements;
+	a = DatumGetArrayTypeP(castNode(Const, values)->constvalue);
+	get_typlenbyvalalign(ARR_ELEMTYPE(a), &len, &byval, &align);
+	deconstruct_array(a, ARR_ELEMTYPE(a), len, byval, align, &elements, &nulls, &n);
 	for (int i = 0; i < n; i++)
-	{
-		appendStringInfoString(cxt->buf, i == 0 ? "" : ", ");
-		if (nulls[i])
-			appendStringInfoString(cxt->buf, "NULL");
-		else
-			deparse_parameter((Node *) makeConst(type, -1, array->constcollid, len, values[i], false, byval), cxt);
-	}
+		result = lappend(result, nulls[i] ? NULL :
+						 makeConst(ARR_ELEMTYPE(a), -1, array->constcollid, len, elements[i], false, byval));
+	return result;
 }
 
 static void
-deparse_joined(List *nodes, const char *separator, DeparseContext *cxt)
+deparse_in(Node *left, List *elements, bool useOr, KalamDeparse *cxt)
 {
 	ListCell   *lc;
 
-	foreach(lc, nodes)
+	appendStringInfoString(cxt->buf, useOr ? "(" : "(NOT (");
+	kalam_deparse(left, cxt);
+	appendStringInfoString(cxt->buf, " IN (");
+	foreach(lc, elements)
 	{
-		if (lc != list_head(nodes))
-			appendStringInfoString(cxt->buf, separator);
-		deparse(lfirst(lc), cxt);
+		appendStringInfoString(cxt->buf, lc == list_head(elements) ? "" : ", ");
+		if (lfirst(lc) == NULL)
+			appendStringInfoString(cxt->buf, "NULL");
+		else
+			kalam_deparse(lfirst(lc), cxt);
 	}
+	appendStringInfoString(cxt->buf, useOr ? "))" : ")))");
+}
+
+/* ANY and ALL of other operators: one comparison an element. */
+static void
+deparse_any_all(ScalarArrayOpExpr *expr, List *elements, KalamDeparse *cxt)
+{
+	Oid			type = get_element_type(exprType(lsecond(expr->args)));
+	ListCell   *lc;
+
+	appendStringInfoChar(cxt->buf, '(');
+	foreach(lc, elements)
+	{
+		Node	   *element = lfirst(lc) ? lfirst(lc) : (Node *) makeNullConst(type, -1, InvalidOid);
+
+		if (lc != list_head(elements))
+			appendStringInfoString(cxt->buf, expr->useOr ? " OR " : " AND ");
+		deparse_call('o', expr->opno, list_make2(linitial(expr->args), element), cxt);
+	}
+	appendStringInfoChar(cxt->buf, ')');
 }
 
 static void
-deparse_in(ScalarArrayOpExpr *expr, DeparseContext *cxt)
+deparse_array_op(ScalarArrayOpExpr *expr, KalamDeparse *cxt)
 {
 	Node	   *values = lsecond(expr->args);
+	List	   *elements;
 
-	appendStringInfoString(cxt->buf, expr->useOr ? "(" : "(NOT (");
-	deparse(linitial(expr->args), cxt);
-	appendStringInfoString(cxt->buf, " IN (");
-	if (IsA(values, ArrayExpr))
-		deparse_joined(((ArrayExpr *) values)->elements, ", ", cxt);
+	if (IsA(values, Const) && ((Const *) values)->constisnull)
+	{
+		deparse_parameter((Node *) makeNullConst(BOOLOID, -1, InvalidOid), cxt);
+		return;
+	}
+	elements = array_elements(values);
+	if (elements == NIL)
+		deparse_parameter(makeBoolConst(!expr->useOr, false), cxt);
+	else if (OidIsValid(kalam_in_equality(expr)))
+		deparse_in(linitial(expr->args), elements, expr->useOr, cxt);
 	else
-		deparse_elements(castNode(Const, values), cxt);
-	appendStringInfoString(cxt->buf, expr->useOr ? "))" : ")))");
+		deparse_any_all(expr, elements, cxt);
 }
 
 static void
-deparse_bool(BoolExpr *expr, DeparseContext *cxt)
+deparse_bool(BoolExpr *expr, KalamDeparse *cxt)
 {
 	appendStringInfoChar(cxt->buf, '(');
 	if (expr->boolop == NOT_EXPR)
 		appendStringInfoString(cxt->buf, "NOT ");
-	deparse_joined(expr->args, expr->boolop == OR_EXPR ? " OR " : " AND ", cxt);
+	kalam_deparse_joined(expr->args, expr->boolop == OR_EXPR ? " OR " : " AND ", cxt);
 	appendStringInfoChar(cxt->buf, ')');
 }
 
@@ -169,17 +195,265 @@ boolean_test_name(BoolTestType type)
 }
 
 static void
-deparse_test(Expr *arg, const char *test, DeparseContext *cxt)
+deparse_test(Expr *arg, const char *test, KalamDeparse *cxt)
 {
 	appendStringInfoChar(cxt->buf, '(');
-	deparse((Node *) arg, cxt);
+	kalam_deparse((Node *) arg, cxt);
 	appendStringInfo(cxt->buf, " IS %s)", test);
 }
 
+/* ---------- CASE and its relatives ---------- */
+
+/* CASE x WHEN y is printed as CASE WHEN x = y: PostgreSQL has made that of it, with a node that stands for x. */
 static void
-deparse(Node *node, DeparseContext *cxt)
+deparse_case(CaseExpr *expr, KalamDeparse *cxt)
 {
-	if (kalam_is_parameter(cxt->rel, (Expr *) node))
+	Node	   *outer = cxt->tested;
+	ListCell   *lc;
+
+	appendStringInfoString(cxt->buf, "(CASE");
+	foreach(lc, expr->args)
+	{
+		CaseWhen   *when = lfirst_node(CaseWhen, lc);
+
+		appendStringInfoString(cxt->buf, " WHEN ");
+		if (expr->arg)
+			cxt->tested = (Node *) expr->arg;
+		kalam_deparse((Node *) when->expr, cxt);
+		cxt->tested = outer;
+		appendStringInfoString(cxt->buf, " THEN ");
+		kalam_deparse((Node *) when->result, cxt);
+	}
+	if (expr->defresult)
+	{
+		appendStringInfoString(cxt->buf, " ELSE ");
+		kalam_deparse((Node *) expr->defresult, cxt);
+	}
+	appendStringInfoString(cxt->buf, " END)");
+}
+
+static void
+deparse_syntax(const char *name, List *args, KalamDeparse *cxt)
+{
+	appendStringInfo(cxt->buf, "%s(", name);
+	kalam_deparse_joined(args, ", ", cxt);
+	appendStringInfoChar(cxt->buf, ')');
+}
+
+static void
+deparse_distinct(DistinctExpr *expr, KalamDeparse *cxt)
+{
+	appendStringInfoChar(cxt->buf, '(');
+	kalam_deparse_joined(expr->args, " IS DISTINCT FROM ", cxt);
+	appendStringInfoChar(cxt->buf, ')');
+}
+
+/* ---------- aggregates and window functions ---------- */
+
+void
+kalam_deparse_sort_key(Node *node, int flags, KalamDeparse *cxt)
+{
+	kalam_deparse(node, cxt);
+	appendStringInfoString(cxt->buf, flags & KALAM_SORT_DESC ? " DESC" : " ASC");
+	appendStringInfoString(cxt->buf, flags & KALAM_SORT_NULLS_FIRST ? " NULLS FIRST" : " NULLS LAST");
+}
+
+static void
+deparse_sort_clauses(const char *intro, List *clauses, List *tlist, KalamDeparse *cxt)
+{
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+	{
+		SortGroupClause *clause = lfirst_node(SortGroupClause, lc);
+		int			flags = clause->nulls_first ? KALAM_SORT_NULLS_FIRST : 0;
+
+		if (!kalam_sorts_upwards(clause->sortop))
+			flags |= KALAM_SORT_DESC;
+		appendStringInfoString(cxt->buf, lc == list_head(clauses) ? intro : ", ");
+		kalam_deparse_sort_key(get_sortgroupclause_expr(clause, tlist), flags, cxt);
+	}
+}
+
+static void
+deparse_filter(Expr *filter, KalamDeparse *cxt)
+{
+	if (filter == NULL)
+		return;
+	appendStringInfoString(cxt->buf, " FILTER (WHERE ");
+	kalam_deparse((Node *) filter, cxt);
+	appendStringInfoChar(cxt->buf, ')');
+}
+
+static void
+deparse_aggregate(Aggref *agg, KalamDeparse *cxt)
+{
+	ListCell   *lc;
+	const char *separator = agg->aggdistinct ? "DISTINCT " : "";
+
+	appendStringInfo(cxt->buf, "%s(", kalam_capability(cxt->scope->conn, 'a', agg->aggfnoid)->remote);
+	if (agg->aggstar)
+		appendStringInfoChar(cxt->buf, '*');
+	foreach(lc, agg->args)
+	{
+		TargetEntry *entry = lfirst_node(TargetEntry, lc);
+
+		if (entry->resjunk)
+			continue;			/* only sorted by */
+		appendStringInfoString(cxt->buf, separator);
+		kalam_deparse((Node *) entry->expr, cxt);
+		separator = ", ";
+	}
+	deparse_sort_clauses(" ORDER BY ", agg->aggorder, agg->args, cxt);
+	appendStringInfoChar(cxt->buf, ')');
+	deparse_filter(agg->aggfilter, cxt);
+}
+
+static void
+deparse_bound(bool unbounded, bool current, Node *offset, const char *direction, KalamDeparse *cxt)
+{
+	if (unbounded)
+		appendStringInfo(cxt->buf, "UNBOUNDED %s", direction);
+	else if (current)
+		appendStringInfoString(cxt->buf, "CURRENT ROW");
+	else
+	{
+		kalam_deparse(offset, cxt);
+		appendStringInfo(cxt->buf, " %s", direction);
+	}
+}
+
+static void
+deparse_frame(WindowClause *window, KalamDeparse *cxt)
+{
+	int			options = window->frameOptions;
+
+	if (!(options & FRAMEOPTION_NONDEFAULT))
+		return;
+	appendStringInfoString(cxt->buf, options & FRAMEOPTION_ROWS ? " ROWS BETWEEN " : " RANGE BETWEEN ");
+	deparse_bound(options & (FRAMEOPTION_START_UNBOUNDED_PRECEDING | FRAMEOPTION_START_UNBOUNDED_FOLLOWING),
+				  options & FRAMEOPTION_START_CURRENT_ROW, window->startOffset,
+				  options & (FRAMEOPTION_START_OFFSET_PRECEDING | FRAMEOPTION_START_UNBOUNDED_PRECEDING) ?
+				  "PRECEDING" : "FOLLOWING", cxt);
+	appendStringInfoString(cxt->buf, " AND ");
+	deparse_bound(options & (FRAMEOPTION_END_UNBOUNDED_PRECEDING | FRAMEOPTION_END_UNBOUNDED_FOLLOWING),
+				  options & FRAMEOPTION_END_CURRENT_ROW, window->endOffset,
+				  options & FRAMEOPTION_END_OFFSET_PRECEDING ? "PRECEDING" : "FOLLOWING", cxt);
+}
+
+static void
+deparse_window(WindowFunc *func, KalamDeparse *cxt)
+{
+	List	   *tlist = cxt->root->processed_tlist;
+	WindowClause *window = NULL;
+	ListCell   *lc;
+
+	foreach(lc, cxt->scope->windows)
+	{
+		if (lfirst_node(WindowClause, lc)->winref == func->winref)
+			window = lfirst(lc);
+	}
+	Assert(window != NULL);
+	appendStringInfo(cxt->buf, "%s(",
+					 kalam_capability(cxt->scope->conn, func->winagg ? 'a' : 'w', func->winfnoid)->remote);
+	if (func->winstar)
+		appendStringInfoChar(cxt->buf, '*');
+	kalam_deparse_joined(func->args, ", ", cxt);
+	appendStringInfoChar(cxt->buf, ')');
+	deparse_filter(func->aggfilter, cxt);
+	appendStringInfoString(cxt->buf, " OVER (");
+	foreach(lc, window->partitionClause)
+	{
+		appendStringInfoString(cxt->buf, lc == list_head(window->partitionClause) ? "PARTITION BY " : ", ");
+		kalam_deparse(get_sortgroupclause_expr(lfirst_node(SortGroupClause, lc), tlist), cxt);
+	}
+	deparse_sort_clauses(window->partitionClause ? " ORDER BY " : "ORDER BY ", window->orderClause, tlist, cxt);
+	deparse_frame(window, cxt);
+	appendStringInfoChar(cxt->buf, ')');
+}
+
+/* ---------- all of them ---------- */
+
+static void
+deparse_column(Var *var, KalamDeparse *cxt)
+{
+	Oid			relid = planner_rt_fetch(var->varno, cxt->root)->relid;
+
+	if (cxt->qualify)
+		appendStringInfo(cxt->buf, "r%d.", (int) var->varno);
+	appendStringInfoString(cxt->buf, kalam_quote(kalam_remote_column(relid, var->varattno)));
+}
+
+static bool
+deparse_known(Node *node, KalamDeparse *cxt)
+{
+	ListCell   *lc;
+	ListCell   *text;
+
+	forboth(lc, cxt->known, text, cxt->known_texts)
+	{
+		if (equal(lfirst(lc), node))
+		{
+			appendStringInfoString(cxt->buf, strVal(lfirst(text)));
+			return true;
+		}
+	}
+	return false;
+}
+
+void
+kalam_deparse_known(Node *node, KalamDeparse *cxt)
+{
+	int			start = cxt->buf->len;
+
+	if (deparse_known(node, cxt))
+		return;
+	kalam_deparse(node, cxt);
+	cxt->known = lappend(cxt->known, node);
+	cxt->known_texts = lappend(cxt->known_texts, makeString(pstrdup(cxt->buf->data + start)));
+}
+
+static void
+deparse_more(Node *node, KalamDeparse *cxt)
+{
+	switch (nodeTag(node))
+	{
+		case T_CaseExpr:
+			deparse_case((CaseExpr *) node, cxt);
+			break;
+		case T_CaseTestExpr:
+			kalam_deparse(cxt->tested, cxt);
+			break;
+		case T_CoalesceExpr:
+			deparse_syntax("COALESCE", ((CoalesceExpr *) node)->args, cxt);
+			break;
+		case T_MinMaxExpr:
+			deparse_syntax(((MinMaxExpr *) node)->op == IS_GREATEST ? "GREATEST" : "LEAST",
+						   ((MinMaxExpr *) node)->args, cxt);
+			break;
+		case T_NullIfExpr:
+			deparse_syntax("NULLIF", ((NullIfExpr *) node)->args, cxt);
+			break;
+		case T_DistinctExpr:
+			deparse_distinct((DistinctExpr *) node, cxt);
+			break;
+		case T_Aggref:
+			deparse_aggregate((Aggref *) node, cxt);
+			break;
+		case T_WindowFunc:
+			deparse_window((WindowFunc *) node, cxt);
+			break;
+		default:
+			elog(ERROR, "unexpected node type %d in a condition that was to be sent", (int) nodeTag(node));
+	}
+}
+
+void
+kalam_deparse(Node *node, KalamDeparse *cxt)
+{
+	if (cxt->known != NIL && deparse_known(node, cxt))
+		return;
+	if (kalam_is_parameter(cxt->scope->relids, (Expr *) node))
 	{
 		deparse_parameter(node, cxt);
 		return;
@@ -187,7 +461,7 @@ deparse(Node *node, DeparseContext *cxt)
 	switch (nodeTag(node))
 	{
 		case T_Var:
-			appendStringInfoString(cxt->buf, kalam_quote(kalam_remote_column(cxt->relid, ((Var *) node)->varattno)));
+			deparse_column((Var *) node, cxt);
 			break;
 		case T_OpExpr:
 			deparse_call('o', ((OpExpr *) node)->opno, ((OpExpr *) node)->args, cxt);
@@ -196,7 +470,7 @@ deparse(Node *node, DeparseContext *cxt)
 			deparse_call('f', ((FuncExpr *) node)->funcid, ((FuncExpr *) node)->args, cxt);
 			break;
 		case T_ScalarArrayOpExpr:
-			deparse_in((ScalarArrayOpExpr *) node, cxt);
+			deparse_array_op((ScalarArrayOpExpr *) node, cxt);
 			break;
 		case T_BoolExpr:
 			deparse_bool((BoolExpr *) node, cxt);
@@ -209,47 +483,9 @@ deparse(Node *node, DeparseContext *cxt)
 			deparse_test(((BooleanTest *) node)->arg, boolean_test_name(((BooleanTest *) node)->booltesttype), cxt);
 			break;
 		case T_RelabelType:
-			deparse((Node *) ((RelabelType *) node)->arg, cxt);
+			kalam_deparse((Node *) ((RelabelType *) node)->arg, cxt);
 			break;
 		default:
-			elog(ERROR, "unexpected node type %d in a condition that was to be sent", (int) nodeTag(node));
+			deparse_more(node, cxt);
 	}
-}
-
-/* ---------- statements ---------- */
-
-static void
-deparse_columns(List *attrs, DeparseContext *cxt)
-{
-	const char *separator = "";
-	ListCell   *lc;
-
-	if (attrs == NIL)
-		appendStringInfoString(cxt->buf, "NULL");
-	foreach(lc, attrs)
-	{
-		appendStringInfo(cxt->buf, "%s%s", separator, kalam_quote(kalam_remote_column(cxt->relid, lfirst_int(lc))));
-		separator = ", ";
-	}
-}
-
-/* conds: bare expressions; locking: as "FOR UPDATE", or NULL */
-void
-kalam_deparse_select(StringInfo buf, KalamConn *conn, PlannerInfo *root, RelOptInfo *rel, Relation relation,
-					 KalamTable *table, List *attrs, List *conds, const char *locking, List **params_list)
-{
-	DeparseContext cxt = {buf, conn, rel, RelationGetRelid(relation), params_list};
-
-	appendStringInfoString(buf, "SELECT ");
-	deparse_columns(attrs, &cxt);
-	appendStringInfoString(buf, " FROM ");
-	kalam_deparse_table(buf, table);
-	if (conds != NIL)
-	{
-		appendStringInfoString(buf, list_length(conds) > 1 ? " WHERE (" : " WHERE ");
-		deparse_joined(conds, " AND ", &cxt);
-		appendStringInfoString(buf, list_length(conds) > 1 ? ")" : "");
-	}
-	if (locking != NULL)
-		appendStringInfo(buf, " %s", locking);
 }

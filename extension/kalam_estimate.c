@@ -41,7 +41,7 @@ equal_column(RelOptInfo *rel, Expr *clause)
 		return InvalidAttrNumber;
 	left = strip_relabel(linitial(op->args));
 	right = strip_relabel(lsecond(op->args));
-	if (kalam_is_parameter(rel, (Expr *) left))
+	if (kalam_is_parameter(rel->relids, (Expr *) left))
 	{
 		Node	   *swap = left;
 
@@ -49,7 +49,7 @@ equal_column(RelOptInfo *rel, Expr *clause)
 		right = swap;
 	}
 	if (!IsA(left, Var) || !bms_is_member(((Var *) left)->varno, rel->relids) ||
-		!kalam_is_parameter(rel, (Expr *) right))
+		!kalam_is_parameter(rel->relids, (Expr *) right))
 		return InvalidAttrNumber;
 	name = get_opname(op->opno);
 	return name && strcmp(name, "=") == 0 ? ((Var *) left)->varattno : InvalidAttrNumber;
@@ -100,16 +100,34 @@ kalam_estimate_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 /* ---------- cost ---------- */
 
 void
+kalam_estimate_rows(KalamRelInfo *info, PathTarget *target, double rows, Cost work, KalamEstimate *estimate)
+{
+	estimate->fetched = rows;
+	estimate->work = work;
+	estimate->startup_cost = info->startup_cost + info->local_cost.startup + target->cost.startup;
+	estimate->total_cost = estimate->startup_cost + work +
+		(info->tuple_cost + cpu_tuple_cost + info->local_cost.per_tuple + target->cost.per_tuple) * rows;
+}
+
+/* The server sorts columns, and sends nothing before it is done. */
+void
+kalam_estimate_sort(KalamEstimate *estimate, double rows)
+{
+	Cost		sorting = 0.5 * cpu_operator_cost * rows;
+
+	estimate->startup_cost += estimate->work + sorting;
+	estimate->total_cost += sorting;
+}
+
+void
 kalam_estimate_scan(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, List *conds, KalamEstimate *estimate)
 {
 	double		selected = clamp_row_est(rel->tuples * clauselist_selectivity(root, conds, rel->relid, JOIN_INNER, NULL));
 	int			given = key_columns_given(rel, info, conds);
+	bool		one_row = info->keys != NIL && given == list_length(info->keys);
+	double		fetched = one_row ? 1 : selected;
 
-	estimate->one_row = info->keys != NIL && given == list_length(info->keys);
-	estimate->fetched = estimate->one_row ? 1 : selected;
-	estimate->startup_cost = info->table->startup_cost + info->local_cost.startup + rel->reltarget->cost.startup;
 	/* reading there what is not sent here: columns at a time, so cheaper than rows in PostgreSQL */
-	estimate->total_cost = estimate->startup_cost + cpu_operator_cost * (given > 0 ? estimate->fetched : rel->tuples);
-	estimate->total_cost += (info->table->tuple_cost + cpu_tuple_cost + info->local_cost.per_tuple +
-							 rel->reltarget->cost.per_tuple) * estimate->fetched;
+	kalam_estimate_rows(info, rel->reltarget, fetched, cpu_operator_cost * (given > 0 ? fetched : rel->tuples), estimate);
+	estimate->one_row = one_row;
 }

@@ -1,12 +1,11 @@
 /*
- * kalam_plan.c: paths and plans of foreign scans.
+ * kalam_plan.c: paths of foreign tables, and the plans of all foreign scans.
  *
- * A table has one plain path, and one for each set of other tables whose
- * columns, as parameters, restrict it: a nested loop then looks rows up by key.
+ * A table has one plain path, one in the order that the query wants, and one
+ * for each set of other tables whose columns, as parameters, restrict it: a
+ * nested loop then looks rows up by key.
  *
- * ForeignScan.fdw_private is a list, by KalamPlanPart: the statement, the
- * attnums of the columns it fetches (none: it gives one NULL a row), how many
- * rows are wanted at first, and whether it locks rows.  ForeignScan.fdw_exprs
+ * ForeignScan.fdw_private is a list, by KalamPlanPart.  ForeignScan.fdw_exprs
  * are the statement's parameters, $1 first.
  *
  * Rows are locked as they are read: for FOR UPDATE and FOR SHARE, and under
@@ -26,6 +25,7 @@
 #include "optimizer/planmain.h"
 #include "optimizer/prep.h"
 #include "optimizer/restrictinfo.h"
+#include "optimizer/tlist.h"
 
 #include "kalam_read.h"
 
@@ -48,11 +48,30 @@ classify_conditions(RelOptInfo *rel, KalamRelInfo *info)
 	{
 		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
 
-		if (kalam_is_shippable(info->conn, rel, rinfo->clause))
+		info->gated |= rinfo->pseudoconstant;
+		if (kalam_is_shippable(&info->scope, rinfo->clause))
 			info->remote_conds = lappend(info->remote_conds, rinfo);
 		else
 			info->local_conds = lappend(info->local_conds, rinfo);
 	}
+}
+
+static const char *
+locking_clause(PlannerInfo *root, RelOptInfo *rel)
+{
+	PlanRowMark *mark;
+	const char *clause;
+
+	if (bms_is_member(rel->relid, root->all_result_relids) &&
+		(root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE))
+		return "FOR UPDATE";
+	mark = get_plan_rowmark(root->rowMarks, rel->relid);
+	if (mark == NULL || mark->strength == LCS_NONE)
+		return NULL;
+	clause = mark->strength >= LCS_FORNOKEYUPDATE ? "FOR UPDATE" : "FOR SHARE";
+	if (mark->waitPolicy == LockWaitBlock)
+		return clause;
+	return psprintf("%s %s", clause, mark->waitPolicy == LockWaitError ? "NOWAIT" : "SKIP LOCKED");
 }
 
 static void
@@ -61,9 +80,17 @@ kalam_GetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 	KalamRelInfo *info = palloc0(sizeof(KalamRelInfo));
 
 	info->table = kalam_table_get(foreigntableid);
-	info->conn = plan_connection(rel, info->table);
+	info->root = root;
+	info->rtindex = rel->relid;
+	info->scope.conn = plan_connection(rel, info->table);
+	info->scope.relids = rel->relids;
+	info->scope.plain = locking_clause(root, rel) != NULL;
+	info->visible = rel->relids;
+	info->startup_cost = info->table->startup_cost;
+	info->tuple_cost = info->table->tuple_cost;
 	info->keys = kalam_key_columns(foreigntableid);
 	classify_conditions(rel, info);
+	info->conds = extract_actual_clauses(info->remote_conds, false);
 	cost_qual_eval(&info->local_cost, info->local_conds, root);
 	kalam_estimate_size(root, rel, info);
 	rel->fdw_private = info;
@@ -72,7 +99,8 @@ kalam_GetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 /* ---------- paths ---------- */
 
 static void
-add_scan_path(PlannerInfo *root, RelOptInfo *rel, const KalamEstimate *estimate, double rows, Relids required_outer)
+add_scan_path(PlannerInfo *root, RelOptInfo *rel, const KalamEstimate *estimate, double rows, Relids required_outer,
+			  List *pathkeys, List *private)
 {
 	ForeignPath *path;
 
@@ -80,11 +108,11 @@ add_scan_path(PlannerInfo *root, RelOptInfo *rel, const KalamEstimate *estimate,
 #if PG_VERSION_NUM >= 180000
 								   0,
 #endif
-								   estimate->startup_cost, estimate->total_cost, NIL, required_outer, NULL,
+								   estimate->startup_cost, estimate->total_cost, pathkeys, required_outer, NULL,
 #if PG_VERSION_NUM >= 170000
 								   NIL,
 #endif
-								   NIL);
+								   private);
 	add_path(rel, (Path *) path);
 }
 
@@ -94,7 +122,7 @@ outer_of_clause(RelOptInfo *rel, KalamRelInfo *info, RestrictInfo *rinfo)
 {
 	Relids		outer;
 
-	if (!join_clause_is_movable_to(rinfo, rel) || !kalam_is_shippable(info->conn, rel, rinfo->clause))
+	if (!join_clause_is_movable_to(rinfo, rel) || !kalam_is_shippable(&info->scope, rinfo->clause))
 		return NULL;
 	outer = bms_union(rinfo->clause_relids, rel->lateral_relids);
 	return bms_del_member(outer, rel->relid);
@@ -165,7 +193,7 @@ shippable_clauses(RelOptInfo *rel, KalamRelInfo *info, List *clauses)
 
 	foreach(lc, clauses)
 	{
-		if (kalam_is_shippable(info->conn, rel, lfirst_node(RestrictInfo, lc)->clause))
+		if (kalam_is_shippable(&info->scope, lfirst_node(RestrictInfo, lc)->clause))
 			result = lappend(result, lfirst(lc));
 	}
 	return result;
@@ -181,7 +209,23 @@ add_parameterized_path(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, R
 	kalam_estimate_scan(root, rel, info, list_concat(conds, info->remote_conds), &estimate);
 	if (estimate.one_row)
 		param->ppi_rows = 1;	/* no statistics would tell */
-	add_scan_path(root, rel, &estimate, param->ppi_rows, outer);
+	add_scan_path(root, rel, &estimate, param->ppi_rows, outer, NIL, NIL);
+}
+
+/* In the order that the query wants, if the server can give it. */
+static void
+add_sorted_path(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, KalamEstimate *estimate)
+{
+	List	   *order;
+
+	if (root->query_pathkeys == NIL || info->scope.plain || rel->reloptkind != RELOPT_BASEREL)
+		return;
+	order = kalam_order(info, root->query_pathkeys);
+	if (order == NIL)
+		return;
+	kalam_estimate_sort(estimate, estimate->fetched);
+	add_scan_path(root, rel, estimate, rel->rows, rel->lateral_relids, root->query_pathkeys,
+				  list_make3(order, NULL, NULL));
 }
 
 static void
@@ -192,7 +236,10 @@ kalam_GetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 	ListCell   *lc;
 
 	kalam_estimate_scan(root, rel, info, info->remote_conds, &estimate);
-	add_scan_path(root, rel, &estimate, rel->rows, rel->lateral_relids);
+	info->rows = estimate.fetched;
+	info->work = estimate.work;
+	add_scan_path(root, rel, &estimate, rel->rows, rel->lateral_relids, NIL, NIL);
+	add_sorted_path(root, rel, info, &estimate);
 	foreach(lc, outer_sets(root, rel, info))
 		add_parameterized_path(root, rel, info, lfirst(lc));
 }
@@ -254,24 +301,6 @@ fetched_columns(RelOptInfo *rel, Relation relation, List *local_exprs)
 	return attrs;
 }
 
-static const char *
-locking_clause(PlannerInfo *root, RelOptInfo *rel)
-{
-	PlanRowMark *mark;
-	const char *clause;
-
-	if (bms_is_member(rel->relid, root->all_result_relids) &&
-		(root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE))
-		return "FOR UPDATE";
-	mark = get_plan_rowmark(root->rowMarks, rel->relid);
-	if (mark == NULL || mark->strength == LCS_NONE)
-		return NULL;
-	clause = mark->strength >= LCS_FORNOKEYUPDATE ? "FOR UPDATE" : "FOR SHARE";
-	if (mark->waitPolicy == LockWaitBlock)
-		return clause;
-	return psprintf("%s %s", clause, mark->waitPolicy == LockWaitError ? "NOWAIT" : "SKIP LOCKED");
-}
-
 /*
  * How many rows LIMIT or EXISTS will ask for, if they are the scan's first:
  * more would be read, and locked, in vain.  0: no limit is known.
@@ -301,35 +330,111 @@ split_clauses(RelOptInfo *rel, KalamRelInfo *info, List *clauses, List **remote,
 		if (rinfo->pseudoconstant)
 			continue;			/* decided once, above the scan */
 		if (list_member_ptr(info->remote_conds, rinfo) ||
-			(!list_member_ptr(info->local_conds, rinfo) && kalam_is_shippable(info->conn, rel, rinfo->clause)))
+			(!list_member_ptr(info->local_conds, rinfo) && kalam_is_shippable(&info->scope, rinfo->clause)))
 			*remote = lappend(*remote, rinfo->clause);
 		else
 			*local = lappend(*local, rinfo->clause);
 	}
 }
 
+static void
+take_path_parts(KalamStatement *statement, ForeignPath *path)
+{
+	if (path->fdw_private == NIL)
+		return;
+	statement->order = list_nth(path->fdw_private, KALAM_PATH_ORDER);
+	statement->limit = list_nth(path->fdw_private, KALAM_PATH_LIMIT);
+	statement->offset = list_nth(path->fdw_private, KALAM_PATH_OFFSET);
+}
+
+static List *
+columns_of(RelOptInfo *rel, Relation relation, List *attrs)
+{
+	List	   *vars = NIL;
+	ListCell   *lc;
+
+	foreach(lc, attrs)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(relation), lfirst_int(lc) - 1);
+
+		vars = lappend(vars, makeVar(rel->relid, att->attnum, att->atttypid, att->atttypmod, att->attcollation, 0));
+	}
+	return vars;
+}
+
+static ForeignScan *
+plan_table(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path, List *tlist, List *scan_clauses, Plan *outer_plan)
+{
+	KalamRelInfo *info = rel->fdw_private;
+	Relation	relation = table_open(info->table->relid, NoLock);
+	KalamStatement statement = {.from = info, .scope = &info->scope, .locking = locking_clause(root, rel)};
+	List	   *local = NIL;
+	List	   *params = NIL;
+	List	   *attrs;
+	int			wanted;
+	StringInfoData sql;
+
+	split_clauses(rel, info, scan_clauses, &statement.conds, &local);
+	attrs = fetched_columns(rel, relation, local);
+	statement.outputs = columns_of(rel, relation, attrs);
+	table_close(relation, NoLock);
+	take_path_parts(&statement, path);
+	wanted = path->fdw_private == NIL ? rows_wanted(root, local) : 0;
+	initStringInfo(&sql);
+	kalam_deparse_statement(&sql, &statement, &params);
+	return make_foreignscan(tlist, local, rel->relid, params,
+							list_make5(makeString(sql.data), attrs, makeInteger(wanted),
+									   makeBoolean(statement.locking != NULL), makeString("")),
+							NIL, statement.conds, outer_plan);
+}
+
+/* What a join gives: what is wanted above it, and what the conditions left here need. */
+static List *
+joined_columns(RelOptInfo *rel, KalamRelInfo *info)
+{
+	List	   *tlist = add_to_flat_tlist(NIL, rel->reltarget->exprs);
+
+	return add_to_flat_tlist(tlist, pull_var_clause((Node *) info->local_conds, 0));
+}
+
+/* Of a join, or a step above a table or join: the rows are no table's. */
+static ForeignScan *
+plan_step(RelOptInfo *rel, ForeignPath *path, List *tlist, Plan *outer_plan)
+{
+	KalamRelInfo *info = rel->fdw_private;
+	KalamRelInfo *from = info->steps ? info->from : info;
+	KalamStatement statement = {.from = from, .scope = &info->scope, .conds = from->conds, .groups = info->groups,
+	.having = info->having, .distinct = info->distinct};
+	List	   *params = NIL;
+	List	   *attrs = NIL;
+	List	   *outputs;
+	ListCell   *lc;
+	StringInfoData sql;
+
+	outputs = info->steps ? add_to_flat_tlist(NIL, info->outputs) : joined_columns(rel, info);
+	foreach(lc, outputs)
+	{
+		TargetEntry *entry = lfirst_node(TargetEntry, lc);
+
+		statement.outputs = lappend(statement.outputs, entry->expr);
+		attrs = lappend_int(attrs, entry->resno);
+	}
+	take_path_parts(&statement, path);
+	initStringInfo(&sql);
+	kalam_deparse_statement(&sql, &statement, &params);
+	return make_foreignscan(tlist, info->local_conds, 0, params,
+							list_make5(makeString(sql.data), attrs, makeInteger(0), makeBoolean(false),
+									   makeString(kalam_relation_names(from))),
+							outputs, NIL, outer_plan);
+}
+
 static ForeignScan *
 kalam_GetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid, ForeignPath *best_path, List *tlist,
 					 List *scan_clauses, Plan *outer_plan)
 {
-	KalamRelInfo *info = rel->fdw_private;
-	Relation	relation = table_open(foreigntableid, NoLock);
-	const char *locking = locking_clause(root, rel);
-	List	   *remote = NIL;
-	List	   *local = NIL;
-	List	   *params = NIL;
-	List	   *attrs;
-	StringInfoData sql;
-
-	split_clauses(rel, info, scan_clauses, &remote, &local);
-	attrs = fetched_columns(rel, relation, local);
-	initStringInfo(&sql);
-	kalam_deparse_select(&sql, info->conn, root, rel, relation, info->table, attrs, remote, locking, &params);
-	table_close(relation, NoLock);
-	return make_foreignscan(tlist, local, rel->relid, params,
-							list_make4(makeString(sql.data), attrs, makeInteger(rows_wanted(root, local)),
-									   makeBoolean(locking != NULL)),
-							NIL, remote, outer_plan);
+	if (IS_SIMPLE_REL(rel))
+		return plan_table(root, rel, best_path, tlist, scan_clauses, outer_plan);
+	return plan_step(rel, best_path, tlist, outer_plan);
 }
 
 void
@@ -337,5 +442,7 @@ kalam_plan_routine(FdwRoutine *routine)
 {
 	routine->GetForeignRelSize = kalam_GetForeignRelSize;
 	routine->GetForeignPaths = kalam_GetForeignPaths;
+	routine->GetForeignJoinPaths = kalam_GetForeignJoinPaths;
+	routine->GetForeignUpperPaths = kalam_GetForeignUpperPaths;
 	routine->GetForeignPlan = kalam_GetForeignPlan;
 }

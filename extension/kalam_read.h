@@ -2,9 +2,11 @@
  * kalam_read.h: what the files of the reading half know of each other.
  *
  * kalam_shippable.c     may this expression be sent?
- * kalam_deparse.c       print it
+ * kalam_deparse.c       print it; kalam_statement.c: and a statement around it
  * kalam_estimate.c      how many rows, at what cost
- * kalam_plan.c          paths and plans
+ * kalam_plan.c          paths of tables, and all plans
+ * kalam_join.c          paths of joins
+ * kalam_upper.c         paths of what is done with joined rows: groups, windows, DISTINCT, ORDER BY, LIMIT
  * kalam_scan.c          running a plan
  * kalam_reader.c        results to rows
  * kalam_arrow.c         record batches in
@@ -17,26 +19,100 @@
 #include "kalam_arrow.h"
 
 /* ---------- kalam_shippable.c ---------- */
-/* names no column of rel: computed here, and sent as a parameter */
-extern bool kalam_is_parameter(RelOptInfo *rel, Expr *expr);
+/* where an expression is to be evaluated */
+typedef struct KalamScope
+{
+	KalamConn  *conn;
+	Relids		relids;			/* whose columns it may name; all else is a parameter */
+	bool		plain;			/* under a lock: only what the store evaluates by itself */
+	bool		grouped;		/* it may hold aggregates */
+	List	   *windows;		/* WindowClauses of the window functions it may hold */
+	List	   *window_exprs;	/* what these partition and sort by */
+} KalamScope;
+
+/* may it be sent, as it is? */
+extern bool kalam_is_shippable(const KalamScope *scope, Expr *expr);
+/* names no column of these: computed here, and sent as a parameter */
+extern bool kalam_is_parameter(Relids relids, Expr *expr);
+/* "=", where it is IN, or NOT IN; otherwise invalid */
+extern Oid	kalam_in_equality(ScalarArrayOpExpr *expr);
+/* may rows be sorted by "<", or told apart by "=", of this collation? */
+extern bool kalam_operator_allowed(KalamConn *conn, Oid operator, Oid collation);
+/* may rows be sorted by this clause, whose expression has this collation? */
+extern bool kalam_sort_allowed(KalamConn *conn, const SortGroupClause *clause, Oid collation);
+
+/* is it "<" of its type, rather than ">"? */
+extern bool kalam_sorts_upwards(Oid sortop);
 
 /* ---------- kalam_estimate.c ---------- */
-/* What planning knows of one table of a query: RelOptInfo.fdw_private */
+/*
+ * What planning knows of a table, a join or a step above: RelOptInfo.fdw_private.
+ *
+ * The steps above a join are clauses of the same statement, since PostgreSQL
+ * takes them in the order in which SQL does; each has a copy of what is below.
+ */
 typedef struct KalamRelInfo
 {
+	KalamScope	scope;
+	PlannerInfo *root;
+	Relids		visible;		/* of scope.relids: not the inner sides of semi- and anti-joins */
+	double		startup_cost;	/* the options fdw_startup_cost and fdw_tuple_cost */
+	double		tuple_cost;
+
+	/* a table */
 	KalamTable *table;
-	KalamConn  *conn;
+	Index		rtindex;
 	List	   *keys;			/* attnums of the key, in its order */
-	List	   *remote_conds;	/* RestrictInfos that are sent */
-	List	   *local_conds;	/* and those that are not */
+
+	/* a join; of a semi- or anti-join only the outer side is in FROM */
+	struct KalamRelInfo *outer;
+	struct KalamRelInfo *inner;
+	JoinType	jointype;
+	List	   *on;				/* conditions as in conds */
+
+	/* its WHERE: expressions, and KalamExists */
+	List	   *conds;
+	List	   *exists;
+	List	   *on_exists;
+
+	/* of a table: RestrictInfos that are sent, and those that are not; of others, local_conds are expressions */
+	List	   *remote_conds;
+	List	   *local_conds;
 	QualCost	local_cost;
+	bool		gated;			/* a condition that is decided once, before the scan, stands above it */
+	bool		steps;			/* it is a step above a table or join */
+
+	/* the steps above: a copy of the table's or join's info with */
+	struct KalamRelInfo *from;	/* that table or join */
+	List	   *outputs;		/* expressions that the statement gives; NIL: columns as they are needed */
+	List	   *groups;			/* GROUP BY */
+	List	   *having;
+	bool		distinct;
+	RelOptInfo *input;			/* of ORDER BY and LIMIT: the relation whose plan it becomes */
+	List	   *order;			/* of KalamSortKey's: lists of an expression and its flags */
+
+	/* costs */
+	double		rows;			/* that travel */
+	Cost		work;			/* to make them */
 } KalamRelInfo;
+
+/* [NOT] EXISTS (SELECT … WHERE the conditions, and the inner side's own) */
+typedef struct KalamExists
+{
+	KalamRelInfo *inner;
+	List	   *conds;
+	bool		anti;
+} KalamExists;
+
+#define KALAM_SORT_DESC			0x01
+#define KALAM_SORT_NULLS_FIRST	0x02
 
 /* what a scan costs that sends these RestrictInfos */
 typedef struct KalamEstimate
 {
 	double		fetched;		/* rows that travel */
 	bool		one_row;		/* the whole key is given */
+	Cost		work;
 	Cost		startup_cost;
 	Cost		total_cost;
 } KalamEstimate;
@@ -44,22 +120,85 @@ typedef struct KalamEstimate
 extern void kalam_estimate_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info);
 extern void kalam_estimate_scan(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, List *conds,
 								KalamEstimate *estimate);
+/* what rows cost that the server makes with so much work */
+extern void kalam_estimate_rows(KalamRelInfo *info, PathTarget *target, double rows, Cost work,
+								KalamEstimate *estimate);
+/* what sorting so many rows adds */
+extern void kalam_estimate_sort(KalamEstimate *estimate, double rows);
+
+/* ---------- kalam_statement.c ---------- */
+/* SELECT; NIL and NULL are what it has not */
+typedef struct KalamStatement
+{
+	KalamRelInfo *from;			/* a table or join */
+	const KalamScope *scope;	/* of the outputs */
+	List	   *outputs;		/* expressions; none: one NULL a row */
+	List	   *conds;			/* WHERE, without what from->exists adds */
+	List	   *groups;
+	List	   *having;
+	bool		distinct;
+	List	   *order;
+	Node	   *limit;
+	Node	   *offset;
+	const char *locking;		/* as "FOR UPDATE" */
+} KalamStatement;
+
+extern void kalam_deparse_statement(StringInfo buf, const KalamStatement *statement, List **params);
+/* "public.orders r1, public.lines r2" */
+extern char *kalam_relation_names(KalamRelInfo *from);
+
+/* ---------- kalam_deparse.c ---------- */
+typedef struct KalamDeparse
+{
+	StringInfo	buf;
+	PlannerInfo *root;
+	const KalamScope *scope;
+	bool		qualify;		/* columns: there is more than one table */
+	List	  **params;			/* expressions that became $1, $2, … */
+	List	   *known;			/* expressions that stand in the statement already, */
+	List	   *known_texts;	/* and how: there they must be written alike */
+	Node	   *tested;			/* what CASE compares */
+} KalamDeparse;
+
+extern void kalam_deparse(Node *node, KalamDeparse *cxt);
+extern void kalam_deparse_joined(List *nodes, const char *separator, KalamDeparse *cxt);
+/* prints it, and wherever it occurs from now on, prints it the same */
+extern void kalam_deparse_known(Node *node, KalamDeparse *cxt);
+extern void kalam_deparse_sort_key(Node *node, int flags, KalamDeparse *cxt);
 
 /* ---------- kalam_plan.c ---------- */
-/* ForeignScan.fdw_private: the statement, attnums it fetches, and these two numbers */
+/* ForeignScan.fdw_private */
 typedef enum KalamPlanPart
 {
-	KALAM_PLAN_SQL,				/* String */
-	KALAM_PLAN_ATTRS,			/* IntList */
+	KALAM_PLAN_SQL,				/* String: the statement */
+	KALAM_PLAN_ATTRS,			/* IntList: attnums of the scan's row that it gives */
 	KALAM_PLAN_WANTED,			/* Integer: no more rows than this are wanted at first; 0: all */
 	KALAM_PLAN_LOCKS,			/* Boolean: it locks what it reads */
+	KALAM_PLAN_RELATIONS,		/* String: its tables, where there are several or a step above */
 } KalamPlanPart;
+
+/* ForeignPath.fdw_private of a path with ORDER BY or LIMIT: a list of these three */
+typedef enum KalamPathPart
+{
+	KALAM_PATH_ORDER,			/* as KalamRelInfo.order */
+	KALAM_PATH_LIMIT,			/* expressions, or NULL */
+	KALAM_PATH_OFFSET,
+} KalamPathPart;
+
+/* ---------- kalam_join.c, kalam_upper.c ---------- */
+extern void kalam_GetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outerrel,
+									  RelOptInfo *innerrel, JoinType jointype, JoinPathExtraData *extra);
+extern void kalam_GetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage, RelOptInfo *input_rel,
+									   RelOptInfo *output_rel, void *extra);
+/* rows of a table or join in the order of these keys; NIL if it cannot be had */
+extern List *kalam_order(KalamRelInfo *info, List *pathkeys);
 
 /* ---------- kalam_reader.c ---------- */
 /* Turns results into rows, a block of rows at a time, column by column. */
 typedef struct KalamReader KalamReader;
 
-extern KalamReader *kalam_reader_create(MemoryContext cxt, Relation rel, KalamConn *conn, List *attrs);
+/* rows of desc, of the relation, or NULL; attrs: which of them the results' columns are */
+extern KalamReader *kalam_reader_create(MemoryContext cxt, TupleDesc desc, Relation rel, KalamConn *conn, List *attrs);
 /* the next result to read; first: of a new execution.  It must stay until the next one is given. */
 extern void kalam_reader_take(KalamReader *reader, PGresult *res, bool first);
 /* stores the next row; false at the result's end */

@@ -19,7 +19,8 @@
 
 struct KalamReader
 {
-	Relation	rel;
+	TupleDesc	desc;
+	Relation	rel;			/* NULL: a join's, or those of a step above */
 	int			ncols;			/* columns fetched; with none the result has one of NULLs */
 	AttrNumber *attnos;
 	KalamConverter *converters;
@@ -43,14 +44,19 @@ struct KalamReader
 static void
 remote_columns_differ(KalamReader *reader, int col, const char *remote)
 {
-	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(reader->rel), reader->attnos[col] - 1);
+	Form_pg_attribute att = TupleDescAttr(reader->desc, reader->attnos[col] - 1);
+	char	   *local = format_type_with_typemod(att->atttypid, att->atttypmod);
 
+	if (reader->rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_DATA_TYPE),
+				 errmsg("KalamDB computes column %d of its answer as %s instead of %s", col + 1, remote, local),
+				 errhint("Columns may have other types there than here: IMPORT FOREIGN SCHEMA again.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
 			 errmsg("column \"%s\" of foreign table \"%s\" differs from the remote column", NameStr(att->attname),
 					RelationGetRelationName(reader->rel)),
-			 errdetail("It is of type %s here, and %s there.",
-					   format_type_with_typemod(att->atttypid, att->atttypmod), remote),
+			 errdetail("It is of type %s here, and %s there.", local, remote),
 			 errhint("ALTER FOREIGN TABLE ... ALTER COLUMN ... TYPE, or IMPORT FOREIGN SCHEMA again.")));
 }
 
@@ -59,11 +65,9 @@ remote_columns_differ(KalamReader *reader, int col, const char *remote)
 static void
 prepare_columns(KalamReader *reader, KalamConn *conn, List *attrs)
 {
-	TupleDesc	desc = RelationGetDescr(reader->rel);
-
 	for (int i = 0; i < reader->ncols; i++)
 	{
-		Form_pg_attribute att = TupleDescAttr(desc, list_nth_int(attrs, i) - 1);
+		Form_pg_attribute att = TupleDescAttr(reader->desc, list_nth_int(attrs, i) - 1);
 
 		reader->attnos[i] = att->attnum;
 		kalam_converter(&reader->converters[i], conn, att->atttypid, att->atttypmod);
@@ -74,12 +78,13 @@ prepare_columns(KalamReader *reader, KalamConn *conn, List *attrs)
 }
 
 KalamReader *
-kalam_reader_create(MemoryContext cxt, Relation rel, KalamConn *conn, List *attrs)
+kalam_reader_create(MemoryContext cxt, TupleDesc desc, Relation rel, KalamConn *conn, List *attrs)
 {
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	KalamReader *reader = palloc0(sizeof(KalamReader));
 	int			n = list_length(attrs);
 
+	reader->desc = desc;
 	reader->rel = rel;
 	reader->ncols = n;
 	reader->column = -1;
@@ -177,7 +182,9 @@ conversion_context(void *arg)
 {
 	KalamReader *reader = arg;
 
-	if (reader->column >= 0)
+	if (reader->column >= 0 && reader->rel == NULL)
+		errcontext("column %d of KalamDB's answer", reader->column + 1);
+	else if (reader->column >= 0)
 		errcontext("column \"%s\" of foreign table \"%s\"",
 				   NameStr(TupleDescAttr(RelationGetDescr(reader->rel), reader->attnos[reader->column] - 1)->attname),
 				   RelationGetRelationName(reader->rel));

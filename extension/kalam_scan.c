@@ -24,6 +24,7 @@
 #include "nodes/nodeFuncs.h"
 #include "parser/parsetree.h"
 #include "tcop/pquery.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #if PG_VERSION_NUM >= 180000
 #include "commands/explain_format.h"
@@ -37,7 +38,7 @@
 typedef struct KalamScan
 {
 	ForeignScanState *node;
-	KalamTable *table;
+	KalamTable *table;			/* of several, the first: its options count */
 	KalamConn  *conn;
 	const char *tenant;			/* NULL: none */
 	const char *sql;
@@ -139,27 +140,43 @@ statement_runs_once(EState *estate)
 /* ---------- beginning ---------- */
 
 static void
-require_tenant(KalamScan *scan)
+require_tenant(const char *tenant, KalamTable *table)
 {
-	if (scan->tenant != NULL || !scan->table->has_type || scan->table->type == KALAM_SHARED)
+	if (tenant != NULL || !table->has_type || table->type == KALAM_SHARED)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("no tenant is set for %s table \"%s\"", scan->table->type == KALAM_USER ? "user" : "stream",
-					RelationGetRelationName(scan->node->ss.ss_currentRelation)),
+			 errmsg("no tenant is set for %s table \"%s\"", table->type == KALAM_USER ? "user" : "stream",
+					get_rel_name(table->relid)),
 			 errhint("SET kalam.user_id = '...'.")));
 }
 
-static Oid
-scan_user(ForeignScanState *node)
+/* Range table entries of the tables that the statement reads. */
+static List *
+scan_entries(ForeignScanState *node)
 {
 	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	List	   *entries = NIL;
+	int			rti = -1;
+
+#if PG_VERSION_NUM >= 160000
+	while ((rti = bms_next_member(plan->fs_base_relids, rti)) >= 0)
+#else
+	while ((rti = bms_next_member(plan->fs_relids, rti)) >= 0)
+#endif
+		entries = lappend(entries, exec_rt_fetch(rti, node->ss.ps.state));
+	return entries;
+}
+
+static Oid
+scan_user(ForeignScanState *node, RangeTblEntry *entry)
+{
 	Oid			userid;
 
 #if PG_VERSION_NUM >= 160000
-	userid = plan->checkAsUser;
+	userid = ((ForeignScan *) node->ss.ps.plan)->checkAsUser;
 #else
-	userid = exec_rt_fetch(plan->scan.scanrelid, node->ss.ps.state)->checkAsUser;
+	userid = entry->checkAsUser;
 #endif
 	return OidIsValid(userid) ? userid : GetUserId();
 }
@@ -200,14 +217,18 @@ scan_create(ForeignScanState *node)
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
 	KalamScan  *scan = palloc0(sizeof(KalamScan));
+	List	   *entries = scan_entries(node);
+	TupleDesc	desc = node->ss.ss_ScanTupleSlot->tts_tupleDescriptor;
 	UserMapping *user;
+	ListCell   *lc;
 
 	scan->cxt = cxt;
 	scan->node = node;
-	scan->table = kalam_table_get(RelationGetRelid(node->ss.ss_currentRelation));
-	user = kalam_user_mapping(scan->table->serverid, scan_user(node));
+	scan->table = kalam_table_get(linitial_node(RangeTblEntry, entries)->relid);
+	user = kalam_user_mapping(scan->table->serverid, scan_user(node, linitial(entries)));
 	scan->tenant = kalam_tenant(user);
-	require_tenant(scan);
+	foreach(lc, entries)
+		require_tenant(scan->tenant, kalam_table_get(lfirst_node(RangeTblEntry, lc)->relid));
 	if (scan->tenant)
 		scan->tenant = pstrdup(scan->tenant);
 	scan->conn = kalam_connection_get(user);
@@ -216,7 +237,7 @@ scan_create(ForeignScanState *node)
 	scan->locks = boolVal(list_nth(plan->fdw_private, KALAM_PLAN_LOCKS));
 	scan->once = !scan->locks && statement_runs_once(node->ss.ps.state);
 	prepare_parameters(scan, plan->fdw_exprs);
-	scan->reader = kalam_reader_create(cxt, node->ss.ss_currentRelation, scan->conn,
+	scan->reader = kalam_reader_create(cxt, desc, node->ss.ss_currentRelation, scan->conn,
 									   list_nth(plan->fdw_private, KALAM_PLAN_ATTRS));
 	scan->on_reset.func = scan_on_reset;
 	scan->on_reset.arg = scan;
@@ -505,7 +526,10 @@ static void
 kalam_ExplainForeignScan(ForeignScanState *node, ExplainState *es)
 {
 	List	   *private = ((ForeignScan *) node->ss.ps.plan)->fdw_private;
+	char	   *relations = strVal(list_nth(private, KALAM_PLAN_RELATIONS));
 
+	if (relations[0] != '\0')
+		ExplainPropertyText("Relations", relations, es);
 	if (es->verbose)
 		ExplainPropertyText("Remote SQL", strVal(list_nth(private, KALAM_PLAN_SQL)), es);
 }

@@ -11,11 +11,13 @@
  *	- A part without a column of this table is computed here and becomes a
  *	  parameter, so it may be anything that has one value for the whole scan and
  *	  a type with an exact wire form.
- *	- Such a part may raise an error; inside AND and OR, where PostgreSQL might
- *	  not have computed it, only parts are taken that cannot.
+ *	- Such a part may raise an error; inside AND, OR and CASE, where PostgreSQL
+ *	  might not have computed it, only parts are taken that cannot.
  */
 #include "postgres.h"
 
+#include "access/stratnum.h"
+#include "catalog/pg_aggregate.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_type.h"
@@ -24,10 +26,12 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
+#include "optimizer/tlist.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 #include "kalam_read.h"
 
@@ -36,9 +40,11 @@
 
 typedef struct ShipContext
 {
-	KalamConn  *conn;
-	RelOptInfo *rel;
-	bool		conditional;	/* inside AND or OR */
+	const KalamScope *scope;
+	bool		conditional;	/* inside AND, OR or CASE */
+	bool		in_aggregate;
+	bool		in_window;
+	bool		in_case;		/* there is a value that CASE compares */
 	int		   *nparams;		/* so far */
 } ShipContext;
 
@@ -116,26 +122,79 @@ collation_allowed(const KalamCap *cap, Oid collation)
 	return !cap->needs_c || is_code_point_collation(collation);
 }
 
+bool
+kalam_operator_allowed(KalamConn *conn, Oid operator, Oid collation)
+{
+	const KalamCap *cap = OidIsValid(operator) ? kalam_capability(conn, 'o', operator) : NULL;
+
+	return cap != NULL && collation_allowed(cap, collation);
+}
+
+/* PostgreSQL 18 tells what an operator compares for, not by which number */
+#if PG_VERSION_NUM >= 180000
+typedef CompareType OrderKind;
+#define ORDER_LESS COMPARE_LT
+#else
+typedef int16 OrderKind;
+#define ORDER_LESS BTLessStrategyNumber
+#endif
+
+/* "<" of the type's own order, or ">" of it */
+static bool
+is_usual_order(Oid sortop)
+{
+	Oid			opfamily;
+	Oid			type;
+	OrderKind	kind;
+
+	return get_ordering_op_properties(sortop, &opfamily, &type, &kind) &&
+		lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY)->btree_opf == opfamily;
+}
+
+bool
+kalam_sorts_upwards(Oid sortop)
+{
+	Oid			opfamily;
+	Oid			type;
+	OrderKind	kind;
+
+	return get_ordering_op_properties(sortop, &opfamily, &type, &kind) && kind == ORDER_LESS;
+}
+
+bool
+kalam_sort_allowed(KalamConn *conn, const SortGroupClause *clause, Oid collation)
+{
+	return is_usual_order(clause->sortop) && kalam_operator_allowed(conn, clause->sortop, collation);
+}
+
 /* ---------- parameters ---------- */
 
 static bool
 names_column(Node *node, void *arg)
 {
-	RelOptInfo *rel = arg;
+	Relids		relids = arg;
 
 	if (node == NULL)
 		return false;
-	if (IsA(node, Var))
-		return ((Var *) node)->varlevelsup == 0 && bms_is_member(((Var *) node)->varno, rel->relids);
-	if (IsA(node, PlaceHolderVar))
-		return true;			/* wherever it is computed */
-	return expression_tree_walker(node, names_column, arg);
+	switch (nodeTag(node))
+	{
+		case T_Var:
+			return ((Var *) node)->varlevelsup == 0 && bms_is_member(((Var *) node)->varno, relids);
+		case T_PlaceHolderVar:	/* wherever it is computed */
+		case T_CaseTestExpr:	/* stands for something around it */
+		case T_Aggref:			/* of rows, even without an argument */
+		case T_GroupingFunc:
+		case T_WindowFunc:
+			return true;
+		default:
+			return expression_tree_walker(node, names_column, arg);
+	}
 }
 
 bool
-kalam_is_parameter(RelOptInfo *rel, Expr *expr)
+kalam_is_parameter(Relids relids, Expr *expr)
 {
-	return !names_column((Node *) expr, rel);
+	return !names_column((Node *) expr, relids);
 }
 
 /* Has it more than one value, or none outside the plan's own places for it? */
@@ -183,7 +242,7 @@ cannot_fail(Node *node)
 static bool
 ship_parameter(Node *node, ShipContext *cxt)
 {
-	if (kalam_capability(cxt->conn, 't', getBaseType(exprType(node))) == NULL)
+	if (kalam_capability(cxt->scope->conn, 't', getBaseType(exprType(node))) == NULL)
 		return false;
 	if (cxt->conditional && !cannot_fail(node))
 		return false;
@@ -205,11 +264,11 @@ ship_list(List *nodes, ShipContext *cxt)
 	return true;
 }
 
-/* An operand may not be a condition: docs/protocol.md. */
+/* Of what the store evaluates by itself, an operand may not be a condition: docs/protocol.md. */
 static bool
 ship_operand(Node *node, ShipContext *cxt)
 {
-	if (exprType(node) == BOOLOID && !IsA(node, Var) && !kalam_is_parameter(cxt->rel, (Expr *) node))
+	if (cxt->scope->plain && exprType(node) == BOOLOID && !IsA(node, Var) && !kalam_is_parameter(cxt->scope->relids, (Expr *) node))
 		return false;
 	return ship(node, cxt);
 }
@@ -234,30 +293,54 @@ ship_var(Var *var)
 	return var->varattno > 0;
 }
 
+/* Is this known to the server as a type, not just as some text? */
+static bool
+type_allowed(Oid type, ShipContext *cxt)
+{
+	return kalam_capability(cxt->scope->conn, 't', getBaseType(type)) != NULL;
+}
+
+static bool
+cap_allowed(const KalamCap *cap, Oid collation, ShipContext *cxt)
+{
+	return cap != NULL && (cap->plain || !cxt->scope->plain) && collation_allowed(cap, collation);
+}
+
 static bool
 ship_call(char kind, Oid oid, Oid collation, List *args, ShipContext *cxt)
 {
-	const KalamCap *cap = kalam_capability(cxt->conn, kind, oid);
+	const KalamCap *cap = kalam_capability(cxt->scope->conn, kind, oid);
 
-	return cap != NULL && collation_allowed(cap, collation) && ship_operands(args, cxt);
+	return cap_allowed(cap, collation, cxt) && ship_operands(args, cxt);
 }
 
-/* The operator must be equality, or for NOT IN its negation. */
-static bool
-in_operator(ScalarArrayOpExpr *expr, ShipContext *cxt)
+/* "=", where it is IN, or NOT IN; otherwise invalid */
+Oid
+kalam_in_equality(ScalarArrayOpExpr *expr)
 {
 	Oid			equality = expr->useOr ? expr->opno : get_negator(expr->opno);
-	const KalamCap *cap = OidIsValid(equality) ? kalam_capability(cxt->conn, 'o', equality) : NULL;
-	char	   *name;
+	char	   *name = OidIsValid(equality) ? get_opname(equality) : NULL;
 
-	if (cap == NULL || !collation_allowed(cap, expr->inputcollid))
-		return false;
-	name = get_opname(equality);
-	return name != NULL && strcmp(name, "=") == 0;
+	return name != NULL && strcmp(name, "=") == 0 ? equality : InvalidOid;
+}
+
+/* The operator of which ANY or ALL is made; IN and NOT IN are made of "=" both. */
+static bool
+array_operator(ScalarArrayOpExpr *expr, ShipContext *cxt)
+{
+	Oid			operator = kalam_in_equality(expr);
+
+	if (!OidIsValid(operator))
+	{
+		if (cxt->scope->plain)
+			return false;
+		operator = expr->opno;
+	}
+	return cap_allowed(kalam_capability(cxt->scope->conn, 'o', operator), expr->inputcollid, cxt);
 }
 
 static bool
-in_values(Node *values, ShipContext *cxt)
+array_values(Node *values, ShipContext *cxt)
 {
 	int			n;
 
@@ -266,28 +349,30 @@ in_values(Node *values, ShipContext *cxt)
 		ArrayExpr  *array = (ArrayExpr *) values;
 
 		n = list_length(array->elements);
-		if (array->multidims || !kalam_is_parameter(cxt->rel, (Expr *) array) || !ship_list(array->elements, cxt))
+		if (array->multidims || (cxt->scope->plain && !kalam_is_parameter(cxt->scope->relids, (Expr *) array)) ||
+			!ship_list(array->elements, cxt))
 			return false;
 	}
-	else if (IsA(values, Const) && !((Const *) values)->constisnull)
+	else if (IsA(values, Const))
 	{
-		ArrayType  *array = DatumGetArrayTypeP(((Const *) values)->constvalue);
+		Const	   *array = (Const *) values;
 
-		n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+		n = array->constisnull ? 0 :
+			ArrayGetNItems(ARR_NDIM(DatumGetArrayTypeP(array->constvalue)),
+						   ARR_DIMS(DatumGetArrayTypeP(array->constvalue)));
 		*cxt->nparams += n;
-		if (*cxt->nparams > MAX_PARAMETERS ||
-			kalam_capability(cxt->conn, 't', getBaseType(ARR_ELEMTYPE(array))) == NULL)
+		if (*cxt->nparams > MAX_PARAMETERS || !type_allowed(get_element_type(array->consttype), cxt))
 			return false;
 	}
 	else
 		return false;
-	return n > 0 && n <= MAX_IN_VALUES;
+	return (n > 0 || !cxt->scope->plain) && n <= MAX_IN_VALUES;
 }
 
 static bool
-ship_in(ScalarArrayOpExpr *expr, ShipContext *cxt)
+ship_array_op(ScalarArrayOpExpr *expr, ShipContext *cxt)
 {
-	return in_operator(expr, cxt) && in_values(lsecond(expr->args), cxt) &&
+	return array_operator(expr, cxt) && array_values(lsecond(expr->args), cxt) &&
 		ship_operand(linitial(expr->args), cxt);
 }
 
@@ -316,10 +401,186 @@ ship_bool(BoolExpr *expr, ShipContext *cxt)
 	return ship_list(expr->args, &inner);
 }
 
+/* ---------- kinds of nodes that the store does not evaluate by itself ---------- */
+
+/* Each part only where PostgreSQL would compute it. */
+static bool
+ship_case(CaseExpr *expr, ShipContext *cxt)
+{
+	ShipContext inner = *cxt;
+	ListCell   *lc;
+
+	if (!type_allowed(expr->casetype, cxt) || (expr->arg && !ship((Node *) expr->arg, cxt)))
+		return false;
+	inner.conditional = true;
+	foreach(lc, expr->args)
+	{
+		CaseWhen   *when = lfirst_node(CaseWhen, lc);
+
+		inner.in_case = expr->arg != NULL;
+		if (!ship((Node *) when->expr, &inner))
+			return false;
+		inner.in_case = cxt->in_case;
+		if (!ship((Node *) when->result, &inner))
+			return false;
+	}
+	return expr->defresult == NULL || ship((Node *) expr->defresult, &inner);
+}
+
+static bool
+ship_coalesce(CoalesceExpr *expr, ShipContext *cxt)
+{
+	ShipContext inner = *cxt;
+
+	inner.conditional = true;
+	return type_allowed(expr->coalescetype, cxt) && ship_list(expr->args, &inner);
+}
+
+/* GREATEST and LEAST compare as "<" of the type does. */
+static bool
+ship_min_max(MinMaxExpr *expr, ShipContext *cxt)
+{
+	TypeCacheEntry *cache = lookup_type_cache(expr->minmaxtype, TYPECACHE_LT_OPR);
+
+	return kalam_operator_allowed(cxt->scope->conn, cache->lt_opr, expr->inputcollid) &&
+		type_allowed(expr->minmaxtype, cxt) && ship_list(expr->args, cxt);
+}
+
+/* IS DISTINCT FROM and NULLIF are made of "=". */
+static bool
+ship_equality(OpExpr *expr, ShipContext *cxt)
+{
+	char	   *name = get_opname(expr->opno);
+
+	return name != NULL && strcmp(name, "=") == 0 && type_allowed(exprType(linitial(expr->args)), cxt) &&
+		ship_call('o', expr->opno, expr->inputcollid, expr->args, cxt);
+}
+
+/* Inside the argument of an aggregate or window function. */
+static bool
+ship_arguments(List *args, Expr *filter, ShipContext *cxt)
+{
+	return ship_list(args, cxt) && (filter == NULL || ship((Node *) filter, cxt));
+}
+
+static bool
+sorts_allowed(List *clauses, List *tlist, bool order, ShipContext *cxt)
+{
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+	{
+		SortGroupClause *clause = lfirst_node(SortGroupClause, lc);
+		Oid			collation = exprCollation(get_sortgroupclause_expr(clause, tlist));
+		KalamConn  *conn = cxt->scope->conn;
+
+		if (order ? !kalam_sort_allowed(conn, clause, collation) :
+			!kalam_operator_allowed(conn, clause->eqop, collation))
+			return false;
+	}
+	return true;
+}
+
+static bool
+ship_aggregate(Aggref *agg, ShipContext *cxt)
+{
+	const KalamCap *cap = kalam_capability(cxt->scope->conn, 'a', agg->aggfnoid);
+	ShipContext inner = *cxt;
+	List	   *args = NIL;
+	ListCell   *lc;
+
+	if (!cxt->scope->grouped || cxt->in_aggregate || agg->aggsplit != AGGSPLIT_SIMPLE ||
+		agg->aggkind != AGGKIND_NORMAL || agg->aggvariadic || agg->agglevelsup > 0 ||
+		!cap_allowed(cap, agg->inputcollid, cxt) || (cap->needs_order && agg->aggorder == NIL) ||
+		!type_allowed(agg->aggtype, cxt))
+		return false;
+	inner.in_aggregate = true;
+	inner.conditional = true;
+	foreach(lc, agg->args)
+		args = lappend(args, lfirst_node(TargetEntry, lc)->expr);
+	return ship_arguments(args, agg->aggfilter, &inner) &&
+		sorts_allowed(agg->aggdistinct, agg->args, false, cxt) && sorts_allowed(agg->aggorder, agg->args, true, cxt);
+}
+
+static WindowClause *
+window_of(WindowFunc *func, const KalamScope *scope)
+{
+	ListCell   *lc;
+
+	foreach(lc, scope->windows)
+	{
+		if (lfirst_node(WindowClause, lc)->winref == func->winref)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+/* RANGE and GROUPS with distances need arithmetic on what is sorted by. */
+static bool
+frame_allowed(WindowClause *window)
+{
+	int			distances = FRAMEOPTION_START_OFFSET | FRAMEOPTION_END_OFFSET;
+
+	if (window->frameOptions & (FRAMEOPTION_EXCLUSION | FRAMEOPTION_GROUPS))
+		return false;
+	return (window->frameOptions & distances) == 0 || (window->frameOptions & FRAMEOPTION_ROWS);
+}
+
+static bool
+ship_window(WindowFunc *func, ShipContext *cxt)
+{
+	WindowClause *window = window_of(func, cxt->scope);
+	KalamConn  *conn = cxt->scope->conn;
+	const KalamCap *cap = kalam_capability(conn, func->winagg ? 'a' : 'w', func->winfnoid);
+	ShipContext inner = *cxt;
+
+	if (window == NULL || cxt->in_window || cxt->in_aggregate || !frame_allowed(window) ||
+		!cap_allowed(cap, func->inputcollid, cxt) || (cap->needs_order && func->winagg) ||
+		!type_allowed(func->wintype, cxt))
+		return false;
+	inner.in_window = true;
+	inner.conditional = true;
+	return ship_arguments(func->args, func->aggfilter, &inner) &&
+		(window->startOffset == NULL || ship(window->startOffset, &inner)) &&
+		(window->endOffset == NULL || ship(window->endOffset, &inner)) && ship_list(cxt->scope->window_exprs, &inner);
+}
+
+static bool
+ship_function(FuncExpr *expr, ShipContext *cxt)
+{
+	return !expr->funcretset && !expr->funcvariadic &&
+		ship_call('f', expr->funcid, expr->inputcollid, expr->args, cxt);
+}
+
+static bool
+ship_more(Node *node, ShipContext *cxt)
+{
+	switch (nodeTag(node))
+	{
+		case T_CaseExpr:
+			return ship_case((CaseExpr *) node, cxt);
+		case T_CaseTestExpr:
+			return cxt->in_case;
+		case T_CoalesceExpr:
+			return ship_coalesce((CoalesceExpr *) node, cxt);
+		case T_MinMaxExpr:
+			return ship_min_max((MinMaxExpr *) node, cxt);
+		case T_NullIfExpr:
+		case T_DistinctExpr:
+			return ship_equality((OpExpr *) node, cxt);
+		case T_Aggref:
+			return ship_aggregate((Aggref *) node, cxt);
+		case T_WindowFunc:
+			return ship_window((WindowFunc *) node, cxt);
+		default:
+			return false;
+	}
+}
+
 static bool
 ship(Node *node, ShipContext *cxt)
 {
-	if (kalam_is_parameter(cxt->rel, (Expr *) node))
+	if (kalam_is_parameter(cxt->scope->relids, (Expr *) node))
 		return ship_parameter(node, cxt);
 	switch (nodeTag(node))
 	{
@@ -329,11 +590,9 @@ ship(Node *node, ShipContext *cxt)
 			return !((OpExpr *) node)->opretset &&
 				ship_call('o', ((OpExpr *) node)->opno, ((OpExpr *) node)->inputcollid, ((OpExpr *) node)->args, cxt);
 		case T_FuncExpr:
-			return !((FuncExpr *) node)->funcretset && !((FuncExpr *) node)->funcvariadic &&
-				ship_call('f', ((FuncExpr *) node)->funcid, ((FuncExpr *) node)->inputcollid,
-						  ((FuncExpr *) node)->args, cxt);
+			return ship_function((FuncExpr *) node, cxt);
 		case T_ScalarArrayOpExpr:
-			return ship_in((ScalarArrayOpExpr *) node, cxt);
+			return ship_array_op((ScalarArrayOpExpr *) node, cxt);
 		case T_BoolExpr:
 			return ship_bool((BoolExpr *) node, cxt);
 		case T_NullTest:
@@ -343,15 +602,15 @@ ship(Node *node, ShipContext *cxt)
 		case T_RelabelType:
 			return ship_relabel((RelabelType *) node, cxt);
 		default:
-			return false;
+			return !cxt->scope->plain && ship_more(node, cxt);
 	}
 }
 
 bool
-kalam_is_shippable(KalamConn *conn, RelOptInfo *rel, Expr *expr)
+kalam_is_shippable(const KalamScope *scope, Expr *expr)
 {
 	int			nparams = 0;
-	ShipContext cxt = {conn, rel, false, &nparams};
+	ShipContext cxt = {.scope = scope, .nparams = &nparams};
 
 	return ship((Node *) expr, &cxt);
 }

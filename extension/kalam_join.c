@@ -1,0 +1,237 @@
+/*
+ * kalam_join.c: joins of tables of one server, made there.
+ *
+ * A join becomes part of FROM, or of WHERE where it only asks whether the other
+ * side has a row: [NOT] EXISTS.  Conditions of its sides are kept in a list and
+ * stand in WHERE, or in ON where an outer join may add rows of NULLs: so the
+ * text stays flat.  PostgreSQL offers only joins of one server and role, which
+ * have one connection and one tenant.
+ *
+ * Left alone are joins under row locks, UPDATE and DELETE, whose rows may have
+ * to be checked again one table at a time.
+ */
+#include "postgres.h"
+
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/paths.h"
+#include "optimizer/restrictinfo.h"
+
+#include "kalam_read.h"
+
+/* ---------- may it be sent? ---------- */
+
+static bool
+query_allows_joins(PlannerInfo *root)
+{
+	return root->rowMarks == NIL && (root->parse->commandType == CMD_SELECT || root->parse->commandType == CMD_INSERT);
+}
+
+static bool
+type_allowed(JoinType type)
+{
+	switch (type)
+	{
+		case JOIN_INNER:
+		case JOIN_LEFT:
+		case JOIN_RIGHT:
+		case JOIN_FULL:
+		case JOIN_SEMI:
+		case JOIN_ANTI:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static bool
+side_allowed(RelOptInfo *rel)
+{
+	KalamRelInfo *info = rel->fdw_private;
+
+	return info != NULL && info->local_conds == NIL && !info->gated && !info->scope.plain;
+}
+
+/* Only columns, of the sides that can be seen. */
+static bool
+columns_allowed(List *exprs, Relids visible)
+{
+	ListCell   *lc;
+
+	foreach(lc, exprs)
+	{
+		Var		   *var = lfirst(lc);
+
+		if (!IsA(var, Var) || var->varattno <= 0 || !bms_is_member(var->varno, visible))
+			return false;
+	}
+	return true;
+}
+
+/* A condition left here must be computed from columns that the join can give. */
+static bool
+add_local(KalamRelInfo *info, Expr *clause)
+{
+	if (!columns_allowed(pull_var_clause((Node *) clause, PVC_INCLUDE_PLACEHOLDERS), info->visible))
+		return false;
+	info->local_conds = lappend(info->local_conds, clause);
+	return true;
+}
+
+/*
+ * The join's own conditions go to own, those of WHERE above an outer join to
+ * info->conds; false if one must be sent and cannot be.
+ */
+static bool
+classify(KalamRelInfo *info, RelOptInfo *joinrel, List *clauses, List **own)
+{
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		bool		above = IS_OUTER_JOIN(info->jointype) && RINFO_IS_PUSHED_DOWN(rinfo, joinrel->relids);
+		bool		sent = kalam_is_shippable(&info->scope, rinfo->clause);
+
+		if (rinfo->pseudoconstant || (above && info->jointype == JOIN_ANTI))
+			return false;
+		if (sent && above)
+			info->conds = lappend(info->conds, rinfo->clause);
+		else if (sent)
+			*own = lappend(*own, rinfo->clause);
+		else if ((!above && info->jointype != JOIN_INNER) || !add_local(info, rinfo->clause))
+			return false;
+	}
+	return true;
+}
+
+/* ---------- where the sides' conditions go ---------- */
+
+static void
+above_join(KalamRelInfo *info, KalamRelInfo *side)
+{
+	info->conds = list_concat(info->conds, side->conds);
+	info->exists = list_concat(info->exists, side->exists);
+}
+
+static void
+into_join(KalamRelInfo *info, KalamRelInfo *side)
+{
+	info->on = list_concat(info->on, side->conds);
+	info->on_exists = list_concat(info->on_exists, side->exists);
+}
+
+static void
+add_exists(KalamRelInfo *info)
+{
+	KalamExists *exists = palloc(sizeof(KalamExists));
+
+	exists->inner = info->inner;
+	exists->conds = info->on;
+	exists->anti = info->jointype == JOIN_ANTI;
+	info->on = NIL;
+	info->exists = lappend(info->exists, exists);
+}
+
+/* A side of a full join filters its rows before it: a table can, in a SELECT of its own. */
+static bool
+full_side_allowed(KalamRelInfo *side)
+{
+	return side->exists == NIL && (side->conds == NIL || side->table != NULL);
+}
+
+static bool
+place_conditions(KalamRelInfo *info)
+{
+	switch (info->jointype)
+	{
+		case JOIN_LEFT:
+			above_join(info, info->outer);
+			into_join(info, info->inner);
+			return true;
+		case JOIN_RIGHT:
+			above_join(info, info->inner);
+			into_join(info, info->outer);
+			return true;
+		case JOIN_FULL:
+			return full_side_allowed(info->outer) && full_side_allowed(info->inner);
+		case JOIN_SEMI:
+		case JOIN_ANTI:
+			above_join(info, info->outer);
+			add_exists(info);
+			return true;
+		default:
+			above_join(info, info->outer);
+			above_join(info, info->inner);
+			return true;
+	}
+}
+
+/* ---------- paths ---------- */
+
+static KalamRelInfo *
+join_info(PlannerInfo *root, RelOptInfo *joinrel, KalamRelInfo *outer, KalamRelInfo *inner, JoinType jointype,
+		  List *clauses)
+{
+	KalamRelInfo *info = palloc0(sizeof(KalamRelInfo));
+	bool		asks = jointype == JOIN_SEMI || jointype == JOIN_ANTI;
+
+	info->root = root;
+	info->outer = outer;
+	info->inner = inner;
+	info->jointype = jointype;
+	info->scope.conn = outer->scope.conn;
+	info->scope.relids = bms_union(outer->scope.relids, inner->scope.relids);
+	info->visible = asks ? outer->visible : bms_union(outer->visible, inner->visible);
+	info->startup_cost = Max(outer->startup_cost, inner->startup_cost);
+	info->tuple_cost = Max(outer->tuple_cost, inner->tuple_cost);
+	if (outer->scope.conn != inner->scope.conn || !columns_allowed(joinrel->reltarget->exprs, info->visible) ||
+		!classify(info, joinrel, clauses, &info->on) || !place_conditions(info))
+		return NULL;
+	cost_qual_eval(&info->local_cost, info->local_conds, root);
+	info->rows = joinrel->rows;
+	info->work = outer->work + inner->work + cpu_operator_cost * (outer->rows + inner->rows + joinrel->rows);
+	return info;
+}
+
+static void
+add_join_path(PlannerInfo *root, RelOptInfo *joinrel, const KalamEstimate *estimate, List *pathkeys, List *private)
+{
+	ForeignPath *path;
+
+	path = create_foreign_join_path(root, joinrel, NULL, joinrel->rows,
+#if PG_VERSION_NUM >= 180000
+									0,
+#endif
+									estimate->startup_cost, estimate->total_cost, pathkeys, joinrel->lateral_relids, NULL,
+#if PG_VERSION_NUM >= 170000
+									NIL,
+#endif
+									private);
+	add_path(joinrel, (Path *) path);
+}
+
+void
+kalam_GetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outerrel, RelOptInfo *innerrel,
+						  JoinType jointype, JoinPathExtraData *extra)
+{
+	KalamRelInfo *info;
+	KalamEstimate estimate;
+	List	   *order;
+
+	if (joinrel->fdw_private != NULL || !query_allows_joins(root) || !type_allowed(jointype) ||
+		!bms_is_empty(joinrel->lateral_relids) || !side_allowed(outerrel) || !side_allowed(innerrel))
+		return;
+	info = join_info(root, joinrel, outerrel->fdw_private, innerrel->fdw_private, jointype, extra->restrictlist);
+	if (info == NULL)
+		return;					/* in another order of its tables it may be possible */
+	joinrel->fdw_private = info;
+	kalam_estimate_rows(info, joinrel->reltarget, joinrel->rows, info->work, &estimate);
+	add_join_path(root, joinrel, &estimate, NIL, NIL);
+	order = joinrel->reloptkind == RELOPT_JOINREL ? kalam_order(info, root->query_pathkeys) : NIL;
+	if (order == NIL)
+		return;
+	kalam_estimate_sort(&estimate, joinrel->rows);
+	add_join_path(root, joinrel, &estimate, root->query_pathkeys, list_make3(order, NULL, NULL));
+}

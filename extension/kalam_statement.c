@@ -1,0 +1,210 @@
+/*
+ * kalam_statement.c: prints SELECT statements in the wire dialect of
+ * docs/protocol.md: a table or join, and the steps that PostgreSQL would take
+ * above it, which are the clauses of the same statement.
+ *
+ * With several tables each is called r and its number in the range table.
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "parser/parsetree.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "kalam_read.h"
+
+static void deparse_from(KalamRelInfo *info, KalamDeparse *cxt);
+
+/* ---------- FROM ---------- */
+
+static void
+deparse_base(KalamRelInfo *info, KalamDeparse *cxt)
+{
+	kalam_deparse_table(cxt->buf, info->table);
+	if (cxt->qualify)
+		appendStringInfo(cxt->buf, " r%u", info->rtindex);
+}
+
+/* Conditions in a row; before stands in front of them if there are any. */
+static void
+deparse_conditions(const char *before, List *conds, List *exists, KalamDeparse *cxt)
+{
+	bool		several = list_length(conds) + list_length(exists) > 1;
+	const char *separator = "";
+	ListCell   *lc;
+
+	if (conds == NIL && exists == NIL)
+		return;
+	appendStringInfo(cxt->buf, " %s %s", before, several ? "(" : "");
+	kalam_deparse_joined(conds, " AND ", cxt);
+	if (conds != NIL)
+		separator = " AND ";
+	foreach(lc, exists)
+	{
+		KalamExists *item = lfirst(lc);
+
+		appendStringInfo(cxt->buf, "%s(%sEXISTS (SELECT NULL FROM ", separator, item->anti ? "NOT " : "");
+		deparse_from(item->inner, cxt);
+		deparse_conditions("WHERE", list_concat_copy(item->conds, item->inner->conds), item->inner->exists, cxt);
+		appendStringInfoString(cxt->buf, "))");
+		separator = " AND ";
+	}
+	if (several)
+		appendStringInfoChar(cxt->buf, ')');
+}
+
+static const char *
+join_name(JoinType type)
+{
+	switch (type)
+	{
+		case JOIN_LEFT:
+			return "LEFT";
+		case JOIN_RIGHT:
+			return "RIGHT";
+		case JOIN_FULL:
+			return "FULL";
+		default:
+			return "INNER";
+	}
+}
+
+/* A side of a full join, whose own conditions must be applied before it. */
+static void
+deparse_filtered(KalamRelInfo *info, KalamDeparse *cxt)
+{
+	if (info->conds == NIL)
+	{
+		deparse_from(info, cxt);
+		return;
+	}
+	appendStringInfoString(cxt->buf, "(SELECT * FROM ");
+	deparse_base(info, cxt);
+	deparse_conditions("WHERE", info->conds, NIL, cxt);
+	appendStringInfo(cxt->buf, ") r%u", info->rtindex);
+}
+
+static void
+deparse_from(KalamRelInfo *info, KalamDeparse *cxt)
+{
+	if (info->table != NULL)
+	{
+		deparse_base(info, cxt);
+		return;
+	}
+	if (info->jointype == JOIN_SEMI || info->jointype == JOIN_ANTI)
+	{
+		deparse_from(info->outer, cxt);	/* the other side is a condition */
+		return;
+	}
+	appendStringInfoChar(cxt->buf, '(');
+	if (info->jointype == JOIN_FULL)
+		deparse_filtered(info->outer, cxt);
+	else
+		deparse_from(info->outer, cxt);
+	appendStringInfo(cxt->buf, " %s JOIN ", join_name(info->jointype));
+	if (info->jointype == JOIN_FULL)
+		deparse_filtered(info->inner, cxt);
+	else
+		deparse_from(info->inner, cxt);
+	if (info->on == NIL && info->on_exists == NIL)
+		appendStringInfoString(cxt->buf, " ON TRUE");
+	deparse_conditions("ON", info->on, info->on_exists, cxt);
+	appendStringInfoChar(cxt->buf, ')');
+}
+
+/* ---------- the statement ---------- */
+
+static void
+deparse_known_list(const char *before, List *nodes, KalamDeparse *cxt)
+{
+	ListCell   *lc;
+
+	foreach(lc, nodes)
+	{
+		appendStringInfoString(cxt->buf, lc == list_head(nodes) ? before : ", ");
+		kalam_deparse_known(lfirst(lc), cxt);
+	}
+}
+
+static void
+deparse_order(List *order, KalamDeparse *cxt)
+{
+	ListCell   *lc;
+
+	foreach(lc, order)
+	{
+		List	   *key = lfirst_node(List, lc);
+
+		appendStringInfoString(cxt->buf, lc == list_head(order) ? " ORDER BY " : ", ");
+		kalam_deparse_sort_key(linitial(key), intVal(lsecond(key)), cxt);
+	}
+}
+
+static void
+deparse_number(const char *before, Node *number, KalamDeparse *cxt)
+{
+	if (number == NULL)
+		return;
+	appendStringInfoString(cxt->buf, before);
+	kalam_deparse(number, cxt);
+}
+
+/*
+ * What GROUP BY names must be written alike in the output, HAVING and ORDER BY,
+ * and so must what DISTINCT leaves: what was printed once is remembered.
+ */
+void
+kalam_deparse_statement(StringInfo buf, const KalamStatement *statement, List **params)
+{
+	KalamRelInfo *from = statement->from;
+	StringInfoData groups;
+	KalamDeparse cxt = {.buf = &groups, .root = from->root, .scope = statement->scope, .params = params,
+	.qualify = from->table == NULL};
+
+	initStringInfo(&groups);
+	deparse_known_list(" GROUP BY ", statement->groups, &cxt);
+	cxt.buf = buf;
+	appendStringInfoString(buf, statement->distinct ? "SELECT DISTINCT " : "SELECT ");
+	if (statement->outputs == NIL)
+		appendStringInfoString(buf, "NULL");
+	deparse_known_list("", statement->outputs, &cxt);
+	appendStringInfoString(buf, " FROM ");
+	deparse_from(from, &cxt);
+	deparse_conditions("WHERE", statement->conds, from->exists, &cxt);
+	appendStringInfoString(buf, groups.data);
+	deparse_conditions("HAVING", statement->having, NIL, &cxt);
+	deparse_order(statement->order, &cxt);
+	deparse_number(" LIMIT ", statement->limit, &cxt);
+	deparse_number(" OFFSET ", statement->offset, &cxt);
+	if (statement->locking != NULL)
+		appendStringInfo(buf, " %s", statement->locking);
+}
+
+/* ---------- for EXPLAIN ---------- */
+
+static void
+append_names(StringInfo buf, KalamRelInfo *info)
+{
+	if (info->table != NULL)
+		appendStringInfo(buf, "%s%s r%u", buf->len > 0 ? ", " : "",
+						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(info->table->relid)),
+													get_rel_name(info->table->relid)),
+						 info->rtindex);
+	else
+	{
+		append_names(buf, info->outer);
+		append_names(buf, info->inner);
+	}
+}
+
+char *
+kalam_relation_names(KalamRelInfo *from)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	append_names(&buf, from);
+	return buf.data;
+}

@@ -1,0 +1,439 @@
+/*
+ * kalam_upper.c: what a query does with its joined rows, made on the server:
+ * groups and aggregates, window functions, DISTINCT, ORDER BY and LIMIT.
+ *
+ * Each step's KalamRelInfo is a copy of the one below with a clause more.  What
+ * of its output the server cannot compute is computed here from parts that it
+ * can.  ORDER BY and LIMIT change no rows: they become paths of the relation
+ * below, which can compute an output of any kind on top of what it fetches.
+ *
+ * A step above rows that are still filtered here would see too many: it stays.
+ */
+#include "postgres.h"
+
+#include "access/stratnum.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/clauses.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/tlist.h"
+#include "utils/lsyscache.h"
+#include "utils/selfuncs.h"
+
+#include "kalam_read.h"
+
+/* ---------- steps ---------- */
+
+static KalamRelInfo *
+step_above(KalamRelInfo *below)
+{
+	KalamRelInfo *info = palloc(sizeof(KalamRelInfo));
+
+	*info = *below;
+	if (!below->steps)
+		info->from = below;
+	info->steps = true;
+	info->outputs = NIL;
+	return info;
+}
+
+/* Are the rows below what this step has to see? */
+static bool
+step_allowed(RelOptInfo *input)
+{
+	KalamRelInfo *info = input->fdw_private;
+
+	return info != NULL && info->local_conds == NIL && !info->gated && !info->scope.plain && info->input == NULL;
+}
+
+static void
+add_step_path(PlannerInfo *root, RelOptInfo *output, RelOptInfo *parent, PathTarget *target, double rows,
+			  Cost startup_cost, Cost total_cost, List *pathkeys, List *private)
+{
+	ForeignPath *path;
+
+	path = create_foreign_upper_path(root, parent, target, rows,
+#if PG_VERSION_NUM >= 180000
+									 0,
+#endif
+									 startup_cost, total_cost, pathkeys, NULL,
+#if PG_VERSION_NUM >= 170000
+									 NIL,
+#endif
+									 private);
+	add_path(output, (Path *) path);
+}
+
+/* The step's own path: so many rows, made with so much work per row below. */
+static void
+finish_step(PlannerInfo *root, RelOptInfo *output, KalamRelInfo *info, double rows, double work)
+{
+	KalamEstimate estimate;
+
+	info->work += work * cpu_operator_cost * info->rows;
+	info->rows = rows;
+	cost_qual_eval(&info->local_cost, info->local_conds, root);
+	kalam_estimate_rows(info, output->reltarget, rows, info->work, &estimate);
+	output->fdw_private = info;
+	add_step_path(root, output, output, output->reltarget, rows, estimate.startup_cost + info->work,
+				  estimate.total_cost, NIL, NIL);
+}
+
+/* ---------- outputs ---------- */
+
+static void
+add_output(KalamRelInfo *info, Expr *expr)
+{
+	if (!list_member(info->outputs, expr))
+		info->outputs = lappend(info->outputs, expr);
+}
+
+/* The expression, or else the parts of these kinds that it is computed from here. */
+static bool
+add_expression(KalamRelInfo *info, Expr *expr, int parts)
+{
+	ListCell   *lc;
+
+	if (kalam_is_parameter(info->scope.relids, expr))
+		return true;			/* known here */
+	if (kalam_is_shippable(&info->scope, expr))
+	{
+		add_output(info, expr);
+		return true;
+	}
+	foreach(lc, pull_var_clause((Node *) expr, parts))
+	{
+		Expr	   *part = lfirst(lc);
+
+		if (!kalam_is_shippable(&info->scope, part))
+			return false;
+		if (!IsA(part, Var) || info->groups == NIL)	/* columns of groups are there already, or part of one */
+			add_output(info, part);
+	}
+	return true;
+}
+
+/* ---------- GROUP BY, aggregates, HAVING ---------- */
+
+static bool
+add_group(KalamRelInfo *info, Expr *expr, SortGroupClause *clause)
+{
+	if (kalam_is_parameter(info->scope.relids, expr) || !kalam_is_shippable(&info->scope, expr) ||
+		!kalam_operator_allowed(info->scope.conn, clause->eqop, exprCollation((Node *) expr)))
+		return false;
+	info->groups = lappend(info->groups, expr);
+	add_output(info, expr);
+	return true;
+}
+
+static bool
+add_groups(PlannerInfo *root, KalamRelInfo *info, PathTarget *target)
+{
+	for (int i = 0; i < list_length(target->exprs); i++)
+	{
+		Index		ref = get_pathtarget_sortgroupref(target, i);
+		SortGroupClause *clause = ref ? get_sortgroupref_clause_noerr(ref, root->parse->groupClause) : NULL;
+
+		if (clause && !add_group(info, list_nth(target->exprs, i), clause))
+			return false;
+	}
+	return root->parse->groupClause == NIL || info->groups != NIL;
+}
+
+static bool
+add_having(KalamRelInfo *info, List *quals)
+{
+	ListCell   *lc;
+
+	foreach(lc, quals)
+	{
+		Expr	   *qual = lfirst(lc);
+
+		if (kalam_is_shippable(&info->scope, qual))
+			info->having = lappend(info->having, qual);
+		else if (add_expression(info, qual, PVC_INCLUDE_AGGREGATES))
+			info->local_conds = lappend(info->local_conds, qual);
+		else
+			return false;
+	}
+	return true;
+}
+
+static bool
+add_expressions(KalamRelInfo *info, List *exprs, int parts)
+{
+	ListCell   *lc;
+
+	foreach(lc, exprs)
+	{
+		if (!add_expression(info, lfirst(lc), parts))
+			return false;
+	}
+	return true;
+}
+
+static void
+add_grouping(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output, GroupPathExtraData *extra)
+{
+	Query	   *parse = root->parse;
+	KalamRelInfo *info;
+	List	   *quals = (List *) extra->havingQual;
+	double		groups = 1;
+
+	if (parse->groupingSets || extra->patype == PARTITIONWISE_AGGREGATE_PARTIAL ||
+		(!parse->groupClause && !parse->hasAggs && !root->hasHavingQual))
+		return;
+	info = step_above(input->fdw_private);
+	info->scope.grouped = true;
+	if (!add_groups(root, info, output->reltarget) ||
+		!add_expressions(info, output->reltarget->exprs, PVC_INCLUDE_AGGREGATES) || !add_having(info, quals))
+		return;
+	if (info->groups != NIL)
+		groups = estimate_num_groups(root, info->groups, info->rows, NULL, NULL);
+	groups = clamp_row_est(groups * clauselist_selectivity(root, info->having, 0, JOIN_INNER, NULL));
+	finish_step(root, output, info, groups, 0.25);
+}
+
+/* ---------- window functions ---------- */
+
+static bool
+window_allowed(KalamRelInfo *info, WindowClause *window, List *tlist)
+{
+	ListCell   *lc;
+
+	foreach(lc, window->partitionClause)
+	{
+		SortGroupClause *clause = lfirst_node(SortGroupClause, lc);
+		Node	   *expr = get_sortgroupclause_expr(clause, tlist);
+
+		if (!kalam_operator_allowed(info->scope.conn, clause->eqop, exprCollation(expr)))
+			return false;
+		info->scope.window_exprs = lappend(info->scope.window_exprs, expr);
+	}
+	foreach(lc, window->orderClause)
+	{
+		SortGroupClause *clause = lfirst_node(SortGroupClause, lc);
+		Node	   *expr = get_sortgroupclause_expr(clause, tlist);
+
+		if (!kalam_sort_allowed(info->scope.conn, clause, exprCollation(expr)))
+			return false;
+		info->scope.window_exprs = lappend(info->scope.window_exprs, expr);
+	}
+	return true;
+}
+
+static void
+add_windows(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
+{
+	KalamRelInfo *info = step_above(input->fdw_private);
+	ListCell   *lc;
+
+	if (root->parse->hasTargetSRFs)
+		return;
+	info->scope.windows = root->parse->windowClause;
+	foreach(lc, root->parse->windowClause)
+	{
+		if (!window_allowed(info, lfirst_node(WindowClause, lc), root->processed_tlist))
+			return;
+	}
+	if (!add_expressions(info, output->reltarget->exprs, PVC_INCLUDE_AGGREGATES | PVC_INCLUDE_WINDOWFUNCS))
+		return;
+	finish_step(root, output, info, info->rows, 0.5);
+}
+
+/* ---------- DISTINCT ---------- */
+
+static void
+add_distinct(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
+{
+	Query	   *parse = root->parse;
+	KalamRelInfo *info = step_above(input->fdw_private);
+	PathTarget *target = output->reltarget;
+	double		rows = 1;
+
+	if (parse->hasDistinctOn || parse->hasTargetSRFs)
+		return;
+	for (int i = 0; i < list_length(target->exprs); i++)
+	{
+		Expr	   *expr = list_nth(target->exprs, i);
+		Index		ref = get_pathtarget_sortgroupref(target, i);
+		SortGroupClause *clause = ref ? get_sortgroupref_clause_noerr(ref, parse->distinctClause) : NULL;
+
+		if (kalam_is_parameter(info->scope.relids, expr))
+			continue;			/* the same in all rows */
+		if (clause == NULL || !kalam_is_shippable(&info->scope, expr) ||
+			!kalam_operator_allowed(info->scope.conn, clause->eqop, exprCollation((Node *) expr)))
+			return;
+		add_output(info, expr);
+	}
+	info->distinct = true;
+	if (info->outputs != NIL)
+		rows = estimate_num_groups(root, info->outputs, info->rows, NULL, NULL);
+	finish_step(root, output, info, rows, 0.25);
+}
+
+/* ---------- ORDER BY ---------- */
+
+#if PG_VERSION_NUM >= 180000
+#define IS_ASCENDING(pathkey) ((pathkey)->pk_cmptype == COMPARE_LT)
+#else
+#define IS_ASCENDING(pathkey) ((pathkey)->pk_strategy == BTLessStrategyNumber)
+#endif
+
+/* Is this what the server has at this point? */
+static bool
+is_at_hand(KalamRelInfo *info, EquivalenceMember *em)
+{
+	if (em->em_is_const || em->em_is_child)
+		return false;
+	if (info->steps)
+		return list_member(info->outputs, em->em_expr);
+	return !bms_is_empty(em->em_relids) && bms_is_subset(pull_varnos(info->root, (Node *) em->em_expr), info->visible) &&
+		!kalam_is_parameter(info->scope.relids, em->em_expr) && kalam_is_shippable(&info->scope, em->em_expr);
+}
+
+/* What to sort by for this key; NULL if the server cannot. */
+static Expr *
+sort_expression(KalamRelInfo *info, PathKey *pathkey)
+{
+	EquivalenceClass *ec = pathkey->pk_eclass;
+	ListCell   *lc;
+
+	if (ec->ec_has_volatile)
+		return NULL;
+	foreach(lc, ec->ec_members)
+	{
+		EquivalenceMember *em = lfirst_node(EquivalenceMember, lc);
+		SortGroupClause clause = {.type = T_SortGroupClause};
+
+		clause.sortop = get_opfamily_member(pathkey->pk_opfamily, em->em_datatype, em->em_datatype,
+											BTLessStrategyNumber);
+		if (OidIsValid(clause.sortop) && is_at_hand(info, em) &&
+			kalam_sort_allowed(info->scope.conn, &clause, ec->ec_collation))
+			return em->em_expr;
+	}
+	return NULL;
+}
+
+List *
+kalam_order(KalamRelInfo *info, List *pathkeys)
+{
+	List	   *order = NIL;
+	ListCell   *lc;
+
+	foreach(lc, pathkeys)
+	{
+		PathKey    *pathkey = lfirst_node(PathKey, lc);
+		Expr	   *expr = sort_expression(info, pathkey);
+		int			flags = pathkey->pk_nulls_first ? KALAM_SORT_NULLS_FIRST : 0;
+
+		if (expr == NULL)
+			return NIL;
+		if (!IS_ASCENDING(pathkey))
+			flags |= KALAM_SORT_DESC;
+		order = lappend(order, list_make2(expr, makeInteger(flags)));
+	}
+	return order;
+}
+
+/* ORDER BY and LIMIT cost what the rows below them cost, and a little. */
+static void
+rows_below(RelOptInfo *input, PathTarget *target, KalamEstimate *estimate)
+{
+	KalamRelInfo *info = input->fdw_private;
+
+	kalam_estimate_rows(info, target, info->rows, info->work, estimate);
+}
+
+static void
+add_ordering(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
+{
+	KalamRelInfo *below = input->fdw_private;
+	KalamRelInfo *info;
+	PathTarget *target = root->upper_targets[UPPERREL_ORDERED];
+	List	   *order = kalam_order(below, root->sort_pathkeys);
+	KalamEstimate estimate;
+
+	if (order == NIL || root->parse->hasTargetSRFs)
+		return;
+	info = palloc(sizeof(KalamRelInfo));
+	*info = *below;
+	info->input = input;
+	info->order = order;
+	output->fdw_private = info;
+	rows_below(input, target, &estimate);
+	kalam_estimate_sort(&estimate, below->rows);
+	add_step_path(root, output, input, target, input->rows > 0 ? input->rows : below->rows, estimate.startup_cost,
+				  estimate.total_cost, root->sort_pathkeys, list_make3(order, NULL, NULL));
+}
+
+/* ---------- LIMIT and OFFSET ---------- */
+
+static bool
+number_allowed(KalamRelInfo *info, Node *number)
+{
+	return number == NULL || (kalam_is_parameter(info->scope.relids, (Expr *) number) &&
+							  kalam_is_shippable(&info->scope, (Expr *) number));
+}
+
+static void
+add_limit(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output, FinalPathExtraData *extra)
+{
+	Query	   *parse = root->parse;
+	KalamRelInfo *info = input->fdw_private;
+	RelOptInfo *parent = info->input ? info->input : input;
+	PathTarget *target = root->upper_targets[UPPERREL_FINAL];
+	KalamEstimate estimate;
+	double		rows;
+
+	if (!extra->limit_needed || parse->commandType != CMD_SELECT || parse->hasTargetSRFs || parse->rowMarks != NIL ||
+		parse->limitOption == LIMIT_OPTION_WITH_TIES || (root->sort_pathkeys != NIL && info->input == NULL) ||
+		!number_allowed(info, parse->limitCount) || !number_allowed(info, parse->limitOffset))
+		return;
+	rows_below(parent, target, &estimate);
+	if (info->input)
+		kalam_estimate_sort(&estimate, info->rows);
+	rows = info->rows;
+	/* rows that LIMIT would leave here are not even made */
+	estimate.total_cost = estimate.startup_cost + 0.5 * (estimate.total_cost - estimate.startup_cost);
+	adjust_limit_rows_costs(&rows, &estimate.startup_cost, &estimate.total_cost, extra->offset_est, extra->count_est);
+	add_step_path(root, output, parent, target, rows, estimate.startup_cost, estimate.total_cost,
+				  info->input ? root->sort_pathkeys : NIL,
+				  list_make3(info->order, parse->limitCount, parse->limitOffset));
+}
+
+/* ---------- all of them ---------- */
+
+void
+kalam_GetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage, RelOptInfo *input_rel, RelOptInfo *output_rel,
+						   void *extra)
+{
+	KalamRelInfo *info = input_rel->fdw_private;
+
+	if (info == NULL || output_rel->fdw_private != NULL || info->local_conds != NIL || info->scope.plain)
+		return;
+	switch (stage)
+	{
+		case UPPERREL_GROUP_AGG:
+			if (step_allowed(input_rel))
+				add_grouping(root, input_rel, output_rel, extra);
+			break;
+		case UPPERREL_WINDOW:
+			if (step_allowed(input_rel))
+				add_windows(root, input_rel, output_rel);
+			break;
+		case UPPERREL_DISTINCT:
+			if (step_allowed(input_rel))
+				add_distinct(root, input_rel, output_rel);
+			break;
+		case UPPERREL_ORDERED:
+			add_ordering(root, input_rel, output_rel);
+			break;
+		case UPPERREL_FINAL:
+			add_limit(root, input_rel, output_rel, extra);
+			break;
+		default:
+			break;
+	}
+}
