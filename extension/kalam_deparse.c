@@ -163,6 +163,19 @@ deparse_array_op(ScalarArrayOpExpr *expr, KalamDeparse *cxt)
 		deparse_any_all(expr, elements, cxt);
 }
 
+void
+kalam_deparse_joined(List *nodes, const char *separator, KalamDeparse *cxt)
+{
+	ListCell   *lc;
+
+	foreach(lc, nodes)
+	{
+		if (lc != list_head(nodes))
+			appendStringInfoString(cxt->buf, separator);
+		kalam_deparse(lfirst(lc), cxt);
+	}
+}
+
 static void
 deparse_bool(BoolExpr *expr, KalamDeparse *cxt)
 {

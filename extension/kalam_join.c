@@ -178,6 +178,7 @@ join_info(PlannerInfo *root, RelOptInfo *joinrel, KalamRelInfo *outer, KalamRelI
 	bool		asks = jointype == JOIN_SEMI || jointype == JOIN_ANTI;
 
 	info->root = root;
+	info->relids = joinrel->relids;
 	info->outer = outer;
 	info->inner = inner;
 	info->jointype = jointype;

@@ -85,6 +85,7 @@ kalam_GetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 	info->scope.conn = plan_connection(rel, info->table);
 	info->scope.relids = rel->relids;
 	info->scope.plain = locking_clause(root, rel) != NULL;
+	info->relids = rel->relids;
 	info->visible = rel->relids;
 	info->startup_cost = info->table->startup_cost;
 	info->tuple_cost = info->table->tuple_cost;

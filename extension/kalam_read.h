@@ -55,6 +55,7 @@ typedef struct KalamRelInfo
 {
 	KalamScope	scope;
 	PlannerInfo *root;
+	Relids		relids;			/* the relation's own, outer joins included */
 	Relids		visible;		/* of scope.relids: not the inner sides of semi- and anti-joins */
 	double		startup_cost;	/* the options fdw_startup_cost and fdw_tuple_cost */
 	double		tuple_cost;

@@ -67,16 +67,16 @@ add_step_path(PlannerInfo *root, RelOptInfo *output, RelOptInfo *parent, PathTar
 
 /* The step's own path: so many rows, made with so much work per row below. */
 static void
-finish_step(PlannerInfo *root, RelOptInfo *output, KalamRelInfo *info, double rows, double work)
+finish_step(PlannerInfo *root, RelOptInfo *output, PathTarget *target, KalamRelInfo *info, double rows, double work)
 {
 	KalamEstimate estimate;
 
 	info->work += work * cpu_operator_cost * info->rows;
 	info->rows = rows;
 	cost_qual_eval(&info->local_cost, info->local_conds, root);
-	kalam_estimate_rows(info, output->reltarget, rows, info->work, &estimate);
+	kalam_estimate_rows(info, target, rows, info->work, &estimate);
 	output->fdw_private = info;
-	add_step_path(root, output, output, output->reltarget, rows, estimate.startup_cost + info->work,
+	add_step_path(root, output, output, target, rows, estimate.startup_cost + info->work,
 				  estimate.total_cost, NIL, NIL);
 }
 
@@ -192,7 +192,7 @@ add_grouping(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output, GroupPath
 	if (info->groups != NIL)
 		groups = estimate_num_groups(root, info->groups, info->rows, NULL, NULL);
 	groups = clamp_row_est(groups * clauselist_selectivity(root, info->having, 0, JOIN_INNER, NULL));
-	finish_step(root, output, info, groups, 0.25);
+	finish_step(root, output, output->reltarget, info, groups, 0.25);
 }
 
 /* ---------- window functions ---------- */
@@ -227,6 +227,7 @@ static void
 add_windows(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 {
 	KalamRelInfo *info = step_above(input->fdw_private);
+	PathTarget *target = root->upper_targets[UPPERREL_WINDOW];
 	ListCell   *lc;
 
 	if (root->parse->hasTargetSRFs)
@@ -237,9 +238,9 @@ add_windows(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 		if (!window_allowed(info, lfirst_node(WindowClause, lc), root->processed_tlist))
 			return;
 	}
-	if (!add_expressions(info, output->reltarget->exprs, PVC_INCLUDE_AGGREGATES | PVC_INCLUDE_WINDOWFUNCS))
+	if (!add_expressions(info, target->exprs, PVC_INCLUDE_AGGREGATES | PVC_INCLUDE_WINDOWFUNCS))
 		return;
-	finish_step(root, output, info, info->rows, 0.5);
+	finish_step(root, output, target, info, info->rows, 0.5);
 }
 
 /* ---------- DISTINCT ---------- */
@@ -249,7 +250,7 @@ add_distinct(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 {
 	Query	   *parse = root->parse;
 	KalamRelInfo *info = step_above(input->fdw_private);
-	PathTarget *target = output->reltarget;
+	PathTarget *target = root->upper_targets[UPPERREL_DISTINCT];
 	double		rows = 1;
 
 	if (parse->hasDistinctOn || parse->hasTargetSRFs)
@@ -270,7 +271,7 @@ add_distinct(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 	info->distinct = true;
 	if (info->outputs != NIL)
 		rows = estimate_num_groups(root, info->outputs, info->rows, NULL, NULL);
-	finish_step(root, output, info, rows, 0.25);
+	finish_step(root, output, target, info, rows, 0.25);
 }
 
 /* ---------- ORDER BY ---------- */
@@ -289,7 +290,8 @@ is_at_hand(KalamRelInfo *info, EquivalenceMember *em)
 		return false;
 	if (info->steps)
 		return list_member(info->outputs, em->em_expr);
-	return !bms_is_empty(em->em_relids) && bms_is_subset(pull_varnos(info->root, (Node *) em->em_expr), info->visible) &&
+	return !bms_is_empty(em->em_relids) && bms_is_subset(em->em_relids, info->relids) &&
+		bms_is_subset(bms_intersect(em->em_relids, info->root->all_baserels), info->visible) &&
 		!kalam_is_parameter(info->scope.relids, em->em_expr) && kalam_is_shippable(&info->scope, em->em_expr);
 }
 

@@ -110,7 +110,7 @@ class QueryPlan:
     columns: tuple[Column, ...]
     params: Params
     writes: bool = False
-    wire: bool = False
+    wire: bool = True
 
     def start(self, run: Run) -> Result | Awaitable[Result]:
         return self._answer(run)

@@ -266,8 +266,9 @@ class SelectTranslator:
         if isinstance(value, exp.Literal):
             return f" {word} {sql}"
         fail = failure(code, f"{word} must not be negative")
-        none = "4611686018427387903" if word == "LIMIT" else "0"
-        return f" {word} (CASE WHEN {sql} < 0 THEN {fail} ELSE least(coalesce({sql}, {none}), {none}) END)"
+        most = "4611686018427387903"
+        none = most if word == "LIMIT" else "0"
+        return f" {word} (CASE WHEN {sql} < 0 THEN {fail} ELSE least(coalesce({sql}, {none}), {most}) END)"
 
     # ---------- WITH ----------
     def _with_clause(self, clause: exp.Expr | None, outer: Frame | None) -> str:
@@ -638,7 +639,7 @@ class SelectTranslator:
                     raise not_supported("WITH ORDINALITY", node)
                 call = exp.Anonymous(this="unnest", expressions=node.expressions)
                 return self._series(node, [call], scope, outer, lateral)
-            case exp.Subquery() if isinstance(node.this, exp.Table):
+            case exp.Subquery() if _is_join(node.this):
                 if node.args.get("alias") is not None:
                     raise not_supported("an alias of a join", node)
                 return self._item(node.this, scope, outer, lateral=lateral)
@@ -846,6 +847,13 @@ class LazyNumeric(Typed):
     @property
     def exact(self) -> str:  # type: ignore[override]
         return _used(self._source, self._position, self.kind, as_text=True).sql
+
+
+def _is_join(node: exp.Expr) -> bool:
+    """Is it, in parentheses, a join or a table rather than a query?"""
+    return isinstance(node, exp.Table) or (
+        isinstance(node, exp.Subquery) and (bool(node.args.get("joins")) or
+                                            (node.args.get("alias") is None and _is_join(node.this))))
 
 
 def _row_items(row: exp.Expr) -> list[exp.Expr]:
