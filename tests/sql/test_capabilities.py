@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 
 import pytest
 
@@ -14,9 +15,10 @@ from kalamdb.sql.capabilities import CapabilityRow, aggregates, capabilities, co
 from support.postgres import Postgres
 from support.server import KalamServer
 
-from .arguments import arguments
+from .arguments import ARGUMENTS, arguments, literal
 from .client import Client
-from .proof import Sides, agree
+from .proof import Call, Sides, agree, outcome
+from .values import VALUES
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,94 @@ def test_scalars(row: CapabilityRow, sides: Sides) -> None:
     kinds = row[2].split(",")
     columns = list("abcd"[: len(kinds)])
     agree(sides, [(locally(row, columns), remotely(row, columns))], columns, arguments(row[1], kinds))
+
+
+def call(row: CapabilityRow, before: str = "", after: str = "") -> Call:
+    """With column v, and o to order by where that matters."""
+    args = {"": "*", "text,text": "v, ','"}.get(row[2], "v")
+    ordered = " ORDER BY o" if "o" in row[4].split() else ""
+    body = f"({before}{args}{ordered}){after}"
+    return f'pg_catalog."{row[1]}"{body}', row[3] + body
+
+
+def unequal(kind: str, texts: list[str]) -> list[str]:
+    """Without what equals another and is written otherwise: which of them an aggregate meets first is no rule."""
+    if kind not in ("numeric", "float4", "float8"):
+        return list(dict.fromkeys(texts))
+    found: dict[object, str] = {}
+    for text in texts:
+        found.setdefault(text if text == "NaN" else Decimal(text), text)
+    return list(found.values())
+
+
+FINITE = ("NaN", "Infinity", "-Infinity", "infinity", "-infinity")
+
+
+@pytest.mark.parametrize("row", list(aggregates()), ids=lambda row: f"{row[1]}({row[2]})")
+def test_aggregates(row: CapabilityRow, sides: Sides) -> None:
+    kind = row[2].partition(",")[0] or "int4"
+    texts = unequal(kind, [*ARGUMENTS[kind], *VALUES.get(kind, [])])
+    texts = [text for text in texts if not text.startswith("294276")]  # beyond the query engine's range
+    finite = [text for text in texts if text not in FINITE]
+    small = [text for text in finite if len(text) < 8]
+    calls = [call(row), call(row, after=" FILTER (WHERE o > 1)")]
+    if row[2] and "o" not in row[4].split():
+        calls.append(call(row, "DISTINCT "))
+    for part in (texts, finite, small, small[:1], small[1:3], [*small, *small], []):
+        body = ", ".join(f"({literal(text, kind)}, {place})" for place, text in enumerate([*part, None]))
+        for tail in ("", " WHERE false", " GROUP BY o % 3 ORDER BY o % 3"):
+            local, remote = (f"SELECT {', '.join(each[side] for each in calls)} FROM (VALUES {body}) t(v, o){tail}"
+                             for side in (0, 1))
+            assert outcome(sides.kalam, remote) == outcome(sides.pg, local), remote
+
+
+@pytest.mark.parametrize("name", ["sum", "avg", "count"])
+def test_equal_numbers_are_not_distinct(name: str, sides: Sides) -> None:
+    sql = f"""SELECT {name}(DISTINCT v)::float8, {name}(DISTINCT v) FILTER (WHERE v > 1)::float8
+              FROM (VALUES (1.50::numeric), (1.5), (1), (1.00), (NULL), (20), (20.0), (-3)) t(v)"""
+    assert outcome(sides.kalam, sql) == outcome(sides.pg, sql)
+
+
+ROWS = """(1, 'a'::text, 1.50::numeric(10,2), 1.5::numeric, 1::int8, 'x'::text), (2, 'b', 2.00, 1.50, 3, 'x'),
+          (2, NULL, NULL, NULL, NULL, NULL), (3, 'a', 0.25, 'NaN', -5, 'x'), (5, '', 9.99, 3, 0, 'y'),
+          (6, 'é', 1.50, 1.50, 9223372036854775807, 'y')"""
+OVER = ["ORDER BY n, v", "PARTITION BY g ORDER BY n, v", "PARTITION BY n % 2 ORDER BY n DESC, v",
+        "ORDER BY n, v ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING", "ORDER BY n, v ROWS UNBOUNDED PRECEDING",
+        "PARTITION BY u ORDER BY n, v ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING"]  # fmt: skip
+
+
+def window_arguments(args: str) -> list[str]:
+    if not args.startswith("any"):
+        return ["3", "1"] if args else [""]
+    rest = args.partition(",")[2].split(",")
+    more = [f", {number}" for number in ("1", "2")] if rest[0] else [""]
+    return [value + each + (f", {other}" if len(rest) > 1 else "")
+            for value, other in (("v", "'z'::text"), ("u", "'7'::numeric"), ("p", "p"), ("i", "0::int8"), ("n", "n"))
+            for each in more]
+
+
+@pytest.mark.parametrize("row", list(windows()), ids=lambda row: f"{row[1]}({row[2]})")
+def test_windows(row: CapabilityRow, sides: Sides) -> None:
+    for args in window_arguments(row[2]):
+        local, remote = (", ".join(f"{name}({args}) OVER ({over})" for over in OVER)
+                         for name in (f'pg_catalog."{row[1]}"', row[3]))
+        sql = f"SELECT n, v, $1 FROM (VALUES {ROWS}) t(n, v, p, u, i, g) ORDER BY n, v"
+        wanted, got = outcome(sides.pg, sql.replace("$1", local)), outcome(sides.kalam, sql.replace("$1", remote))
+        assert got == wanted, f"{row[3]}({args})"
+
+
+@pytest.mark.parametrize("row", [row for row in aggregates() if row[4] != "o"], ids=lambda row: f"{row[1]}({row[2]})")
+def test_aggregates_over_windows(row: CapabilityRow, sides: Sides) -> None:
+    kind = row[2] or "int4"
+    kind = "int4" if kind == "any" else kind
+    texts = [text for text in ARGUMENTS[kind] if "infinity" not in text and len(text) < 30][:5]
+    body = ", ".join(f"({place}, {literal(text, kind)})" for place, text in enumerate([*texts, None, *texts]))
+    for over in ("ORDER BY n", "PARTITION BY n % 2 ORDER BY n", "PARTITION BY n % 3",
+                 "ORDER BY n ROWS BETWEEN 2 PRECEDING AND 1 PRECEDING"):  # fmt: skip
+        local, remote = call(row, after=f" OVER ({over})")
+        sql = f"SELECT n, $1 FROM (VALUES {body}) t(n, v) ORDER BY n"
+        wanted, got = outcome(sides.pg, sql.replace("$1", local)), outcome(sides.kalam, sql.replace("$1", remote))
+        assert got == wanted, sql.replace("$1", remote)
 
 
 def test_names_are_those_of_postgresql(sides: Sides) -> None:

@@ -217,6 +217,15 @@ def total(values: Sequence[str | None]) -> str | None:
     return _shown(number, max(map(_scale, present)))
 
 
+def distinct(values: Sequence[str | None]) -> list[str]:
+    """Of equal numbers the first."""
+    found: dict[bytes, str] = {}
+    for value in values:
+        if value is not None:
+            found.setdefault(numeric_bytes(value), value)
+    return list(found.values())
+
+
 # ---------- floats and dates ----------
 _OVERFLOW, _UNDERFLOW = "value out of range: overflow", "value out of range: underflow"
 
@@ -612,6 +621,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("n_round", (_V, _I), _V, rounded), Function("n_trunc", (_V, _I), _V, truncated),
     Function("n_ceil", (_V,), _V, ceiling), Function("n_floor", (_V,), _V, floored),
     Function("n_key", (_V,), "BLOB", numeric_bytes), Function("n_sum", ("VARCHAR[]",), _V, total),
+    Function("n_distinct", ("VARCHAR[]",), "VARCHAR[]", distinct),
     Function("n_int2", (_V,), "SMALLINT", lambda value: to_integer(value, 16)),
     Function("n_int4", (_V,), _I, lambda value: to_integer(value, 32)),
     Function("n_int8", (_V,), "BIGINT", lambda value: to_integer(value, 64)),
@@ -671,7 +681,7 @@ def _vectorized(function: Function) -> Callable[..., pa.Array]:
 
 
 _ARROW = {_V: pa.string(), _I: pa.int32(), _B: pa.bool_(), "BLOB": pa.binary(), "SMALLINT": pa.int16(),
-          "BIGINT": pa.int64(), "DOUBLE": pa.float64()}
+          "BIGINT": pa.int64(), "DOUBLE": pa.float64(), "VARCHAR[]": pa.list_(pa.string())}
 
 
 def _reader(type_: types.PgType) -> Callable[[pa.Array], pa.Array]:

@@ -618,9 +618,23 @@ class Expressions:
             raise no_function(name, args, node)
         if distinct and not order and name in ("array_agg", "string_agg"):  # PostgreSQL sorts to find what is distinct
             order = f" ORDER BY {self.sort_key(settled(args[0], self.params))} ASC NULLS LAST"
+        if distinct and found.args == ("numeric",):
+            made = self._distinct_numbers(name, args[0], filtered + window)
+            if made is not None:
+                return made
         if name == "count" and distinct and args[0].kind.name in ("numeric", "json", "jsonb"):
             args = [Typed(self.sort_key(args[0], node, equality=True), kind("bytea"))]
         return self._apply(found, args, node, wrap)
+
+    def _distinct_numbers(self, name: str, arg: Typed, suffix: str) -> Typed | None:
+        """sum and avg of numbers that are different, not only written differently."""
+        numbers = f"kalam_n_distinct(list({numeric_text(self.cast(arg, NUMERIC)).sql}){suffix})"
+        if name == "sum":
+            return Typed(f"kalam_n_sum({numbers})", NUMERIC)
+        if name == "avg":
+            count = f"CAST(nullif(len({numbers}), 0) AS VARCHAR)"
+            return Typed(f"kalam_n_div(kalam_n_sum({numbers}), {count})", NUMERIC)
+        return None
 
     def _check_place(self, name: str, node: exp.Expr, frame: Frame, over: exp.Window | None) -> None:
         position = place_of(node)
