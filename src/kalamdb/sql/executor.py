@@ -42,14 +42,18 @@ from kalamdb.sql.statements import (
     ExecuteAs,
     Fetch,
     ResetSettings,
+    SampleRows,
     SetSetting,
     Show,
+    ShowColumnWidths,
     ShowOutcome,
     ShowTable,
+    ShowTableSize,
     ShowTableStats,
     Statement,
     StorageJob,
 )
+from kalamdb.sql.statistics import column_widths, sample_rows, table_size
 from kalamdb.sql.storage import cancel_job, storage_job, table_stats
 from kalamdb.sql.transaction import CONTROL, ENDING, SessionState, check_usable
 from kalamdb.sql.values import decode
@@ -255,6 +259,12 @@ class SqlExecutor:
                 return cancel_job(statement, run)
             case ShowTableStats():
                 return table_stats(statement, run)
+            case ShowTableSize():
+                return table_size(statement, run)
+            case ShowColumnWidths():
+                return column_widths(statement, run)
+            case SampleRows():
+                return sample_rows(statement, run)
             case Empty():
                 return Result("")
         run.wrote = True

@@ -43,12 +43,15 @@ from kalamdb.sql.statements import (
     Rollback,
     RollbackTo,
     RollbackToLevel,
+    SampleRows,
     Savepoint,
     SetSetting,
     SetTransaction,
     Show,
+    ShowColumnWidths,
     ShowOutcome,
     ShowTable,
+    ShowTableSize,
     ShowTableStats,
     Statement,
     StorageJob,
@@ -69,6 +72,7 @@ _UNSUPPORTED = frozenset({
     "import", "listen", "load", "lock", "merge", "move", "notify", "prepare", "reassign", "refresh", "reindex",
     "revoke", "security", "truncate", "unlisten", "vacuum", "use", "backup", "subscribe", "kill",
 })
+_METHODS = ("auto", "random", "system", "bernoulli")
 _ISOLATION: dict[str, Isolation] = {
     "read uncommitted": "read committed", "read committed": "read committed", "repeatable read": "repeatable read",
     "serializable": "serializable",
@@ -421,6 +425,10 @@ class Parser:
     def show(self) -> Statement:
         if self.accept("table", "stats"):
             return ShowTableStats(self.table())
+        if self.accept("table", "size"):
+            return ShowTableSize(self.table())
+        if self.accept("column", "widths"):
+            return ShowColumnWidths(self.table())
         if self.accept("table"):
             exists = self.if_exists()
             return ShowTable(self.table(), exists)
@@ -434,6 +442,17 @@ class Parser:
         if self.accept("time", "zone"):
             return Show("timezone")
         return Show(self._setting_name())
+
+    def sample(self) -> Statement:
+        rows = self.integer()
+        self.expect("rows", "of")
+        table, columns = self.table(), self.names()
+        method = "auto"
+        if self.accept("method"):
+            if self.token.value not in _METHODS:
+                raise self.error(hint=f"expected one of {', '.join(_METHODS)}")
+            method = self.name()
+        return SampleRows(rows, table, columns, method)
 
     # ---------- tiers ----------
     def storage(self) -> Statement:
@@ -675,6 +694,7 @@ _STATEMENTS: dict[str, Callable[[Parser], Statement]] = {
     "begin": Parser.begin, "start": Parser.start, "commit": Parser.commit, "end": Parser.commit,
     "rollback": Parser.rollback, "abort": Parser.rollback, "savepoint": Parser.savepoint, "release": Parser.release,
     "fetch": Parser.fetch, "close": Parser.close, "set": Parser.set, "reset": Parser.reset, "discard": Parser.discard,
+    "sample": Parser.sample,
     "show": Parser.show, "describe": _describe, "desc": _describe, "execute": Parser.execute, "create": Parser.create,
     "storage": Parser.storage, "cancel": Parser.cancel,
     "drop": Parser.drop, "alter": Parser.alter,

@@ -11,8 +11,18 @@ from kalamdb.sql import access, system
 from kalamdb.sql.capabilities import capabilities
 from kalamdb.sql.run import Run
 from kalamdb.sql.settings import all_settings, show_setting
-from kalamdb.sql.statements import Describe, Show, ShowOutcome, ShowTable, ShowTableStats, Statement, StorageJob
-from kalamdb.sql.storage import MOVED, STATS
+from kalamdb.sql.statements import (
+    Describe,
+    Show,
+    ShowColumnWidths,
+    ShowOutcome,
+    ShowTable,
+    ShowTableSize,
+    ShowTableStats,
+    Statement,
+    StorageJob,
+)
+from kalamdb.sql.storage import MOVED, STATS, WIDTHS
 from kalamdb.txn.api import CatalogView, TableDef
 
 
@@ -40,8 +50,10 @@ def result_columns(statement: Statement) -> tuple[Column, ...] | None:
             return DESCRIBE
         case ShowTable():
             return TABLE
-        case ShowTableStats():
+        case ShowTableStats() | ShowTableSize():
             return STATS
+        case ShowColumnWidths():
+            return WIDTHS
         case StorageJob():
             return MOVED
         case ShowOutcome():

@@ -242,6 +242,27 @@ class ShowTableStats(Statement):
     table: Name
 
 
+# ---------- statistics ----------
+@dataclass(frozen=True, slots=True)
+class SampleRows(Statement):
+    """SAMPLE n ROWS OF table (columns) [METHOD method]."""
+
+    rows: int
+    table: Name
+    columns: tuple[str, ...]
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShowColumnWidths(Statement):
+    table: Name
+
+
+@dataclass(frozen=True, slots=True)
+class ShowTableSize(Statement):
+    table: Name
+
+
 @dataclass(frozen=True, slots=True)
 class Empty(Statement):
     pass

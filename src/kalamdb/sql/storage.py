@@ -19,6 +19,7 @@ from kalamdb.txn.api import TableDef
 
 _TEXT, _INT8 = types.by_name("text"), types.by_name("int8")
 MOVED = (Column("namespace", _TEXT), Column("table", _TEXT), Column("rows", _INT8))
+WIDTHS = (Column("column", _TEXT), Column("width", types.by_name("int4")), Column("rows", _INT8))
 STATS = (Column("name", _TEXT), Column("value", _INT8))
 
 

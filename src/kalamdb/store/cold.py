@@ -342,6 +342,20 @@ class ColdStore:
             if batch.num_rows:
                 yield _projected(batch, columns, layout, segment)
 
+    # ---------- rows by their places ----------
+    def rows_at(self, segment: Segment, layout: Layout, columns: Sequence[str], positions: npt.NDArray[np.int64],
+                check: Callable[[], None]) -> Iterator[pa.RecordBatch]:
+        """Of a segment's rows at these positions (ascending), those that live; a batch for each row group."""
+        positions = positions[~np.isin(positions, segment.dead)]
+        for number, group in enumerate(self.file(segment).groups):
+            low, high = positions.searchsorted((group.start, group.start + group.rows))
+            if low == high:
+                continue
+            check()
+            found = self.cache.get((segment.id, number))
+            batch = self.read(segment, number, columns) if found is None else found.batch
+            yield _projected(batch, columns, layout, segment).take(pa.array(positions[low:high] - group.start))
+
 
 def _first(group: Any) -> Key:
     key: Key = group.first

@@ -120,6 +120,32 @@ class ScanCursor(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """So many random rows of all tenants. ``columns`` as in a scan; ``blocks``: how many blocks of cold rows may be
+    read for them at most, None: as many as there are."""
+
+    table: TableDef
+    columns: tuple[int, ...]
+    rows: int
+    blocks: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The rows, fewer only where there are not so many (or not in the blocks read), and how many the table has."""
+
+    rows: Sequence[Row]
+    total: int
+
+
+class SampleCursor(Protocol):
+    def draw(self) -> Sampled:
+        """In a worker thread, once."""
+
+    def interrupt(self) -> None: ...
+
+
 class Transaction(Protocol):
     id: str
     isolation: Isolation
@@ -141,6 +167,8 @@ class Transaction(Protocol):
         """As ``get``, of the newest committed row: for a transaction that reads this one row and does nothing else."""
 
     def scan(self, snapshot: Snapshot, scan: Scan) -> ScanCursor: ...
+
+    def sample(self, snapshot: Snapshot, sample: Sample) -> SampleCursor: ...
 
     # writing: takes row locks, waits for other writers, checks key uniqueness (23505 with constraint, detail
     # 'Key (id)=(5) already exists.'), NOT NULL (23502) and enforced checks (23514); read-only: 25006
@@ -292,6 +320,9 @@ class Engine(Protocol):
 
     async def table_stats(self, table: TableDef) -> Mapping[str, int]:
         """Rows and bytes by tier."""
+
+    def table_size(self, table: TableDef, tenant: str | None) -> Mapping[str, int]:
+        """``rows``, ``bytes``, and ``tenant_rows`` where a tenant is named: estimates. In a worker thread."""
 
     def cancel_job(self, number: int) -> None:
         """42704, 55000 where it is not running."""

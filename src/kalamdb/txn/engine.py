@@ -44,6 +44,7 @@ from kalamdb.txn.jobs import Job
 from kalamdb.txn.locks import LockTable
 from kalamdb.txn.overlay import RowKey, TableOverlay
 from kalamdb.txn.scan import Cold
+from kalamdb.txn.sizes import Sizes
 from kalamdb.txn.tiering import Bulk
 from kalamdb.txn.tiers import DEFAULT_POLICY, SegmentInfo, Tiers
 from kalamdb.txn.transaction import StoreTransaction
@@ -92,6 +93,7 @@ class StoreEngine:
         self._drop_grace_ms = int(drop_grace_hours * 3_600_000)
         self._purger = asyncio.create_task(self._purge_forever(), name="purge")
         self._commits: set[asyncio.Future[Any]] = set()
+        self.sizes = Sizes(self, self.cold)
         self.tiers = Tiers(self, self.cold, storages, flush_policy)
 
     # ---------- transactions ----------
@@ -159,6 +161,9 @@ class StoreEngine:
 
     async def table_stats(self, table: TableDef) -> dict[str, int]:
         return await self.tiers.in_thread(lambda: self.tiers.stats(table))
+
+    def table_size(self, table: TableDef, tenant: str | None) -> dict[str, int]:
+        return self.sizes.of(table, tenant)
 
     def jobs(self) -> list[Job]:
         return self.tiers.jobs.all()

@@ -20,7 +20,7 @@ import pyarrow as pa
 from kalamdb import types
 from kalamdb.api import Row
 from kalamdb.store.cold import ColdRange, ColdStore, positions_in, without
-from kalamdb.store.hot import SEQ, TURN_ROWS, HotSnapshot, Layout, Stop, open_scratch, scan_sql
+from kalamdb.store.hot import SEQ, TURN_ROWS, HotSnapshot, Layout, Reader, Stop, open_scratch, scan_sql
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.segment import key_at
 from kalamdb.txn.api import Scan
@@ -242,18 +242,7 @@ class StoreScan:
                 yield key, version
 
     def _hiding(self, batch: pa.RecordBatch) -> list[Any]:
-        """Keys of hot rows and tombstones among those of an ordered batch."""
-        first, last = key_at(batch, 0), key_at(batch, batch.num_rows - 1)
-        part = "SELECT _userid, k FROM {} WHERE (_userid, k) >= (?, ?) AND (_userid, k) <= (?, ?)"
-        text = f"{part.format(self._layout.table)} UNION ALL {part.format(tombstones(self._scan.table.id))}"
-        cursor = self._reader.execute(text, (*first, *last) * 2, self._stop)
-        if cursor is None:
-            return []
-        found: list[Any] = []
-        while rows := self._reader.rows(cursor, TURN_ROWS, self._stop):
-            found += rows
-        self._reader.finish(cursor)
-        return found
+        return hiding_keys(self._reader, self._layout, batch, self._stop)
 
     # ---------- merged with own rows ----------
     def _merged(self) -> Iterator[list[Row]]:
@@ -322,6 +311,21 @@ class StoreScan:
             return connection.execute(text, self._scan.params).fetchall()
         finally:
             connection.close(True)
+
+
+def hiding_keys(reader: Reader, layout: Layout, batch: pa.RecordBatch, stop: Stop) -> list[Any]:
+    """Keys of hot rows and tombstones among those of an ordered batch of cold rows."""
+    first, last = key_at(batch, 0), key_at(batch, batch.num_rows - 1)
+    part = "SELECT _userid, k FROM {} WHERE (_userid, k) >= (?, ?) AND (_userid, k) <= (?, ?)"
+    text = f"{part.format(layout.table)} UNION ALL {part.format(tombstones(layout.table_id))}"
+    cursor = reader.execute(text, (*first, *last) * 2, stop)
+    if cursor is None:
+        return []
+    found: list[Any] = []
+    while rows := reader.rows(cursor, TURN_ROWS, stop):
+        found += rows
+    reader.finish(cursor)
+    return found
 
 
 # ---------- cold batches as rows ----------

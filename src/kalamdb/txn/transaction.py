@@ -18,9 +18,10 @@ from kalamdb.catalog.catalog import CatalogChanges, View
 from kalamdb.errors import KalamError
 from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
 from kalamdb.txn import bulk
-from kalamdb.txn.api import AccountDef, Isolation, Key, NotInMemory, RowId, Scan, TableDef
+from kalamdb.txn.api import AccountDef, Isolation, Key, NotInMemory, RowId, Sample, Scan, TableDef
 from kalamdb.txn.locks import LockKey, Waiter
 from kalamdb.txn.overlay import FEW, Overlay, RowKey, TableOverlay, Version
+from kalamdb.txn.sample import StoreSample
 from kalamdb.txn.scan import StoreScan
 
 if TYPE_CHECKING:
@@ -143,6 +144,15 @@ class StoreTransaction:
         return StoreScan(snapshot.hot, layout, scan, since, own, snapshot.position,
                          self._engine.cold_part(snapshot.hot, scan.table),
                          overlay.runs if overlay is not None and overlay.runs else None)
+
+    def sample(self, snapshot: TxnSnapshot, sample: Sample) -> StoreSample:
+        table = sample.table
+        layout = self._engine.layouts.of(table)
+        since = self._engine.horizon(table) if layout.stream else None
+        snapshot.hot.pin()
+        own = table.id in self._overlay.tables
+        whole = self.scan(snapshot, Scan(table, "" if layout.shared else None, sample.columns)) if own else None
+        return StoreSample(snapshot.hot, layout, sample, since, self._engine.cold_part(snapshot.hot, table), whole)
 
     # ---------- locks ----------
     async def _lock(self, key: LockKey, *, share: bool = False, timeout_ms: int = 0) -> bool:
