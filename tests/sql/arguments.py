@@ -55,16 +55,22 @@ def literal(text: str | None, kind: str) -> str:
     return f"NULL::{name}" if text is None else "'" + text.replace("'", "''") + f"'::{name}"
 
 
-def arguments(name: str, kinds: Sequence[str]) -> list[list[str]]:
-    """Rows of typed literals for a function of these types, NULLs among them."""
+def texts(name: str, kinds: Sequence[str]) -> list[tuple[str | None, ...]]:
+    """Rows of arguments for a function of these types, NULLs among them."""
     lists = []
     for place, kind in enumerate(kinds):
         special = SPECIAL.get((name + kind, place)) or SPECIAL.get((name, place))
-        lists.append([literal(text, kind) for text in [*(special or ARGUMENTS[kind]), None]])
-    if "interval" in kinds:
-        lists = [[text for text in texts if "2147483647" not in text] for texts in lists]
-    rows = [list(row) for row in product(*lists)]
+        found = special or ARGUMENTS[kind]
+        if "interval" in kinds:
+            found = [text for text in found if "2147483647" not in text]
+        lists.append([*found, None])
+    rows = list(product(*lists))
     step = -(-len(rows) // MOST_ROWS)
     while gcd(step, len(lists[-1])) > 1:  # else some of the last arguments were never taken
         step += 1
     return rows[::step]
+
+
+def arguments(name: str, kinds: Sequence[str]) -> list[list[str]]:
+    """As typed literals."""
+    return [[literal(text, kind) for text, kind in zip(row, kinds, strict=True)] for row in texts(name, kinds)]

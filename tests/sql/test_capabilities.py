@@ -12,12 +12,13 @@ from decimal import Decimal
 import pytest
 
 from kalamdb.sql.capabilities import CapabilityRow, aggregates, capabilities, comparisons, scalars, windows
+from kalamdb.types import by_name, write_text
 from support.postgres import Postgres
 from support.server import KalamServer
 
-from .arguments import ARGUMENTS, arguments, literal
-from .client import Client
-from .proof import Call, Sides, agree, outcome
+from .arguments import ARGUMENTS, arguments, literal, texts
+from .client import Client, Wire, batch
+from .proof import Call, Sides, agree, outcome, over
 from .values import VALUES
 
 
@@ -59,6 +60,57 @@ def call(row: CapabilityRow, before: str = "", after: str = "") -> Call:
     return f'pg_catalog."{row[1]}"{body}', row[3] + body
 
 
+@pytest.fixture(scope="module")
+def wired(server: KalamServer) -> Iterator[tuple[Wire, str]]:
+    """A connection that speaks as pg_kalam does, and a namespace."""
+    wire = Wire(server.dsn())
+    wire("CREATE NAMESPACE proved")
+    yield wire, '"proved"."t"'
+    wire.close()
+
+
+def stored(kind: str, text: str | None) -> object:
+    return None if text is None else by_name(kind).read(text)
+
+
+@pytest.mark.parametrize("row", list(scalars()), ids=lambda row: f"{row[1]}({row[2]})")
+def test_scalars_on_the_wire(row: CapabilityRow, sides: Sides, wired: tuple[Wire, str]) -> None:
+    """Of columns, of a column and parameters, and in a condition."""
+    wire, table = wired
+    kinds = row[2].split(",")
+    columns = list("abcd"[: len(kinds)])
+    chosen = texts(row[1], kinds)
+    chosen = chosen[:: max(1, len(chosen) // 30)]
+    literals = [[literal(*cell) for cell in zip(given, kinds, strict=True)] for given in chosen]
+    local = locally(row, columns)
+    failures = sides.failures([over(local, columns, [each]) for each in literals])
+    good = [(given, each) for given, each, failure in zip(chosen, literals, failures, strict=True) if failure is None]
+    wanted = sides.pg.run(over(local, columns, [each for _, each in good])).column
+
+    body = ", ".join(f'"{column}" {kind}' for column, kind in zip(columns, kinds, strict=True))
+    wire(f'CREATE SHARED TABLE {table} ("n" bigint, {body}, PRIMARY KEY ("n"))')
+    cells = {column: (kind, [stored(kind, given[place]) for given, _ in good])
+             for place, (column, kind) in enumerate(zip(columns, kinds, strict=True))}
+    names = ", ".join(f'"{column}"' for column in columns)
+    wire(f'INSERT INTO {table} ("n", {names}) FROM ARROW $1', batch(n=("int8", list(range(len(good)))), **cells))
+
+    def asked(sql: str, *params: tuple[str, str | None]) -> list[str | None]:
+        answer = wire(sql, *params)
+        type_ = by_name(answer.types[-1])
+        return [None if value is None else write_text(type_, value) for *_, value in sorted(answer.rows)]
+
+    assert asked(f'SELECT "n", {remotely(row, columns)} FROM {table}') == wanted
+    found = wire(f'SELECT "n" FROM {table} WHERE ({remotely(row, columns)} IS NOT NULL)').column
+    assert sorted(found) == [place for place, value in enumerate(wanted) if value is not None]
+    for place in range(0, len(good), max(1, len(good) // 3)):
+        params = list(zip(kinds, good[place][0], strict=True))[1:]
+        template = re.sub(r"\$(\d)", lambda found: '"a"' if found.group(1) == "1" else f"${int(found.group(1)) - 1}",
+                          row[3])
+        sql = f'SELECT "n", {template} FROM {table} WHERE ("n" = ${len(params) + 1})'
+        assert asked(sql, *params, ("int8", str(place))) == [wanted[place]], sql
+    wire(f"DROP TABLE {table}")
+
+
 def unequal(kind: str, texts: list[str]) -> list[str]:
     """Without what equals another and is written otherwise: which of them an aggregate meets first is no rule."""
     if kind not in ("numeric", "float4", "float8"):
@@ -75,14 +127,14 @@ FINITE = ("NaN", "Infinity", "-Infinity", "infinity", "-infinity")
 @pytest.mark.parametrize("row", list(aggregates()), ids=lambda row: f"{row[1]}({row[2]})")
 def test_aggregates(row: CapabilityRow, sides: Sides) -> None:
     kind = row[2].partition(",")[0] or "int4"
-    texts = unequal(kind, [*ARGUMENTS[kind], *VALUES.get(kind, [])])
-    texts = [text for text in texts if not text.startswith("294276")]  # beyond the query engine's range
-    finite = [text for text in texts if text not in FINITE]
+    values = unequal(kind, [*ARGUMENTS[kind], *VALUES.get(kind, [])])
+    values = [text for text in values if not text.startswith("294276")]  # beyond the query engine's range
+    finite = [text for text in values if text not in FINITE]
     small = [text for text in finite if len(text) < 8]
     calls = [call(row), call(row, after=" FILTER (WHERE o > 1)")]
     if row[2] and "o" not in row[4].split():
         calls.append(call(row, "DISTINCT "))
-    for part in (texts, finite, small, small[:1], small[1:3], [*small, *small], []):
+    for part in (values, finite, small, small[:1], small[1:3], [*small, *small], []):
         body = ", ".join(f"({literal(text, kind)}, {place})" for place, text in enumerate([*part, None]))
         for tail in ("", " WHERE false", " GROUP BY o % 3 ORDER BY o % 3"):
             local, remote = (f"SELECT {', '.join(each[side] for each in calls)} FROM (VALUES {body}) t(v, o){tail}"
@@ -129,11 +181,11 @@ def test_windows(row: CapabilityRow, sides: Sides) -> None:
 def test_aggregates_over_windows(row: CapabilityRow, sides: Sides) -> None:
     kind = row[2] or "int4"
     kind = "int4" if kind == "any" else kind
-    texts = [text for text in ARGUMENTS[kind] if "infinity" not in text and len(text) < 30][:5]
-    body = ", ".join(f"({place}, {literal(text, kind)})" for place, text in enumerate([*texts, None, *texts]))
-    for over in ("ORDER BY n", "PARTITION BY n % 2 ORDER BY n", "PARTITION BY n % 3",
-                 "ORDER BY n ROWS BETWEEN 2 PRECEDING AND 1 PRECEDING"):  # fmt: skip
-        local, remote = call(row, after=f" OVER ({over})")
+    values = [text for text in ARGUMENTS[kind] if "infinity" not in text and len(text) < 30][:5]
+    body = ", ".join(f"({place}, {literal(text, kind)})" for place, text in enumerate([*values, None, *values]))
+    for window in ("ORDER BY n", "PARTITION BY n % 2 ORDER BY n", "PARTITION BY n % 3",
+                   "ORDER BY n ROWS BETWEEN 2 PRECEDING AND 1 PRECEDING"):  # fmt: skip
+        local, remote = call(row, after=f" OVER ({window})")
         sql = f"SELECT n, $1 FROM (VALUES {body}) t(n, v) ORDER BY n"
         wanted, got = outcome(sides.pg, sql.replace("$1", local)), outcome(sides.kalam, sql.replace("$1", remote))
         assert got == wanted, sql.replace("$1", remote)

@@ -122,8 +122,6 @@ def scalars() -> Iterator[CapabilityRow]:
             yield kind, each.name, ",".join(each.args), _template(each), _flags(each)
     for name, template in _PATTERNS:
         yield "operator", name, "text,text", template, "d"
-    for name in EQUALITY:
-        yield "operator", name, "jsonb,jsonb", f"($1 {name} $2)", ""
     for source, target in _CASTS:
         yield "function", target, source, f"CAST($1 AS {_REMOTE[target]})", ""
 
@@ -165,4 +163,5 @@ def types() -> list[CapabilityRow]:
 def capabilities(server_id: str, node_id: int) -> list[CapabilityRow]:
     """All rows: facts about the server, then types, operators and functions."""
     facts = {"version": __version__, "protocol": "1", "server_id": server_id, "node_id": str(node_id)}
-    return [("info", name, "", value, "") for name, value in facts.items()] + types() + comparisons()
+    return [*(("info", name, "", value, "") for name, value in facts.items()), *types(), *comparisons(), *scalars(),
+            *aggregates(), *windows()]
