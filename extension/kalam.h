@@ -189,6 +189,9 @@ extern void kalam_deparse_table(StringInfo buf, KalamTable *table);	/* "ns"."t" 
 extern void kalam_plan_routine(FdwRoutine *routine);
 extern void kalam_scan_routine(FdwRoutine *routine);
 
+/* ---------- kalam_analyze.c: FDW callback for ANALYZE ---------- */
+extern void kalam_analyze_routine(FdwRoutine *routine);
+
 /* ---------- kalam_modify.c: FDW callbacks for writing ---------- */
 extern void kalam_modify_routine(FdwRoutine *routine);
 

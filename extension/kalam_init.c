@@ -2,7 +2,7 @@
  * kalam_init.c: how PostgreSQL meets the library.
  *
  * _PG_init, the handler of the foreign-data wrapper, assembled from what the
- * files for planning, reading and writing provide, and the access method
+ * files for planning, reading, ANALYZE and writing provide, and the access method
  * "kalamdb", whose only job is to say that the utility hook is missing.
  */
 #include "postgres.h"
@@ -35,6 +35,7 @@ pg_kalam_handler(PG_FUNCTION_ARGS)
 
 	kalam_plan_routine(routine);
 	kalam_scan_routine(routine);
+	kalam_analyze_routine(routine);
 	kalam_modify_routine(routine);
 	PG_RETURN_POINTER(routine);
 }

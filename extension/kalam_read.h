@@ -9,6 +9,8 @@
  * kalam_upper.c         paths of what is done with joined rows: groups, windows, DISTINCT, ORDER BY, LIMIT
  * kalam_scan.c          running a plan
  * kalam_reader.c        results to rows
+ * kalam_size.c          how large a table is
+ * kalam_analyze.c       ANALYZE
  * kalam_arrow.c         record batches in
  * kalam_arrow_writer.c  record batches out
  * kalam_datum.c         values
@@ -204,6 +206,21 @@ extern KalamReader *kalam_reader_create(MemoryContext cxt, TupleDesc desc, Relat
 extern void kalam_reader_take(KalamReader *reader, PGresult *res, bool first);
 /* stores the next row; false at the result's end */
 extern bool kalam_reader_next(KalamReader *reader, TupleTableSlot *slot);
+
+/* ---------- kalam_size.c ---------- */
+typedef struct KalamSize
+{
+	double		rows;			/* of all tenants */
+	double		bytes;
+	double		tenant_rows;	/* -1: unknown */
+} KalamSize;
+
+/* what the server says of a table; tenant may be NULL */
+extern void kalam_remote_size(KalamConn *conn, KalamTable *table, const char *tenant, KalamSize *size);
+/* the answer to a statement that ends with the table's name, as "SHOW TABLE SIZE" */
+extern PGresult *kalam_ask_about(KalamConn *conn, KalamTable *table, const char *tenant, const char *question);
+/* a binary int4 or int8; 0 if it is none */
+extern int64 kalam_result_int(PGresult *res, int row, int col);
 
 /* ---------- kalam_datum.c ---------- */
 /* n values of an Arrow column from row start on; what they point to is in the current context */
