@@ -23,14 +23,19 @@ ARGUMENTS: dict[str, list[str]] = {
                 "1e30", "1e-20", "3", "9999", "0.00012"],
     "text": ["", "a", "Hello", "héllo wörld", "ß☃𝄞", "a,b,c", "%_\\", " x ", "ab"],
     "bytea": ["\\x", "\\x00", "\\x6162", "\\xff00"],
-    "date": ["2000-01-01", "2024-02-29", "1999-12-31", "infinity", "-infinity", "0044-03-15 BC"],
+    "date": ["2000-01-01", "2024-02-29", "1999-12-31", "infinity", "-infinity", "0044-03-15 BC",
+             "0001-12-31 BC", "0001-01-01", "2001-01-01", "1900-12-30"],
     "timestamp": ["2000-01-01 00:00:00", "2024-02-29 12:30:15.123456", "1999-12-31 23:59:59.999999", "infinity",
-                  "-infinity", "0044-03-15 12:00:00 BC"],
+                  "-infinity", "0044-03-15 12:00:00 BC", "0001-12-31 23:00:00.5 BC", "0101-01-01 00:00:00.000001",
+                  "1969-12-31 23:59:59.9", "4713-01-01 00:00:00 BC"],
     "timestamptz": ["2000-01-01 00:00:00+00", "2024-02-29 12:30:15.123456+00", "infinity", "-infinity"],
     "interval": ["1 day", "1 month", "-1 year 2 days", "04:05:06.7", "0"],
     "jsonb": JSONB, "json": [*JSONB, '{"b":[1,  2],"a":1e2, "a":"\\u00e9"}', '{"x": -0.10,"a":{ }}'],
     "uuid": VALUES["uuid"], "any": ["1", "2", "1"],
 }  # fmt: skip
+FIELDS = ["microseconds", "milliseconds", "second", "minute", "hour", "day", "week", "month", "quarter", "year",
+          "decade", "century", "millennium", "dow", "isodow", "doy", "isoyear", "epoch", "julian", "YEAR", "yrs",
+          "timezone", "nonsense"]  # fmt: skip
 #: arguments that stand for something, by function and place
 SPECIAL: dict[tuple[str, int], list[str]] = {
     ("encode", 1): ["hex", "base64", "escape", "nonsense"], ("decode", 1): ["hex", "base64", "escape", "nonsense"],
@@ -46,6 +51,7 @@ SPECIAL: dict[tuple[str, int], list[str]] = {
     ("#>", 1): ["{a}", "{b,1}", "{b,-1,c}", "{}", "{x}", "{0}"], ("#>>", 1): ["{a}", "{b,1}", "{b,2,c}", "{}", "{3}"],
     ("->", 1): ["a", "b", "x", ""], ("->>", 1): ["a", "b", "x", ""], ("?", 1): ["a", "x", "text", "1"],
     ("->int4", 1): ["0", "1", "-1", "2", "-5"], ("->>int4", 1): ["0", "1", "-1", "2", "-5"],
+    ("extract", 0): FIELDS, ("date_part", 0): FIELDS, ("date_trunc", 0): FIELDS,
     ("translate", 1): ["lo", "", "héw"], ("translate", 2): ["01", "", "abc"],
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from decimal import Decimal
 
 import pytest
 
+from kalamdb.sql import fields
 from kalamdb.sql.capabilities import CapabilityRow, aggregates, capabilities, comparisons, scalars, windows
 from kalamdb.types import by_name, write_text
 from support.postgres import Postgres
@@ -119,6 +120,15 @@ def unequal(kind: str, texts: list[str]) -> list[str]:
     for text in texts:
         found.setdefault(text if text == "NaN" else Decimal(text), text)
     return list(found.values())
+
+
+def test_words_for_fields(sides: Sides) -> None:
+    """Every word, with which PostgreSQL takes and refuses the same."""
+    words = [*" ".join(fields.WORDS.values()).split(), "microseconds", "Millisecond", "millenniums", "quarters", " day",
+             "isoweek", "ago", ""]  # fmt: skip
+    for call, remote in (("extract", "extract_field"), ("date_part", "date_part"), ("date_trunc", "date_trunc")):
+        rows = [[literal(word, "text"), "'2024-02-29 12:30:15.123456'::timestamp"] for word in words]
+        agree(sides, [(f'pg_catalog."{call}"(w, t)', f"{remote}(w, t)")], ["w", "t"], rows)
 
 
 FINITE = ("NaN", "Infinity", "-Infinity", "infinity", "-infinity")

@@ -80,6 +80,8 @@ _COLLATED = frozenset({"position", "strpos", "replace", "split_part", "starts_wi
 _ENCODED = frozenset({"octet_length", "bit_length", "md5", "ascii", "chr"})
 #: written otherwise than as a call
 _TEMPLATES = {"position": "strpos($1, $2)", "^@": "starts_with($1, $2)"}
+#: called otherwise in pg_catalog
+LOCAL_NAMES = {"extract_field": "extract"}
 #: by name in pg_catalog and types
 _PATTERNS = (("~~", "($1 LIKE $2)"), ("!~~", "($1 NOT LIKE $2)"))
 _CASTS = (
@@ -119,7 +121,7 @@ def scalars() -> Iterator[CapabilityRow]:
     for each in SIGNATURES:
         if _sendable(each) and not each.aggregate and not each.window and each.name not in ("#>", "#>>"):
             kind = "function" if each.name[0].isalpha() else "operator"
-            yield kind, each.name, ",".join(each.args), _template(each), _flags(each)
+            yield kind, LOCAL_NAMES.get(each.name, each.name), ",".join(each.args), _template(each), _flags(each)
     for name, template in _PATTERNS:
         yield "operator", name, "text,text", template, "d"
     for source, target in _CASTS:

@@ -16,7 +16,7 @@ from sqlglot import exp
 
 from kalamdb import types
 from kalamdb.errors import KalamError
-from kalamdb.sql import functions
+from kalamdb.sql import fields, functions
 from kalamdb.sql.bind import Params, identifier, parameter_index, place_of
 from kalamdb.sql.casts import Typed, cast, constant, null, numeric_constant, numeric_text, settle, settled, to_text
 from kalamdb.sql.functions import Signature, failure
@@ -140,25 +140,6 @@ _FACT_NODES: dict[type[exp.Expr], tuple[str, str]] = {
     exp.CurrentUser: ("user", "text"), exp.SessionUser: ("user", "text"), exp.CurrentSchema: ("schema", "text"),
     exp.CurrentCatalog: ("database", "text"), exp.CurrentRole: ("user", "text"),
     exp.CurrentTimestamp: ("now", "timestamptz"),
-}
-#: extract(field …): of which types, the SQL, and the numeric's scale
-_FIELDS: dict[str, tuple[str, int]] = {
-    "year": ("extract(year FROM $1)", 0), "month": ("extract(month FROM $1)", 0), "day": ("extract(day FROM $1)", 0),
-    "hour": ("extract(hour FROM $1)", 0), "minute": ("extract(minute FROM $1)", 0),
-    "second": ("CAST(extract(microsecond FROM $1) AS DECIMAL(18, 0)) / 1000000", 6),
-    "milliseconds": ("extract(microsecond FROM $1)", 3), "microseconds": ("extract(microsecond FROM $1)", 0),
-    "dow": ("extract(dow FROM $1)", 0), "isodow": ("extract(isodow FROM $1)", 0), "doy": ("extract(doy FROM $1)", 0),
-    "week": ("extract(week FROM $1)", 0), "isoyear": ("extract(isoyear FROM $1)", 0),
-    "quarter": ("extract(quarter FROM $1)", 0), "decade": ("", 0), "century": ("", 0), "epoch": ("", 6),
-}
-_TRUNCATIONS = frozenset({
-    "microseconds", "milliseconds", "second", "minute", "hour", "day", "week", "month", "quarter", "year",
-})
-_CLOCK = frozenset({"hour", "minute", "second", "milliseconds", "microseconds"})
-_UNIT_NAMES = {
-    "years": "year", "months": "month", "days": "day", "hours": "hour", "minutes": "minute", "seconds": "second",
-    "weeks": "week", "millisecond": "milliseconds", "microsecond": "microseconds", "mon": "month", "min": "minute",
-    "sec": "second", "qtr": "quarter",
 }
 _SAFE_PATTERN = re.compile(
     r"\^?(?:[\w \-/:;,<>=!@#%&~'\"]|\\[.\-/\\+*?()\[\]{}|^$]|\.(?![*+?]\?)|[*+?](?![*+?])|\((?![?*+])|[)|]"
@@ -897,63 +878,49 @@ class Expressions:
         return self._field(node.name, self.value(node.args["expression"], frame), node)
 
     def _date_part(self, node: exp.Expr, frame: Frame) -> Typed:
-        if len(node.expressions) != 2 or not isinstance(node.expressions[0], exp.Literal):
-            raise not_supported("date_part with a computed field", node)
-        found = self._field(node.expressions[0].this, self.value(node.expressions[1], frame), node)
-        return self.cast(found, FLOAT8)
+        if len(node.expressions) != 2:
+            raise not_supported("date_part of this", node)
+        word, source = (self.value(item, frame) for item in node.expressions)
+        return self._of_field("date_part", word, self._moment("date_part", source, TIMESTAMP, node), node)
 
-    def _field(self, name: str, typed: Typed, node: exp.Expr) -> Typed:
-        word = _UNIT_NAMES.get(name.lower(), name.lower())
-        source = settled(typed, self.params) if not typed.unknown else settle(typed, TIMESTAMPTZ, self.params)
+    def _of_field(self, name: str, word: Typed, source: Typed, node: exp.Expr) -> Typed:
+        """With the one branch of a field that is written as a constant."""
+        found = functions.resolve(functions.BY_NAME[name], [word.kind.name, source.kind.name])
+        template = None if word.literal is None else fields.constant(name, word.literal)
+        if found is None or template is None or source.kind.name != "timestamp":
+            return self.call(name, [word, source], node)
+        return self._apply(replace(found, template=template), [word, source], node)
+
+    def _moment(self, what: str, source: Typed, target: Kind, node: exp.Expr) -> Typed:
+        if source.unknown:
+            source = settle(source, TIMESTAMPTZ, self.params)
         if source.kind.name not in MOMENTS:
-            raise not_supported(f"extract({word} from {source.kind.display})", node)
-        sql, scale = _FIELDS.get(word, ("", 0))
-        if (not sql and word != "epoch") or (word in _CLOCK and source.kind.name == "date"):
-            if source.kind.name == "date" and word in _CLOCK:
-                raise KalamError("0A000", f'unit "{word}" not supported for type date', position=place_of(node))
-            raise not_supported(f"extract({word} from {source.kind.display})", node)
-        if word == "epoch":
-            return self._epoch(source)
-        made = decimal(18, scale)
-        finite = "year" in word or word in ("decade", "century", "isoyear")
-        text = _repeatable(sql, source, frame_free=True)
-        if word in ("second", "milliseconds"):
-            digits = 10**scale
-            micros = _repeatable("extract(microsecond FROM $1)", source, frame_free=True)
-            text = f"(CAST({micros} AS DECIMAL(18, 0)) * CAST('{1 / digits:.{scale}f}' AS DECIMAL(18, {scale})))"
-            if word == "milliseconds":
-                text = f"(CAST({micros} AS DECIMAL(18, 0)) * CAST('0.001' AS DECIMAL(18, 3)))"
-        infinite = failure("0A000", f"extract({word} of an infinite value is not supported") if finite else "NULL"
-        return Typed(f"CASE WHEN isfinite({source.sql}) THEN CAST({text} AS {made.duck}) WHEN {source.sql} IS NOT NULL "
-                     f"THEN {infinite} END", made)
+            raise not_supported(f"{what}(… {source.kind.display})", node)
+        return self.cast(source, target)
 
-    def _epoch(self, source: Typed) -> Typed:
-        infinite = failure("0A000", "extract(epoch) of an infinite value is not supported")
-        if source.kind.name == "date":
-            made, text = decimal(18, 0), f"CAST(({source.sql} - DATE '1970-01-01') AS BIGINT) * 86400"
-        else:
-            made = decimal(20, 6)
-            text = f"CAST(epoch_us({source.sql}) AS DECIMAL(20, 0)) * CAST('0.000001' AS DECIMAL(7, 6))"
-        return Typed(f"CASE WHEN isfinite({source.sql}) THEN CAST({text} AS {made.duck}) WHEN {source.sql} IS NOT NULL "
+    def _field(self, name: str, source: Typed, node: exp.Expr) -> Typed:
+        """Held as DECIMAL, which is quicker, but for what the infinite values have no number for."""
+        if source.kind.name != "date":
+            source = self._moment("extract", source, TIMESTAMP, node)
+        word = fields.canonical(name)
+        found = fields.decimal_of(word, source.kind.name)
+        if found is None:
+            return self.call("extract_field", [constant(TEXT, name), source], node)
+        sql, made = found[0].replace("$2", source.sql), decimal(20, found[1])
+        infinite = failure("0A000", f"extract({word} of an infinite value is not supported") if (
+            word in fields.GROWING) else "NULL"
+        return Typed(f"CASE WHEN isfinite({source.sql}) THEN CAST({sql} AS {made.duck}) WHEN {source.sql} IS NOT NULL "
                      f"THEN {infinite} END", made)
 
     def _date_trunc(self, node: exp.Expr, frame: Frame) -> Typed:
-        if len(node.expressions) != 2 or not isinstance(node.expressions[0], exp.Literal):
-            raise not_supported("date_trunc with a computed field or a time zone", node)
-        word = node.expressions[0].this.lower()
-        word = _UNIT_NAMES.get(word, word)
-        source = self.value(node.expressions[1], frame)
+        if len(node.expressions) != 2:
+            raise not_supported("date_trunc with a time zone", node)
+        word, source = (self.value(item, frame) for item in node.expressions)
         if source.unknown or source.kind.name == "date":
             source = self.cast(source, TIMESTAMPTZ)
-        if source.kind.name not in ("timestamp", "timestamptz"):
-            return self.call("date_trunc", [constant(TEXT, word), source], node)
-        if word not in _TRUNCATIONS:
-            if word in ("decade", "century", "millennium"):
-                raise not_supported(f"date_trunc('{word}')", node)
-            raise KalamError("22023", f'unit "{word}" not recognized for type {source.kind.display}')
-        inner = f"CAST({source.sql} AS TIMESTAMP)"
-        text = f"CAST(date_trunc('{word}', {inner}) AS {source.kind.duck})"
-        return Typed(f"CASE WHEN isfinite({source.sql}) THEN {text} ELSE {source.sql} END", source.kind)
+        if source.kind.name != "timestamptz":  # whose zone is always UTC
+            return self._of_field("date_trunc", word, source, node)
+        return self.cast(self._of_field("date_trunc", word, self.cast(source, TIMESTAMP), node), TIMESTAMPTZ)
 
     def _concat(self, node: exp.Expr, frame: Frame) -> Typed:
         args = [to_text(settled(self.value(item, frame), self.params)) for item in node.expressions]
@@ -1091,10 +1058,6 @@ def _aggregated(args: Sequence[Typed]) -> bool:
 
 def _filled(template: str, args: Sequence[Typed]) -> str:
     return _ARG.sub(lambda found: args[int(found.group(1)) - 1].sql, template)
-
-
-def _repeatable(template: str, source: Typed, *, frame_free: bool) -> str:
-    return template.replace("$1", source.sql)
 
 
 def key_of(node: exp.Expr) -> str:

@@ -15,14 +15,9 @@ from dataclasses import dataclass
 from itertools import product
 
 from kalamdb.errors import KalamError
+from kalamdb.sql import fields
 from kalamdb.sql.kinds import Kind, category, implicit, preferred
-
-
-def failure(sqlstate: str, message: str) -> str:
-    """SQL that raises."""
-    quoted = message.replace("'", "''")
-    return f"error('kalam:{sqlstate}:{quoted}:malak')"
-
+from kalamdb.sql.native import failure as failure
 
 _OVER, _UNDER = failure("22003", "value out of range: overflow"), failure("22003", "value out of range: underflow")
 _ZERO = failure("22012", "division by zero")
@@ -103,6 +98,13 @@ def _days(date: str, sign: str, days: str) -> str:
     number = f"(({date} - DATE '1970-01-01') {sign} {days})"
     return (f"CASE WHEN NOT isfinite({date}) AND {days} IS NOT NULL THEN {date} WHEN {number} NOT BETWEEN -2440588 AND "
             f"2145042905 THEN {failure('22008', 'date out of range')} ELSE {date} {sign} {days} END")
+
+
+def _moved(moment: str, sign: str, interval: str) -> str:
+    """Before PostgreSQL's first timestamp the query engine still has some."""
+    early = failure("22008", "timestamp out of range")
+    return (f"CASE WHEN isfinite({moment}) AND {moment} {sign} {interval} < {fields.FIRST} THEN {early} "
+            f"ELSE {moment} {sign} {interval} END")
 
 
 def _times(interval: str, number: str) -> str:
@@ -240,12 +242,12 @@ to_number(text,text) numeric !
 +(interval,date) timestamp (CAST($2 AS TIMESTAMP) + $1)
 +(date,interval) timestamp (CAST($1 AS TIMESTAMP) + $2)
 -(date,interval) timestamp (CAST($1 AS TIMESTAMP) - $2)
-+(timestamp,interval) timestamp ($1 + $2)
-+(interval,timestamp) timestamp ($2 + $1)
--(timestamp,interval) timestamp ($1 - $2)
-+(timestamptz,interval) timestamptz ($1 + $2)
-+(interval,timestamptz) timestamptz ($2 + $1)
--(timestamptz,interval) timestamptz ($1 - $2)
++(timestamp,interval) timestamp {_moved("$1", "+", "$2")}
++(interval,timestamp) timestamp {_moved("$2", "+", "$1")}
+-(timestamp,interval) timestamp {_moved("$1", "-", "$2")}
++(timestamptz,interval) timestamptz {_moved("$1", "+", "$2")}
++(interval,timestamptz) timestamptz {_moved("$2", "+", "$1")}
+-(timestamptz,interval) timestamptz {_moved("$1", "-", "$2")}
 -(timestamp,timestamp) interval CASE WHEN {_ENDLESS} THEN {_INFINITE_TIMES} ELSE $1 - $2 END
 -(timestamptz,timestamptz) interval CASE WHEN {_ENDLESS} THEN {_INFINITE_TIMES} ELSE $1 - $2 END
 +(interval,interval) interval ($1 + $2)
@@ -433,7 +435,7 @@ def _parse(lines: Sequence[str], *, aggregate: bool = False, window: bool = Fals
 
 
 SIGNATURES: tuple[Signature, ...] = (
-    *_parse([*_arithmetic(), *_LINES.splitlines()]),
+    *_parse([*_arithmetic(), *_LINES.splitlines(), *fields.lines()]),
     *_parse([*_AGGREGATES.splitlines(), *_statistics(), *_extremes()], aggregate=True),
     *_parse(_WINDOWS.splitlines(), window=True),
 )

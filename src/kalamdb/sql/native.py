@@ -139,6 +139,12 @@ def _within(array: pa.Array, low: int, high: int) -> bool:
     return ends["min"] is None or (ends["min"] >= low and ends["max"] <= high)
 
 
+def failure(sqlstate: str, message: str) -> str:
+    """SQL that raises."""
+    quoted = message.replace("'", "''")
+    return f"error('kalam:{sqlstate}:{quoted}:malak')"
+
+
 def literal(type_: PgType | None, value: Any) -> str:
     """A storage value as DuckDB's SQL; ``type_`` None: of a type that the context decides."""
     if value is None:
