@@ -189,6 +189,9 @@ extern void kalam_deparse_table(StringInfo buf, KalamTable *table);	/* "ns"."t" 
 extern void kalam_plan_routine(FdwRoutine *routine);
 extern void kalam_scan_routine(FdwRoutine *routine);
 
+/* ---------- kalam_size.c ---------- */
+extern void kalam_sizes_changed(int64 rows);	/* so many rows were written at once */
+
 /* ---------- kalam_analyze.c: FDW callback for ANALYZE ---------- */
 extern void kalam_analyze_routine(FdwRoutine *routine);
 

@@ -394,6 +394,7 @@ batch_send(KalamBatch *batch, bool commit)
 	res = kalam_request(batch->spec.conn, &req);
 	affected = strtoll(PQcmdTuples(res), NULL, 10);
 	kalam_result_free(res);
+	kalam_sizes_changed(affected);
 	check_affected(batch, affected);
 	return affected;
 }

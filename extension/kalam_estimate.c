@@ -1,19 +1,26 @@
 /*
  * kalam_estimate.c: how many rows a scan gives, and what it costs.
  *
- * No question is asked of the server for this: planning must stay cheap.  What
- * is known is the row count that ANALYZE left, PostgreSQL's own guesses of
- * selectivity, and the key: the server finds rows by its leading columns
- * without reading others, and a whole key names one row.
+ * Planning must stay cheap.  What is known is the row count that ANALYZE left,
+ * PostgreSQL's own guesses of selectivity, and the key: the server finds rows
+ * by its leading columns without reading others, and a whole key names one row.
+ *
+ * Of a table never analyzed, and of one whose rows are shared out among
+ * tenants, the server is asked how many rows there are to read, once in some
+ * minutes (kalam_size.c).  Nothing is asked for a row found by its key.
  */
 #include "postgres.h"
 
+#include <math.h>
+
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/restrictinfo.h"
 #include "utils/lsyscache.h"
 
+#include "kalam_core.h"
 #include "kalam_read.h"
 
 #define UNKNOWN_PAGES 10		/* of a table never analyzed, as PostgreSQL guesses for new tables */
@@ -77,23 +84,62 @@ key_columns_given(RelOptInfo *rel, KalamRelInfo *info, List *conds)
 
 /* ---------- rows ---------- */
 
-static double
-unknown_tuples(RelOptInfo *rel)
+static bool
+never_analyzed(RelOptInfo *rel)
 {
-	return clamp_row_est(UNKNOWN_PAGES * (double) BLCKSZ / (rel->reltarget->width + 24));
+	return rel->tuples < 0 || (rel->tuples == 0 && rel->pages == 0);
+}
+
+static void
+guess_size(RelOptInfo *rel)
+{
+	rel->pages = UNKNOWN_PAGES;
+	rel->tuples = clamp_row_est(UNKNOWN_PAGES * (double) BLCKSZ / (rel->reltarget->width + 24));
+}
+
+/* For whom the query will read, as far as can be told now; whether he may is told then. */
+static const char *
+planned_tenant(KalamTable *table, Oid userid)
+{
+	const char *bound = kalam_find_option(kalam_user_mapping(table->serverid, userid)->options, "user_id");
+
+	if (bound)
+		return bound;
+	return kalam_user_id && kalam_user_id[0] ? kalam_user_id : NULL;
+}
+
+/* What the server has, for the tenant alone where it knows that. */
+static void
+ask_size(RelOptInfo *rel, KalamRelInfo *info)
+{
+	Oid			userid = OidIsValid(rel->userid) ? rel->userid : GetUserId();
+	KalamSize	size;
+	double		rows;
+
+	kalam_known_size(info->scope.conn, info->table, userid, planned_tenant(info->table, userid), &size);
+	if (size.rows < 0)
+	{
+		guess_size(rel);
+		return;
+	}
+	rows = size.tenant_rows >= 0 ? size.tenant_rows : size.rows;
+	rel->tuples = rows;
+	rel->pages = (BlockNumber) Min(ceil(size.bytes / BLCKSZ * (size.rows > 0 ? rows / size.rows : 1)), MaxBlockNumber);
 }
 
 /* rel's own numbers */
 void
 kalam_estimate_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 {
-	if (rel->tuples < 0 || (rel->tuples == 0 && rel->pages == 0))
-	{
-		rel->pages = UNKNOWN_PAGES;
-		rel->tuples = unknown_tuples(rel);
-	}
+	bool		by_key = info->keys != NIL &&
+		key_columns_given(rel, info, info->remote_conds) == list_length(info->keys);
+
+	if (!by_key && (never_analyzed(rel) || info->table->type != KALAM_SHARED))
+		ask_size(rel, info);
+	else if (never_analyzed(rel))
+		guess_size(rel);
 	set_baserel_size_estimates(root, rel);
-	if (info->keys != NIL && key_columns_given(rel, info, info->remote_conds) == list_length(info->keys))
+	if (by_key)
 		rel->rows = 1;
 }
 

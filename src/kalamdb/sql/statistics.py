@@ -17,7 +17,7 @@ from kalamdb.sql.cursors import ListSource
 from kalamdb.sql.run import MAX_FETCH, Run, answer
 from kalamdb.sql.statements import Name, SampleRows, ShowColumnWidths, ShowTableSize
 from kalamdb.sql.storage import STATS, WIDTHS
-from kalamdb.sql.system import check_writable
+from kalamdb.sql.system import check_writable, is_system
 from kalamdb.txn.api import Sample, Sampled, TableDef
 from kalamdb.types import PgType
 
@@ -123,7 +123,10 @@ async def column_widths(statement: ShowColumnWidths, run: Run) -> Result:
 
 # ---------- SHOW TABLE SIZE ----------
 async def table_size(statement: ShowTableSize, run: Run) -> Result:
-    """Of a tenant's rows only where the account may act for the tenant: never an error, since a planner asks."""
+    """Of a tenant's rows only where the account may act for the tenant, of the namespace system nothing: a planner
+    asks."""
+    if is_system(access.resolve(run.transaction.catalog, statement.table, run.path)):
+        return Result("SHOW", columns=STATS, rows=[])
     table = _table(run, statement.table)
     tenant = run.tenant
     try:

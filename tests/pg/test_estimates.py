@@ -1,0 +1,147 @@
+"""How many rows plans expect, of tables never analyzed and of tenants' tables; and what asking for that costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support.server import KalamServer
+
+from .ddl import Session
+
+pytestmark = pytest.mark.pg
+
+
+def plan(db: Session, query: str) -> dict[str, Any]:
+    (found,) = db.value(f"EXPLAIN (FORMAT JSON) {query}")
+    root: dict[str, Any] = found["Plan"]
+    return root
+
+
+def expected(db: Session, query: str) -> int:
+    return int(plan(db, query)["Plan Rows"])
+
+
+def nodes(root: dict[str, Any]) -> list[str]:
+    return [root["Node Type"]] + [node for child in root.get("Plans", ()) for node in nodes(child)]
+
+
+def trips(db: Session, query: str) -> int:
+    before = db.value("SELECT kalam_round_trips()")
+    db(query)
+    return int(db.value("SELECT kalam_round_trips()") - before)
+
+
+def make(db: Session, name: str, rows: int, kind: str = "shared") -> None:
+    db(f"CREATE TABLE {name} (id bigint PRIMARY KEY, n int, body text) USING kalamdb WITH (type = '{kind}')")
+    if rows:
+        db(f"INSERT INTO {name} SELECT g, g % 10, 'body' FROM generate_series(1, {rows}) g")
+
+
+# ---------- never analyzed ----------
+def test_never_analyzed(db: Session, ns: str) -> None:
+    for rows in (0, 5, 3000):
+        make(db, f"{ns}.t{rows}", rows)
+        assert expected(db, f"SELECT * FROM {ns}.t{rows}") == max(rows, 1)
+    db("SELECT kalam_flush(%s::regclass)", f"{ns}.t3000")
+    db(f"ALTER FOREIGN TABLE {ns}.t3000 OPTIONS (ADD fetch_size '100')")  # forgets what is known
+    assert expected(db, f"SELECT * FROM {ns}.t3000") == 3000
+    assert expected(db, f"SELECT * FROM {ns}.t3000 WHERE id = 7") == 1
+    assert 10 <= expected(db, f"SELECT * FROM {ns}.t3000 WHERE n = 7") <= 3000
+
+
+def test_joins_are_planned_for_their_size(db: Session, ns: str) -> None:
+    """Thousands of rows are not looked up one by one; a few are."""
+    make(db, f"{ns}.big", 20_000)
+    db(f"CREATE TABLE {ns}.heap AS SELECT g AS id, g AS n FROM generate_series(1, 20000) g; ANALYZE {ns}.heap")
+    db(f"CREATE TABLE {ns}.few AS SELECT g AS id FROM generate_series(1, 3) g; ANALYZE {ns}.few")
+    found = nodes(plan(db, f"SELECT * FROM {ns}.heap JOIN {ns}.big USING (id)"))
+    assert "Nested Loop" not in found, found
+    assert found.count("Foreign Scan") == 1
+    found = nodes(plan(db, f"SELECT * FROM {ns}.few JOIN {ns}.big USING (id)"))
+    assert "Nested Loop" in found, found
+
+
+def test_asked_once(db: Session, ns: str) -> None:
+    make(db, f"{ns}.t", 100)
+    first, second = (trips(db, f"SELECT * FROM {ns}.t WHERE n = 3") for _ in range(2))
+    assert first - second == 1
+    db(f"ALTER FOREIGN TABLE {ns}.t OPTIONS (ADD fetch_size '500')")
+    assert trips(db, f"SELECT * FROM {ns}.t WHERE n = 3") == first
+    assert trips(db, f"SELECT * FROM {ns}.t WHERE n = 3") == second
+
+
+def test_nothing_is_asked_for_a_key(db: Session, ns: str) -> None:
+    for kind in ("shared", "user"):
+        db("SET kalam.user_id = 'alice'")
+        make(db, f"{ns}.{kind}", 10, kind)
+        assert trips(db, f"SELECT * FROM {ns}.{kind} WHERE id = 3") == 1
+        assert trips(db, f"UPDATE {ns}.{kind} SET n = 1 WHERE id = 3") <= 3
+
+
+def test_nothing_is_asked_of_an_analyzed_table(db: Session, ns: str) -> None:
+    make(db, f"{ns}.t", 100)
+    db(f"ANALYZE {ns}.t")
+    assert trips(db, f"SELECT * FROM {ns}.t WHERE n = 3") == 1
+
+
+def test_many_rows_written_are_noticed(db: Session, ns: str) -> None:
+    make(db, f"{ns}.t", 10)
+    assert expected(db, f"SELECT * FROM {ns}.t") == 10
+    db(f"INSERT INTO {ns}.t SELECT g FROM generate_series(100, 5099) g")
+    assert expected(db, f"SELECT * FROM {ns}.t") == 5010
+
+
+def test_in_a_transaction(db: Session, ns: str) -> None:
+    """A question while planning disturbs no transaction, and counts what is committed."""
+    make(db, f"{ns}.t", 10)
+    with db.conn.transaction():
+        db(f"CREATE TABLE {ns}.new (id bigint PRIMARY KEY, n int) USING kalamdb WITH (type = 'shared')")
+        db(f"INSERT INTO {ns}.new SELECT g, g FROM generate_series(1, 50) g")
+        assert db(f"SELECT count(*) FROM {ns}.new JOIN {ns}.t USING (id)") == [(10,)]
+        db("SAVEPOINT a")
+        db(f"SELECT * FROM {ns}.new WHERE n = 3")
+        db("ROLLBACK TO a")
+    assert db(f"SELECT count(*) FROM {ns}.new") == [(50,)]
+
+
+def test_a_system_table(db: Session, ns: str) -> None:
+    db(f"CREATE FOREIGN TABLE {ns}.s (id bigint) SERVER kalam_server OPTIONS (namespace 'system', table 'sessions')")
+    assert expected(db, f"SELECT * FROM {ns}.s") > 0
+
+
+# ---------- tenants ----------
+def test_of_one_tenant(db: Session, ns: str) -> None:
+    """A tenant's plans are made for that tenant's rows, with statistics and without."""
+    table = f"{ns}.u"
+    make(db, table, 0, "user")
+    sizes = {"small": 20, "large": 4000}
+    for tenant, rows in sizes.items():
+        db(f"SET kalam.user_id = '{tenant}'")
+        db(f"INSERT INTO {table} SELECT g, g, 'x' FROM generate_series(1, {rows}) g")
+    for analyzed in (False, True):
+        if analyzed:
+            db(f"ANALYZE {table}")
+        for tenant, rows in [*sizes.items(), ("nobody", 1), ("*", 4020)]:
+            db(f"SET kalam.user_id = '{tenant}'")
+            assert expected(db, f"SELECT * FROM {table}") == rows, (tenant, analyzed)
+        db("RESET kalam.user_id")
+        assert expected(db, f"SELECT * FROM {table}") == 4020
+
+
+def test_whoever_may_not_is_told_when_it_runs(db: Session, ns: str) -> None:
+    table = f"{ns}.u"
+    make(db, table, 0, "user")
+    db(f"EXPLAIN SELECT * FROM {table}")
+    db.fails(f"SELECT * FROM {table}", "42501", "no tenant is set")
+
+
+def test_the_server_is_down(db: Session, ns: str, server: KalamServer) -> None:
+    make(db, f"{ns}.t", 10)
+    server.kill()
+    try:
+        db.fails(f"SELECT * FROM {ns}.t", None, "127.0.0.1")
+    finally:
+        server.start()
+    assert expected(db, f"SELECT * FROM {ns}.t") == 10
