@@ -14,7 +14,7 @@ from support.server import KalamServer
 
 from .arguments import ARGUMENTS, FIELDS, JSONB, SPECIAL, arguments, literal
 from .client import Client
-from .proof import Sides, agree, both
+from .proof import Sides, agree, both, outcome
 from .values import VALUES
 
 #: where PostgreSQL's own result is not a fixed one
@@ -171,6 +171,26 @@ def test_decimals(left: str, right: str, sides: Sides) -> None:
     rows = [[literal(one, left), literal(two, right)] for one, two in product(values, values)]
     for rough in (False, True):
         agree(sides, [call for call in ARITHMETIC if ("float8" in call) is rough], ["a", "b"], rows, rough=rough)
+
+
+OVERFLOWS = [
+    "i + 1 > 0", "1 + i > 0", "i - (-1) > 5", "i * 2 > 4", "i * 2 = 4", "-(i - 2147483647 - 2) < 5",
+    "s + 1::smallint > 3", "id + 1 = 5", "i + 1 IN (5, 6)", "i + 1 <> 3", "-2 - i < 0", "i - 5 + 10 > 0",
+    "s * 2::smallint >= 0", "i + i > 3", "i + 1 BETWEEN 1 AND 5", "i + 1 IS NULL", "(i + 1) IS NOT NULL",
+    "coalesce(i + 1, 0) > 0", "id::int4 = 5", "id::int2 IN (1, 2)", "n::int4 = 1", "f::int8 > 1", "f * 10 > 3",
+    "f::real = 1", "d + 5 > date '2020-01-01'", "d::timestamp > timestamp '2020-01-01'", "id * 2 / 2 = id",
+    "-i - 2 < 0", "abs(-i - 1) > 3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("condition", [*OVERFLOWS, "SELECT sum(i + 1) FROM x", "SELECT max(i + 1) FROM x"])
+def test_no_optimizer_hides_an_overflow(condition: str, sides: Sides) -> None:
+    rows = ("(9223372036854775807, 2147483647, 32767::int2, 1.7e308::float8, 1e30::numeric, '5874897-12-31'::date), "
+            "(1, 1, 1::int2, 1, 1, '2020-01-01')")  # fmt: skip
+    query = condition if condition.startswith("SELECT") else f"SELECT id FROM x WHERE {condition}"
+    sql = f"WITH x AS (SELECT * FROM (VALUES {rows}) t(id, i, s, f, n, d)) {query}"
+    assert isinstance(outcome(sides.pg, sql), str), "no error: nothing is tested"
+    both(sides, sql)
 
 
 def test_what_is_refused_says_so(sides: Sides) -> None:

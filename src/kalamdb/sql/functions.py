@@ -34,12 +34,16 @@ def _float(sign: str, one: str, two: str) -> str:
     return f"CASE {checks} ELSE {result} END"
 
 
+#: by these names the query engine does not turn i + 1 > 0 into i > -1, or sum(i + 1) into a sum: they may overflow
+_NAMED = {"+": "add", "-": "subtract", "*": "multiply"}
+
+
 def _arithmetic() -> Iterator[str]:
     integers = ("int2", "int4", "int8")
     for one, two in product(integers, integers):
         wider = max(one, two)
-        for sign in "+-*":
-            yield f"{sign}({one},{two}) {wider} ($1 {sign} $2)"
+        for sign, word in _NAMED.items():
+            yield f"{sign}({one},{two}) {wider} {word}($1, $2)"
         for name, sign in (("/", "//"), ("%", "%")):
             same = "" if one == two else f"CAST(${1 if one < two else 2} AS {Kind(wider).duck})"
             left, right = (same or "$1", "$2") if one < two else ("$1", same or "$2")
@@ -53,7 +57,7 @@ def _arithmetic() -> Iterator[str]:
         if one == two:
             yield f"#({one},{two}) {wider} xor($1, $2)"
             yield f"~({one}) {one} (~$1)"
-            yield f"-({one}) {one} (-$1)"
+            yield f"-({one}) {one} subtract($1)"
             yield f"+({one}) {one} $1"
             yield f"abs({one}) {one} abs($1)"
             yield f"mod({one},{two}) {one} CASE WHEN $2 = 0 AND $1 IS NOT NULL THEN {_ZERO} " \

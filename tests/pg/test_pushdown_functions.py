@@ -1,0 +1,107 @@
+"""Functions, operators, casts and aggregates that are sent give what an ordinary table gives, and are sent indeed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from psycopg.types.string import TextLoader
+
+from .pair import Pair
+
+pytestmark = pytest.mark.pg
+
+ROWS = """
+CREATE TABLE t (id bigint PRIMARY KEY, i int, s smallint, n numeric, p numeric(12,3), f float8, r real,
+    x text COLLATE "C", v varchar(20) COLLATE "C", b bool, d date, ts timestamp, tz timestamptz, j jsonb, o json,
+    y bytea) {using};
+INSERT INTO t SELECT g, NULLIF(g % 11, 3) - 5, g % 7, g / 8.0, g / 16.0, g / 4.0, g / 2.0, 'text ' || g, 'vä' || g % 5,
+    NULLIF(g % 3, 2) = 1, date '2023-12-25' + g, timestamp '2023-12-30 23:00' + g * interval '7 hours 1.5 seconds',
+    '2024-01-01 00:00+00'::timestamptz + g * interval '1 hour',
+    jsonb_build_object('a', g, 'b', jsonb_build_array(g, 'x')),
+    json_build_object('a', g::text, 'c', NULL), decode(lpad(to_hex(g), 4, '0'), 'hex') FROM generate_series(1, 60) g;
+INSERT INTO t (id, i, n, f, x, d, ts) VALUES (101, 2147483647, 'NaN', 'NaN', '', 'infinity', '-infinity'),
+    (102, 0, 'Infinity', '-Infinity', ' é☃ ', '0044-03-15 BC', '0044-03-15 10:00 BC'),
+    (103, NULL, 0.00, '-0', '%_', NULL, NULL);
+"""  # fmt: skip
+#: conditions, each of which is sent
+SENT = [
+    "s + 1 > 3", "s * 2 = 4", "id % 7 = 2", "-s < -3", "abs(s) > 4", "n * 2 > 5", "p + n > 3", "round(n, 1) = 2.5",
+    "trunc(p) = 3", "ceil(f) = 4", "floor(p) = 2", "f / 2 > 3", "sqrt(abs(f)) > 2.5", "r + f > 20", "mod(id, 7) = 2",
+    "length(x) = 6", "x || v > 'text 2'", "x LIKE 'text 1_'", "x NOT LIKE 'text%'", "substr(x, 6, 1) = '3'",
+    "left(x, 2) = 'te'", "strpos(x, '5') > 0", "position('5' in x) > 0", "replace(x, 'text', 'T') = 'T 7'",
+    "btrim(x) = 'é☃'", "split_part(x, ' ', 2) = '9'", "starts_with(x, 'text 5')", "x ^@ 'text 4'", "reverse(x) > '9'",
+    "lpad(x, 8, '.') = '..text 7'", "md5(x) > '8'", "char_length(v) = 3", "octet_length(v) = 4", "length(y) = 2",
+    "encode(y, 'hex') > '0020'", "d + 3 > '2024-01-05'", "extract(year from d) = 2024",
+    "extract(month from ts) = 1", "date_trunc('month', ts) = '2024-01-01'", "date_part('hour', ts) > 20",
+    "date_part('dow', d) = 0", "extract(epoch from ts) > 1704067200", "isfinite(d)", "j ->> 'a' = '5'",
+    "j @> '{\"a\": 6}'",
+    "j ? 'b'", "j -> 'b' ->> 1 = 'x'", "jsonb_typeof(j -> 'b') = 'array'", "jsonb_array_length(j -> 'b') = 2",
+    "o ->> 'a' = '4'", "s::int8 = 4", "id::int4 = 5", "r::int8 = 2", "f::numeric = 2.5", "b::int = 1",
+    "s::numeric > 3.5", "i::float8 = f", "ts::date = '2024-01-02'", "d::timestamp > '2024-01-02 01:00'",
+    "p::float8 > 2.2", "n = s", "f > s",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pair(module_dsn: str) -> Iterator[Pair]:
+    pair = Pair(module_dsn)
+    pair.setup(ROWS)
+    for side in (pair.heap, pair.kalam):
+        side.conn.execute("SET TimeZone = 'Asia/Kathmandu'")
+        for name in ("float8", "numeric", "timestamp", "date"):
+            side.conn.adapters.register_loader(name, TextLoader)
+    yield pair
+    pair.close()
+
+
+def sent(pair: Pair, query: str) -> str:
+    """The statement, without a line that is evaluated here."""
+    plan = [row[0] for row in pair.kalam.conn.execute(f"EXPLAIN (VERBOSE, COSTS OFF) {query}")]
+    assert not [line for line in plan if line.strip().startswith(("Filter:", "Aggregate", "GroupAgg", "HashAgg"))], plan
+    return str(next(line for line in plan if "Remote SQL" in line))
+
+
+@pytest.mark.parametrize("condition", SENT)
+def test_conditions(condition: str, pair: Pair) -> None:
+    query = f"SELECT id FROM t WHERE {condition} ORDER BY id"
+    wanted, got = pair.heap.run(query), pair.kalam.run(query)
+    assert got == wanted
+    assert wanted.rows is not None
+    assert "WHERE" in sent(pair, query)
+
+
+@pytest.mark.parametrize("query", [
+    "SELECT count(*), count(i), sum(s), sum(id), avg(s), min(x), max(d), bool_and(b), bool_or(b), every(b) FROM t",
+    "SELECT date_trunc('month', ts), count(*) FROM t GROUP BY 1 ORDER BY 1",
+    "SELECT extract(year from d), sum(p), avg(p), max(ts) FROM t GROUP BY 1 ORDER BY 1",
+    "SELECT v, string_agg(x, ',' ORDER BY id), count(DISTINCT s), bit_or(s) FROM t GROUP BY v ORDER BY v",
+    "SELECT s % 2, max(n), min(p), count(*) FILTER (WHERE length(x) > 6) FROM t GROUP BY 1 ORDER BY 1",
+])  # fmt: skip
+def test_aggregates(query: str, pair: Pair) -> None:
+    wanted, got = pair.heap.run(query), pair.kalam.run(query)
+    assert got == wanted
+    assert wanted.rows
+    assert "(" in sent(pair, query)
+
+
+#: what depends on the session or the locale stays in PostgreSQL
+@pytest.mark.parametrize("condition", [
+    "lower(x) = 'text 5'", "x ILIKE 'TEXT 5'", "tz::date = '2024-01-02'", "date_trunc('day', tz) > '2024-01-02'",
+    "extract(hour from tz) = 5", "tz::text > '2024-01-02'", "ln(f) > 2", "to_char(d, 'MM') = '01'",
+])  # fmt: skip
+def test_what_is_not_sent(condition: str, pair: Pair) -> None:
+    query = f"SELECT id FROM t WHERE {condition} AND id < 50 AND id > 5 ORDER BY id"
+    wanted, got = pair.heap.run(query), pair.kalam.run(query)
+    assert got == wanted
+    plan = "\n".join(row[0] for row in pair.kalam.conn.execute(f"EXPLAIN (VERBOSE, COSTS OFF) {query}"))
+    assert "Filter:" in plan
+
+
+@pytest.mark.parametrize("query", ["SELECT id FROM t WHERE id / s > 1", "SELECT id FROM t WHERE i + 1 > 0",
+                                   "SELECT id FROM t WHERE sqrt(f) > 1", "SELECT id FROM t WHERE n::int8 = 2",
+                                   "SELECT id FROM t WHERE d - date '2024-01-01' = 4", "SELECT sum(i * 2) FROM t"])
+def test_errors(query: str, pair: Pair) -> None:
+    wanted, got = pair.heap.run(query), pair.kalam.run(query)
+    assert wanted.sqlstate is not None
+    assert got.sqlstate == wanted.sqlstate
