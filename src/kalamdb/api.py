@@ -65,6 +65,7 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     exec: bool = False
     path: tuple[str, ...] = ()
     lock_timeout: int = 0
+    stats: int = 0
 
 
 @dataclass(frozen=True, slots=True)

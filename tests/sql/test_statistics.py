@@ -210,3 +210,46 @@ def test_types_are_what_they_were(db: Client, wire: Wire, ns: str) -> None:
     assert sampled.types == read.types == [str(types.by_name(name).arrow) for name in (
         "int8", "numeric", "date", "jsonb", "bool", "float4")]
     assert sorted(sampled.rows) == sorted(read.rows)
+
+
+# ---------- SHOW SCAN STATS ----------
+def report(wire: Wire, number: int) -> dict[str, str]:
+    return dict(wire(f"SHOW SCAN STATS {number}").rows)
+
+
+def test_what_scans_did(t: str, db: Client, wire: Wire) -> None:
+    wire(f'SELECT "id", "x" FROM {t}', arrow=True, stats=1, fetch=100_000)
+    found = report(wire, 1)
+    assert {name: found[name] for name in ("path", "hot_rows", "cold_rows", "segments", "segments_pruned", "groups")} == {
+        "path": "store", "hot_rows": "4000", "cold_rows": "9000", "segments": "1", "segments_pruned": "0",
+        "groups": "1"}
+    assert int(found["time_us"]) > 0
+    assert report(wire, 1) == {}  # once
+    wire(f'SELECT "id" FROM {t} WHERE ("id" = $1)', ("int8", "5000"), stats=2)
+    assert report(wire, 2)["path"] in ("key lookup", "store")  # the first may have to read the file
+    wire(f'SELECT "id" FROM {t} WHERE ("id" = $1)', ("int8", "5000"), stats=3)
+    assert (report(wire, 3)["path"], report(wire, 3)) == ("key lookup", {})
+    wire(f'SELECT "id" FROM {t} WHERE ("id" > $1)', ("int8", "10500"), stats=4)
+    found = report(wire, 4)
+    assert (found["segments"], found["segments_pruned"], found["hot_rows"]) == ("0", "1", "499")
+    wire(f"SELECT count(*) FROM {t}", stats=5, user="x")
+    assert report(wire, 5)["path"] == "query engine"
+
+
+def test_reports_add_up_over_chunks(t: str, wire: Wire) -> None:
+    rows = wire.all(f'SELECT "id" FROM {t}', stats=7, fetch=300)
+    assert len(rows) == 10_000
+    once = report(wire, 7)
+    for _ in range(2):
+        wire(f'SELECT "id" FROM {t}', stats=7, fetch=100_000)
+    twice = report(wire, 7)
+    assert int(twice["cold_rows"]) == 2 * int(once["cold_rows"]) == 18_000
+
+
+def test_reports_nobody_asks_for_go(t: str, wire: Wire) -> None:
+    for number in range(1, 1102):
+        wire(f'SELECT "id" FROM {t} WHERE ("id" = $1)', ("int8", "5000"), stats=number)
+    assert report(wire, 1) == {}
+    assert report(wire, 1101)["path"] == "key lookup"
+    assert report(wire, 5000) == {}
+    wire.fails("42601", "SHOW SCAN STATS x")

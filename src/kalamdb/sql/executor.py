@@ -25,6 +25,7 @@ from kalamdb.sql.jsonout import exec_answer
 from kalamdb.sql.lexer import split
 from kalamdb.sql.parse import parse
 from kalamdb.sql.planning import Bound, Entry, entry_of
+from kalamdb.sql.report import measured
 from kalamdb.sql.run import Run
 from kalamdb.sql.settings import reset_settings, set_setting
 from kalamdb.sql.show import show
@@ -47,6 +48,7 @@ from kalamdb.sql.statements import (
     Show,
     ShowColumnWidths,
     ShowOutcome,
+    ShowScanStats,
     ShowTable,
     ShowTableSize,
     ShowTableStats,
@@ -158,6 +160,15 @@ class SqlExecutor:
         self, session: ClientSession, prepared: Prepared, params: Sequence[bytes | None], formats: Sequence[int],
         context: Context | None,
     ) -> Result | Awaitable[Result]:
+        if context is None or not context.stats:
+            return self._execute(session, prepared, params, formats, context)
+        report, started = self._state(session).reports.of(context.stats), time.perf_counter_ns()
+        return measured(report, started, self._execute(session, prepared, params, formats, context))
+
+    def _execute(
+        self, session: ClientSession, prepared: Prepared, params: Sequence[bytes | None], formats: Sequence[int],
+        context: Context | None,
+    ) -> Result | Awaitable[Result]:
         entry: Entry = prepared.plan
         state = self._state(session)
         session.statement_ns = time.time_ns()
@@ -211,8 +222,8 @@ class SqlExecutor:
                 current.snapshot(context.snap)  # before the statement writes, and also if it does not read
         session.tenant = access.tenant_of(session, context)
         return Run(
-            self, session, state, context, current, own, session.tenant,
-            access.search_path(session, context),
+            self, session, state, context, current, own, session.tenant, access.search_path(session, context),
+            report=state.reports.of(context.stats) if context is not None and context.stats else None,
         )
 
     def _begin_own(self, session: ClientSession, state: SessionState, context: Context | None) -> Any:
@@ -230,7 +241,7 @@ class SqlExecutor:
             return self._plan(run, entry, params, formats)
         statement = entry.statement
         match statement:
-            case Show() | ShowOutcome() | ShowTable() | Describe():
+            case Show() | ShowOutcome() | ShowTable() | ShowScanStats() | Describe():
                 return show(statement, run)
             case SetSetting() | ResetSettings():
                 if run.exec:

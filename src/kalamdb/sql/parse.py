@@ -50,6 +50,7 @@ from kalamdb.sql.statements import (
     Show,
     ShowColumnWidths,
     ShowOutcome,
+    ShowScanStats,
     ShowTable,
     ShowTableSize,
     ShowTableStats,
@@ -427,6 +428,8 @@ class Parser:
             return ShowTableStats(self.table())
         if self.accept("table", "size"):
             return ShowTableSize(self.table())
+        if self.accept("scan", "stats"):
+            return ShowScanStats(self.integer())
         if self.accept("column", "widths"):
             return ShowColumnWidths(self.table())
         if self.accept("table"):

@@ -25,6 +25,7 @@ from kalamdb.sql.duck import QueryEngine, QueryResult
 from kalamdb.sql.kinds import Kind
 from kalamdb.sql.predicate import SEQ, USERID
 from kalamdb.sql.read import Filter, SystemScan, picker
+from kalamdb.sql.report import QUERY
 from kalamdb.sql.run import Run, answer
 from kalamdb.sql.select import ROW_NUMBER, SelectTranslator, Source
 from kalamdb.sql.spool import Spool
@@ -128,6 +129,7 @@ class QueryPlan:
         """
         cancel = Cancel()
         scans: list[tuple[Feed, ScanCursor | None]] = []
+        stats = run.scanning(QUERY)
         for feed in self.feeds:
             if feed.given is not None:
                 continue
@@ -135,7 +137,7 @@ class QueryPlan:
                 scans.append((feed, SystemScan(run, feed.table, feed.filter, feed.positions)))
                 continue
             tenant = access.read_tenant(run.session.account, feed.table, run.tenant)
-            scan = feed.filter.scan(feed.table, tenant, feed.positions, run.params)
+            scan = feed.filter.scan(feed.table, tenant, feed.positions, run.params, stats=stats)
             scans.append((feed, None if scan is None else run.transaction.scan(run.snapshot, scan)))
         text = self.text(run)
         result = QueryResult(run.queries.open())

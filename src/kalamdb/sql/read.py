@@ -32,10 +32,11 @@ from kalamdb.sql.predicate import (
     evaluate,
     key_range,
 )
+from kalamdb.sql.report import KEY, STORE
 from kalamdb.sql.run import Run, answer
 from kalamdb.sql.statements import Name
 from kalamdb.sql.system import is_system
-from kalamdb.txn.api import Key, NotInMemory, Scan, TableDef
+from kalamdb.txn.api import Key, NotInMemory, Scan, ScanStats, TableDef
 
 LockWait = Literal["wait", "nowait", "skip"]
 #: rows locked with one call
@@ -67,7 +68,7 @@ class Filter:
         return False
 
     def scan(self, table: TableDef, tenant: str | None, columns: tuple[int, ...], params: Sequence[Any],
-             *, limit: int | None = None, with_id: bool = False) -> Scan | None:
+             *, limit: int | None = None, with_id: bool = False, stats: ScanStats | None = None) -> Scan | None:
         """The engine's scan; None where a NULL bound of the key says that no row qualifies."""
         found = self.range
         prefix = tuple(value.get(params) for value in found.prefix)
@@ -77,7 +78,8 @@ class Filter:
             return None
         where = None if self.compiled is None else self.compiled.sql
         values = () if self.compiled is None else self.compiled.bind(params)
-        return Scan(table, tenant, columns, where, values, prefix, low, high, limit, with_id, bind(self.mask, params))
+        return Scan(table, tenant, columns, where, values, prefix, low, high, limit, with_id, bind(self.mask, params),
+                    stats)
 
     def matches(self, row: Row, params: Sequence[Any]) -> bool:
         return self.condition is None or evaluate(self.condition, row, params) is True
@@ -126,6 +128,7 @@ class ReadPlan:
 
     def start(self, run: Run) -> Result | Awaitable[Result]:
         if (rows := self._rows_by_key(run, alone=run.own)) is not None:
+            run.scanning(KEY)
             return Result(f"SELECT {len(rows)}", columns=self.columns, rows=rows)
         return answer(run, self._source(run, alone=True), self.columns)
 
@@ -182,7 +185,8 @@ class ReadPlan:
     def _scan(self, run: Run, tenant: str | None, alone: bool) -> Source | BatchSource:
         """``alone``: the rows are the statement's answer, and may be batches."""
         limit = self._limit(run)
-        scan = self.filter.scan(self.table, tenant, self.positions or (SEQ,), run.params, limit=limit)
+        scan = self.filter.scan(self.table, tenant, self.positions or (SEQ,), run.params, limit=limit,
+                                stats=run.scanning(STORE))
         if scan is None or limit == 0:
             return ListSource([])
         if is_system(self.table):
@@ -199,7 +203,7 @@ class ReadPlan:
                             cursor.interrupt, cursor.close)
 
     def _locking(self, run: Run, tenant: str | None) -> Source:
-        scan = self.filter.scan(self.table, tenant, (SEQ,), run.params, with_id=True)
+        scan = self.filter.scan(self.table, tenant, (SEQ,), run.params, with_id=True, stats=run.scanning(STORE))
         if scan is None:
             return ListSource([])
         inner = ThreadSource.of_scan(run.workers, run.session, run.transaction.scan(run.snapshot, scan))

@@ -12,9 +12,10 @@ from kalamdb import types
 from kalamdb.api import ClientSession, Column, Context, Result, Row
 from kalamdb.sql import coerce
 from kalamdb.sql.cursors import SMALL, BatchChunks, BatchSource, Chunks, Cursor, RowStream, Source
+from kalamdb.sql.report import Report
 from kalamdb.sql.transaction import SessionState, milliseconds
 from kalamdb.sql.workers import Workers
-from kalamdb.txn.api import Engine, Snapshot, Transaction
+from kalamdb.txn.api import Engine, ScanStats, Snapshot, Transaction
 
 if TYPE_CHECKING:
     from kalamdb.sql.duck import QueryEngine
@@ -38,6 +39,7 @@ class Run:
     params: Sequence[Any] = ()
     handed: bool = False  # the transaction now belongs to a cursor or stream
     wrote: bool = False
+    report: Report | None = None
     _snapshot: Snapshot | None = field(default=None)
     _now: int = 0
 
@@ -65,6 +67,13 @@ class Run:
             return self._now
         self.state.now = self.state.now or coerce.now_micros()  # one instant for the whole block
         return self.state.now
+
+    def scanning(self, path: str) -> ScanStats | None:
+        """Where its scans count, if somebody wants to know; ``path``: of ``kalamdb.sql.report``."""
+        if self.report is None:
+            return None
+        self.report.path = path
+        return self.report.scans
 
     @property
     def snapshot(self) -> Snapshot:

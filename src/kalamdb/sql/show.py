@@ -16,6 +16,7 @@ from kalamdb.sql.statements import (
     Show,
     ShowColumnWidths,
     ShowOutcome,
+    ShowScanStats,
     ShowTable,
     ShowTableSize,
     ShowTableStats,
@@ -52,6 +53,8 @@ def result_columns(statement: Statement) -> tuple[Column, ...] | None:
             return TABLE
         case ShowTableStats() | ShowTableSize():
             return STATS
+        case ShowScanStats():
+            return SETTINGS
         case ShowColumnWidths():
             return WIDTHS
         case StorageJob():
@@ -132,6 +135,9 @@ def show(statement: Statement, run: Run) -> Result:
             rows = [] if table is None else _table_options(table)
         case ShowOutcome():
             rows = [(run.engine.outcome(statement.id),)]
+        case ShowScanStats():
+            report = run.state.reports.take(statement.number)
+            rows = [] if report is None else report.rows()
         case Show(what="capabilities"):
             rows = capabilities(run.engine.server_id, run.engine.node_id)
         case Show(what="namespaces" | "schemas"):

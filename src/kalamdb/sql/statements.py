@@ -254,6 +254,13 @@ class SampleRows(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class ShowScanStats(Statement):
+    """SHOW SCAN STATS number: of the report that contexts named so."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShowColumnWidths(Statement):
     table: Name
 

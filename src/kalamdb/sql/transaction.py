@@ -13,6 +13,7 @@ from typing import cast, get_args
 from kalamdb.api import ClientSession, Context, Result
 from kalamdb.errors import KalamError
 from kalamdb.sql.cursors import close_cursors
+from kalamdb.sql.report import Reports
 from kalamdb.sql.statements import (
     Begin,
     Commit,
@@ -44,6 +45,7 @@ class SessionState:
     now: int = 0  # now() of the transaction block, once asked for
     scans: int = 0  # cursors named so far
     told: bool = False  # what SERIALIZABLE means
+    reports: Reports = field(default_factory=Reports)
 
 
 _DURATION = re.compile(r"(\d+)\s*(ms|s|min|h|d)?")

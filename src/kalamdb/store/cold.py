@@ -27,7 +27,7 @@ from kalamdb.store import bloom, manifest
 from kalamdb.store.hot import Layout
 from kalamdb.store.manifest import Manifest, Positions, Query, Segment
 from kalamdb.store.segment import Key, SegmentFile, key_at, position_of
-from kalamdb.txn.api import NotInMemory
+from kalamdb.txn.api import NotInMemory, ScanStats
 
 CACHE_BYTES = 256 << 20
 OPEN_FILES = 256
@@ -307,7 +307,8 @@ class ColdStore:
 
     # ---------- scans ----------
     def batches(self, found: Manifest, layout: Layout, columns: Sequence[str], wanted: ColdRange,
-                check: Callable[[], None], *, ordered: bool = True) -> Iterator[pa.RecordBatch]:
+                check: Callable[[], None], *, ordered: bool = True, stats: ScanStats | None = None
+                ) -> Iterator[pa.RecordBatch]:
         """Live rows of the range with these columns (one at least of ``_userid``, ``k``, ``_seq``, ``c<id>``); hot rows
         and tombstones may hide some. ``ordered`` by tenant and key needs both among the columns."""
         sources = []
@@ -316,7 +317,9 @@ class ColdStore:
             if (low is not None and segment.last < low) or (high is not None and segment.first > high):
                 continue
             if segment.live and wanted.may_match(segment):
-                sources.append((segment, self._of_segment(segment, layout, columns, wanted, check)))
+                sources.append((segment, self._of_segment(segment, layout, columns, wanted, check, stats)))
+        if stats is not None:
+            stats.segments_pruned += len(found.segments) - len(sources)
         if not ordered or len(sources) <= 1:
             for _, source in sources:
                 yield from source
@@ -324,10 +327,13 @@ class ColdStore:
             yield from merged([(segment.first, source) for segment, source in sources], shared=layout.shared)
 
     def _of_segment(self, segment: Segment, layout: Layout, columns: Sequence[str], wanted: ColdRange,
-                    check: Callable[[], None]) -> Iterator[pa.RecordBatch]:
+                    check: Callable[[], None], stats: ScanStats | None) -> Iterator[pa.RecordBatch]:
         file = self.file(segment)
         low, high = wanted.ends(shared=layout.shared)
         numbers = file.between(low, high)
+        if stats is not None:
+            stats.segments += 1
+            stats.groups_pruned += len(file.groups) - len(numbers)
         needed = list(dict.fromkeys([*columns, "k", *([] if layout.shared else ["_userid"])])) if (
             wanted.tenant is not None or wanted.bounds) else list(columns)
         for number in numbers:
@@ -339,6 +345,9 @@ class ColdStore:
             start, batch = restricted(batch, wanted, shared=layout.shared)
             batch = _alive(batch, segment.dead, file.groups[number].start + start)
             batch = _bounded(batch, wanted, shared=layout.shared)
+            if stats is not None:
+                stats.groups += 1
+                stats.cold_rows += batch.num_rows
             if batch.num_rows:
                 yield _projected(batch, columns, layout, segment)
 

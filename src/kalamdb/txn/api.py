@@ -82,6 +82,18 @@ class Snapshot(Protocol):
     """Committed data as of one instant and the transaction's own writes up to one position."""
 
 
+@dataclass(slots=True)
+class ScanStats:
+    """What scans did; counted by them as they go, each in one thread at a time."""
+
+    hot_rows: int = 0  # that satisfied the condition
+    cold_rows: int = 0  # read, whatever the condition
+    segments: int = 0
+    segments_pruned: int = 0  # known from the manifest to hold nothing of the range
+    groups: int = 0
+    groups_pruned: int = 0  # of the segments read
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """Rows of one table in key order within a tenant.
@@ -104,6 +116,7 @@ class Scan:
     limit: int | None = None
     with_id: bool = False  # each row preceded by its tenant and key tuple: (tenant, key, *columns)
     mask: Callable[[pa.RecordBatch], pa.Array] | None = field(default=None, compare=False)
+    stats: ScanStats | None = field(default=None, compare=False)
 
 
 class ScanCursor(Protocol):

@@ -138,6 +138,8 @@ class StoreScan:
             rows = self._snapshot.reader.rows(self._cursor, TURN_ROWS, self._stop)
             if not rows:
                 return
+            if self._scan.stats is not None:
+                self._scan.stats.hot_rows += len(rows)
             yield rows
 
     # ---------- hot and cold rows ----------
@@ -201,7 +203,8 @@ class StoreScan:
         layout, wanted = self._layout, self._range()
         if wanted is None:
             return
-        for batch in cold.store.batches(cold.manifest, layout, columns, wanted, self._stop.check, ordered=ordered):
+        for batch in cold.store.batches(cold.manifest, layout, columns, wanted, self._stop.check, ordered=ordered,
+                                        stats=self._scan.stats):
             left = without(batch, self._hiding(batch), shared=layout.shared)
             if left.num_rows:
                 yield left
