@@ -122,6 +122,7 @@ typedef struct KalamRequest
 	int			fetch_size;		/* 0: server's default */
 	int			snapshot;		/* from kalam_snapshot_number; 0: none */
 	const char *tenant;			/* NULL: none */
+	int			report;			/* number of the report to add to; 0: none */
 } KalamRequest;
 
 /*

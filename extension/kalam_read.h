@@ -11,6 +11,7 @@
  * kalam_reader.c        results to rows
  * kalam_size.c          how large a table is
  * kalam_analyze.c       ANALYZE
+ * kalam_explain.c       EXPLAIN (ANALYZE)
  * kalam_arrow.c         record batches in
  * kalam_arrow_writer.c  record batches out
  * kalam_datum.c         values
@@ -206,6 +207,21 @@ extern KalamReader *kalam_reader_create(MemoryContext cxt, TupleDesc desc, Relat
 extern void kalam_reader_take(KalamReader *reader, PGresult *res, bool first);
 /* stores the next row; false at the result's end */
 extern bool kalam_reader_next(KalamReader *reader, TupleTableSlot *slot);
+
+/* ---------- kalam_explain.c ---------- */
+/* What EXPLAIN (ANALYZE) is to tell of a scan */
+typedef struct KalamMeasure
+{
+	int			report;			/* the server's, by number; 0: nobody asks */
+	uint64		made;			/* the connection that it belongs to */
+	int64		chunks;
+	int64		rows;
+	int64		bytes;
+} KalamMeasure;
+
+extern void kalam_measure_begin(KalamMeasure *measure, EState *estate);
+extern void kalam_measure_chunk(KalamMeasure *measure, KalamConn *conn, PGresult *res);
+extern void kalam_measure_explain(KalamMeasure *measure, KalamConn *conn, ExplainState *es);
 
 /* ---------- kalam_size.c ---------- */
 typedef struct KalamSize

@@ -600,6 +600,8 @@ context_json(KalamConn *conn, const KalamRequest *req)
 		appendStringInfoString(&json, "\"exec\":true,");
 		append_strings(&json, "path", search_path_names());
 	}
+	if (req->report > 0)
+		appendStringInfo(&json, "\"stats\":%d,", req->report);
 	if (LockTimeout > 0)
 		appendStringInfo(&json, "\"lock_timeout\":%d,", LockTimeout);
 	if (json.data[json.len - 1] == ',')

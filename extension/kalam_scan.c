@@ -60,6 +60,8 @@ typedef struct KalamScan
 	uint64		made;			/* the connection that has the cursor */
 	KalamAhead *ahead;			/* and it was asked for */
 
+	KalamMeasure measure;
+
 	MemoryContext cxt;			/* all of this */
 	MemoryContext chunk_cxt;	/* res */
 	MemoryContext ahead_cxt;	/* ahead, and then its result */
@@ -236,6 +238,7 @@ scan_create(ForeignScanState *node)
 	scan->wanted = intVal(list_nth(plan->fdw_private, KALAM_PLAN_WANTED));
 	scan->locks = boolVal(list_nth(plan->fdw_private, KALAM_PLAN_LOCKS));
 	scan->once = !scan->locks && statement_runs_once(node->ss.ps.state);
+	kalam_measure_begin(&scan->measure, node->ss.ps.state);
 	prepare_parameters(scan, plan->fdw_exprs);
 	scan->reader = kalam_reader_create(cxt, desc, node->ss.ss_currentRelation, scan->conn,
 									   list_nth(plan->fdw_private, KALAM_PLAN_ATTRS));
@@ -291,6 +294,7 @@ take_chunk(KalamScan *scan, MemoryContext cxt, PGresult *res)
 	MemoryContextSwitchTo(scan->cxt);
 	scan->cursor = kalam_result_cursor(res);
 	scan->made = scan->conn->made;
+	kalam_measure_chunk(&scan->measure, scan->conn, res);
 	kalam_reader_take(scan->reader, res, scan->chunks++ == 0);
 	if (last)
 		MemoryContextDelete(last);
@@ -303,6 +307,7 @@ fetch_request(KalamScan *scan, KalamRequest *req)
 		kalam_connection_lost(scan->conn, "The connection on which the scan had begun is gone.");
 	req->sql = psprintf("FETCH %d FROM %s", scan->table->fetch_size, scan->cursor);
 	req->flags = scan->flags;
+	req->report = scan->measure.report;
 	req->tenant = scan->tenant;
 }
 
@@ -341,6 +346,7 @@ start(KalamScan *scan)
 	scan->flags = KALAM_REQ_ARROW | (own ? 0 : KALAM_REQ_TXN);
 	req.sql = scan->sql;
 	req.flags = scan->flags;
+	req.report = scan->measure.report;
 	req.tenant = scan->tenant;
 	req.fetch_size = scan->table->fetch_size;
 	if (scan->wanted > 0)
@@ -526,12 +532,15 @@ static void
 kalam_ExplainForeignScan(ForeignScanState *node, ExplainState *es)
 {
 	List	   *private = ((ForeignScan *) node->ss.ps.plan)->fdw_private;
+	KalamScan  *scan = node->fdw_state;
 	char	   *relations = strVal(list_nth(private, KALAM_PLAN_RELATIONS));
 
 	if (relations[0] != '\0')
 		ExplainPropertyText("Relations", relations, es);
 	if (es->verbose)
 		ExplainPropertyText("Remote SQL", strVal(list_nth(private, KALAM_PLAN_SQL)), es);
+	if (scan)
+		kalam_measure_explain(&scan->measure, scan->conn, es);
 }
 
 void
