@@ -221,7 +221,7 @@ typedef struct KalamMeasure
 
 extern void kalam_measure_begin(KalamMeasure *measure, EState *estate);
 extern void kalam_measure_chunk(KalamMeasure *measure, KalamConn *conn, PGresult *res);
-extern void kalam_measure_explain(KalamMeasure *measure, KalamConn *conn, ExplainState *es);
+extern void kalam_measure_explain(KalamMeasure *measure, KalamConn *conn, struct ExplainState *es);
 
 /* ---------- kalam_size.c ---------- */
 typedef struct KalamSize
