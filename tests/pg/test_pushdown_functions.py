@@ -39,7 +39,10 @@ SENT = [
     "j ? 'b'", "j -> 'b' ->> 1 = 'x'", "jsonb_typeof(j -> 'b') = 'array'", "jsonb_array_length(j -> 'b') = 2",
     "o ->> 'a' = '4'", "s::int8 = 4", "id::int4 = 5", "r::int8 = 2", "f::numeric = 2.5", "b::int = 1",
     "s::numeric > 3.5", "i::float8 = f", "ts::date = '2024-01-02'", "d::timestamp > '2024-01-02 01:00'",
-    "p::float8 > 2.2", "n = s", "f > s",
+    "p::float8 > 2.2", "n = s", "f > s", "p::numeric(6,1) = 2.5", "sqrt(abs(p)) > 1.5", "ts >= d", "d <> ts",
+    # only what is reached may fail
+    "s <> 0 AND id / s > 5", "s = 0 OR id / s > 5", "CASE WHEN s <> 0 THEN id / s ELSE 0 END > 5",
+    "length(x) > 6 AND s <> 0 AND id / s > 5", "NOT (s = 0 OR id % s = 0)", "coalesce(id / NULLIF(s, 0), 0) > 5",
 ]  # fmt: skip
 
 
@@ -75,7 +78,8 @@ def test_conditions(condition: str, pair: Pair) -> None:
     "SELECT count(*), count(i), sum(s), sum(id), avg(s), min(x), max(d), bool_and(b), bool_or(b), every(b) FROM t",
     "SELECT date_trunc('month', ts), count(*) FROM t GROUP BY 1 ORDER BY 1",
     "SELECT extract(year from d), sum(p), avg(p), max(ts) FROM t GROUP BY 1 ORDER BY 1",
-    "SELECT v, string_agg(x, ',' ORDER BY id), count(DISTINCT s), bit_or(s) FROM t GROUP BY v ORDER BY v",
+    "SELECT v, count(DISTINCT s), bit_or(s), bit_and(id) FROM t GROUP BY v ORDER BY v",
+    "SELECT b, stddev(s), variance(p), var_pop(id), stddev_samp(i) FROM t WHERE id < 99 GROUP BY b ORDER BY b",
     "SELECT s % 2, max(n), min(p), count(*) FILTER (WHERE length(x) > 6) FROM t GROUP BY 1 ORDER BY 1",
 ])  # fmt: skip
 def test_aggregates(query: str, pair: Pair) -> None:
@@ -83,6 +87,11 @@ def test_aggregates(query: str, pair: Pair) -> None:
     assert got == wanted
     assert wanted.rows
     assert "(" in sent(pair, query)
+
+
+def test_ordered_aggregates(pair: Pair) -> None:
+    query = "SELECT v, string_agg(x, ',' ORDER BY id), string_agg(x, '-' ORDER BY x DESC) FROM t GROUP BY v ORDER BY v"
+    assert pair.kalam.run(query) == pair.heap.run(query)
 
 
 #: what depends on the session or the locale stays in PostgreSQL
@@ -100,6 +109,7 @@ def test_what_is_not_sent(condition: str, pair: Pair) -> None:
 
 @pytest.mark.parametrize("query", ["SELECT id FROM t WHERE id / s > 1", "SELECT id FROM t WHERE i + 1 > 0",
                                    "SELECT id FROM t WHERE sqrt(f) > 1", "SELECT id FROM t WHERE n::int8 = 2",
+                                   "SELECT id FROM t WHERE n::numeric(6,1) = 2",
                                    "SELECT id FROM t WHERE d - date '2024-01-01' = 4", "SELECT sum(i * 2) FROM t"])
 def test_errors(query: str, pair: Pair) -> None:
     wanted, got = pair.heap.run(query), pair.kalam.run(query)

@@ -81,7 +81,7 @@ _ENCODED = frozenset({"octet_length", "bit_length", "md5", "ascii", "chr"})
 #: written otherwise than as a call
 _TEMPLATES = {"position": "strpos($1, $2)", "^@": "starts_with($1, $2)"}
 #: called otherwise in pg_catalog
-LOCAL_NAMES = {"extract_field": "extract"}
+LOCAL_NAMES = {"extract_field": "extract", "numeric_typmod": "numeric"}
 #: by name in pg_catalog and types
 _PATTERNS = (("~~", "($1 LIKE $2)"), ("!~~", "($1 NOT LIKE $2)"))
 _CASTS = (
@@ -124,6 +124,8 @@ def scalars() -> Iterator[CapabilityRow]:
             yield kind, LOCAL_NAMES.get(each.name, each.name), ",".join(each.args), _template(each), _flags(each)
     for name, template in _PATTERNS:
         yield "operator", name, "text,text", template, "d"
+    for name, pair in product(EQUALITY + ORDER, ("date,timestamp", "timestamp,date")):
+        yield "operator", name, pair, f"($1 {name} $2)", ""
     for source, target in _CASTS:
         yield "function", target, source, f"CAST($1 AS {_REMOTE[target]})", ""
 

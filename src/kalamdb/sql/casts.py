@@ -237,14 +237,14 @@ def _to_numeric(typed: Typed, target: Kind) -> Typed | None:
 
 
 #: after it the query engine has dates, but no timestamps
-_LAST_DAY = "DATE '294247-01-09'"
+LAST_DAY = "DATE '294247-01-09'"
 
 
 def _to_moment(typed: Typed, target: Kind) -> Typed:
     made = f"CAST({typed.sql} AS {target.duck})"
     if typed.kind.name == "date":
         late = failure("22008", "date out of range for timestamp")
-        made = f"CASE WHEN {typed.sql} > {_LAST_DAY} AND isfinite({typed.sql}) THEN {late} ELSE {made} END"
+        made = f"CASE WHEN {typed.sql} > {LAST_DAY} AND isfinite({typed.sql}) THEN {late} ELSE {made} END"
     return Typed(made, target)
 
 
@@ -307,4 +307,4 @@ def _convert(typed: Typed, target: Kind, *, explicit: bool) -> Typed | None:
     return None
 
 
-__all__ = ["UNKNOWN", "Typed", "cast", "constant", "null", "settle", "settled"]
+__all__ = ["LAST_DAY", "UNKNOWN", "Typed", "cast", "constant", "null", "settle", "settled"]

@@ -217,6 +217,42 @@ def total(values: Sequence[str | None]) -> str | None:
     return _shown(number, max(map(_scale, present)))
 
 
+def _rooted(value: str, scale: int) -> str:
+    """The square root, rounded half up; one digit more than asked for decides."""
+    digits = scale + 1
+    root = math.isqrt(int(_CONTEXT.multiply(Decimal(value), Decimal(10) ** (2 * digits))))
+    return _shown(_CONTEXT.scaleb(Decimal(root), -digits), scale)
+
+
+def square_root(value: str) -> str:
+    if value[0] == "-" and value.strip("-0."):
+        raise KalamError("2201F", "cannot take square root of a negative number")
+    if _special(value):
+        return value
+    weight = (_leading(value)[0] + 1) * _GROUP // 2 - 1
+    return _rooted(value, min(1000, max(_MIN_DIGITS - weight, _scale(value), 0)))
+
+
+def _deviation(*, sample: bool, root: bool) -> Callable[[Sequence[str | None]], str | None]:
+    def work(values: Sequence[str | None]) -> str | None:
+        present = [value for value in values if value is not None]
+        count = len(present)
+        if count <= sample:
+            return None
+        if any(map(_special, present)):
+            return "NaN"
+        one, squares = total(present), total([multiply(value, value) for value in present])
+        assert one is not None
+        assert squares is not None
+        above = subtract(multiply(str(count), squares), multiply(one, one))
+        if above[0] == "-" or not above.strip("0."):
+            return "0"
+        variance = divide(above, str(count * (count - sample)))
+        return _rooted(variance, _scale(variance)) if root else variance
+
+    return work
+
+
 def distinct(values: Sequence[str | None]) -> list[str]:
     """Of equal numbers the first."""
     found: dict[bytes, str] = {}
@@ -621,6 +657,11 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("n_round", (_V, _I), _V, rounded), Function("n_trunc", (_V, _I), _V, truncated),
     Function("n_ceil", (_V,), _V, ceiling), Function("n_floor", (_V,), _V, floored),
     Function("n_key", (_V,), "BLOB", numeric_bytes), Function("n_sum", ("VARCHAR[]",), _V, total),
+    Function("n_sqrt", (_V,), _V, square_root),
+    Function("n_var_samp", ("VARCHAR[]",), _V, _deviation(sample=True, root=False)),
+    Function("n_var_pop", ("VARCHAR[]",), _V, _deviation(sample=False, root=False)),
+    Function("n_stddev_samp", ("VARCHAR[]",), _V, _deviation(sample=True, root=True)),
+    Function("n_stddev_pop", ("VARCHAR[]",), _V, _deviation(sample=False, root=True)),
     Function("n_distinct", ("VARCHAR[]",), "VARCHAR[]", distinct),
     Function("n_int2", (_V,), "SMALLINT", lambda value: to_integer(value, 16)),
     Function("n_int4", (_V,), _I, lambda value: to_integer(value, 32)),

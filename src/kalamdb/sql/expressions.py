@@ -18,7 +18,18 @@ from kalamdb import types
 from kalamdb.errors import KalamError
 from kalamdb.sql import fields, functions
 from kalamdb.sql.bind import Params, identifier, parameter_index, place_of
-from kalamdb.sql.casts import Typed, cast, constant, null, numeric_constant, numeric_text, settle, settled, to_text
+from kalamdb.sql.casts import (
+    LAST_DAY,
+    Typed,
+    cast,
+    constant,
+    null,
+    numeric_constant,
+    numeric_text,
+    settle,
+    settled,
+    to_text,
+)
 from kalamdb.sql.functions import Signature, failure
 from kalamdb.sql.kinds import (
     BOOL,
@@ -274,6 +285,8 @@ class Expressions:
         return self.compare(sign, self.value(left, frame), self.value(right, frame), node)
 
     def compare(self, sign: str, one: Typed, two: Typed, node: exp.Expr | None = None) -> Typed:
+        if {one.kind.name, two.kind.name} == {"date", "timestamp"}:
+            return _day_and_moment(sign, one, two)
         one, two = self._alike(sign, one, two, node)
         name = one.kind.name
         shown = _SHOWN.get(sign, sign)
@@ -615,6 +628,9 @@ class Expressions:
         if name == "avg":
             count = f"CAST(nullif(len({numbers}), 0) AS VARCHAR)"
             return Typed(f"kalam_n_div(kalam_n_sum({numbers}), {count})", NUMERIC)
+        if name.startswith(("stddev", "var")):
+            work = {"stddev": "stddev_samp", "variance": "var_samp"}.get(name, name)
+            return Typed(f"kalam_n_{work}({numbers})", NUMERIC)
         return None
 
     def _check_place(self, name: str, node: exp.Expr, frame: Frame, over: exp.Window | None) -> None:
@@ -1013,6 +1029,15 @@ def number(text: str) -> Typed:
         if -(2**63) <= value < 2**63:
             return constant(INT8, value)
     return numeric_constant(types.read_numeric(text))
+
+
+def _day_and_moment(sign: str, one: Typed, two: Typed) -> Typed:
+    """Days after the query engine's last timestamp are between all finite timestamps and infinity."""
+    day, moment = (one.sql, two.sql) if one.kind.name == "date" else (two.sql, one.sql)
+    side = f"(CASE WHEN {moment} = TIMESTAMP 'infinity' THEN -1 WHEN {moment} IS NOT NULL THEN 1 END)"
+    parts = [(side, "0"), (f"CAST({day} AS TIMESTAMP)", moment)]
+    late, near = (f"{a} {sign} {b}" if one.kind.name == "date" else f"{b} {sign} {a}" for a, b in parts)
+    return Typed(f"(CASE WHEN {day} > {LAST_DAY} AND isfinite({day}) THEN {late} ELSE {near} END)", BOOL)
 
 
 def _fact(mark: str, of: str) -> Typed:

@@ -149,7 +149,8 @@ ceiling(float8) float8 ceil($1)
 floor(numeric) numeric kalam_n_floor($1)
 floor(float8) float8 floor($1)
 sqrt(float8) float8 CASE WHEN $1 < 0 THEN {_NO_ROOT} ELSE sqrt($1) END
-sqrt(numeric) numeric !
+sqrt(numeric) numeric kalam_n_sqrt($1)
+numeric_typmod(numeric,int4) numeric kalam_n_typmod($1, $2)
 cbrt(float8) float8 kalam_f_cbrt($1)
 exp(float8) float8 kalam_f_exp($1)
 exp(numeric) numeric !
@@ -318,7 +319,9 @@ def _statistics() -> Iterator[str]:
         if duck.endswith("samp"):
             finite = f"CASE WHEN agg[count($1)] < 2 THEN NULL ELSE {finite} END"
         yield f"{name}(float8) float8 {finite}"
-        yield f"{name}(numeric) numeric !"
+        yield f"{name}(numeric) numeric kalam_n_{duck}(agg[list($1)])"
+        for integer in ("int2", "int4", "int8"):
+            yield f"{name}({integer}) numeric kalam_n_{duck}(agg[list(CAST($1 AS VARCHAR))])"
 
 
 def _extremes() -> Iterator[str]:
