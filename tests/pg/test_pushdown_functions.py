@@ -52,6 +52,7 @@ def pair(module_dsn: str) -> Iterator[Pair]:
     pair.setup(ROWS)
     for side in (pair.heap, pair.kalam):
         side.conn.execute("SET TimeZone = 'Asia/Kathmandu'")
+        side.conn.execute("ANALYZE t")
         for name in ("float8", "numeric", "timestamp", "date"):
             side.conn.adapters.register_loader(name, TextLoader)
     yield pair
