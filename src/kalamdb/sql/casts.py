@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kalamdb import types
 from kalamdb.errors import KalamError
-from kalamdb.sql import native
+from kalamdb.sql import fields, native
 from kalamdb.sql.bind import Params
 from kalamdb.sql.functions import failure
 from kalamdb.sql.kinds import (
@@ -236,16 +236,10 @@ def _to_numeric(typed: Typed, target: Kind) -> Typed | None:
     return made
 
 
-#: after it the query engine has dates, but no timestamps
-LAST_DAY = "DATE '294247-01-09'"
-
-
 def _to_moment(typed: Typed, target: Kind) -> Typed:
-    made = f"CAST({typed.sql} AS {target.duck})"
     if typed.kind.name == "date":
-        late = failure("22008", "date out of range for timestamp")
-        made = f"CASE WHEN {typed.sql} > {LAST_DAY} AND isfinite({typed.sql}) THEN {late} ELSE {made} END"
-    return Typed(made, target)
+        return Typed(fields.moment_of(typed.sql, target.duck), target)
+    return Typed(f"CAST({typed.sql} AS {target.duck})", target)
 
 
 def _from_text(typed: Typed, target: Kind) -> Typed | None:
@@ -307,4 +301,4 @@ def _convert(typed: Typed, target: Kind, *, explicit: bool) -> Typed | None:
     return None
 
 
-__all__ = ["LAST_DAY", "UNKNOWN", "Typed", "cast", "constant", "null", "settle", "settled"]
+__all__ = ["UNKNOWN", "Typed", "cast", "constant", "null", "settle", "settled"]

@@ -19,7 +19,6 @@ from kalamdb.errors import KalamError
 from kalamdb.sql import fields, functions
 from kalamdb.sql.bind import Params, identifier, parameter_index, place_of
 from kalamdb.sql.casts import (
-    LAST_DAY,
     Typed,
     cast,
     constant,
@@ -1037,7 +1036,7 @@ def _day_and_moment(sign: str, one: Typed, two: Typed) -> Typed:
     side = f"(CASE WHEN {moment} = TIMESTAMP 'infinity' THEN -1 WHEN {moment} IS NOT NULL THEN 1 END)"
     parts = [(side, "0"), (f"CAST({day} AS TIMESTAMP)", moment)]
     late, near = (f"{a} {sign} {b}" if one.kind.name == "date" else f"{b} {sign} {a}" for a, b in parts)
-    return Typed(f"(CASE WHEN {day} > {LAST_DAY} AND isfinite({day}) THEN {late} ELSE {near} END)", BOOL)
+    return Typed(f"(CASE WHEN {day} > {fields.LAST_DAY} AND isfinite({day}) THEN {late} ELSE {near} END)", BOOL)
 
 
 def _fact(mark: str, of: str) -> Typed:

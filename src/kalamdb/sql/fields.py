@@ -84,6 +84,16 @@ def _first_year(years: int, first: int) -> str:
     return f"date_trunc('year', $2) - to_years(CAST({into} AS INTEGER))"
 
 
+#: after it the query engine has dates, but no timestamps
+LAST_DAY = "DATE '294247-01-09'"
+
+
+def moment_of(date: str, duck: str = "TIMESTAMP") -> str:
+    """A date as a timestamp of either kind."""
+    late = failure("22008", "date out of range for timestamp")
+    return f"(CASE WHEN {date} > {LAST_DAY} AND isfinite({date}) THEN {late} ELSE CAST({date} AS {duck}) END)"
+
+
 #: of PostgreSQL's first day
 FIRST = "make_timestamp(-210866803200000000)"
 _EARLY = failure("22008", "timestamp out of range")

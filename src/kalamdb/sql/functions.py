@@ -244,9 +244,9 @@ to_number(text,text) numeric !
 +(int4,date) date {_days("$2", "+", "$1")}
 -(date,int4) date {_days("$1", "-", "$2")}
 -(date,date) int4 CASE WHEN {_ENDLESS} THEN {_INFINITE_DATES} ELSE CAST($1 - $2 AS INTEGER) END
-+(interval,date) timestamp (CAST($2 AS TIMESTAMP) + $1)
-+(date,interval) timestamp (CAST($1 AS TIMESTAMP) + $2)
--(date,interval) timestamp (CAST($1 AS TIMESTAMP) - $2)
++(interval,date) timestamp CASE WHEN $1 IS NOT NULL THEN {_moved(fields.moment_of("$2"), "+", "$1")} END
++(date,interval) timestamp CASE WHEN $2 IS NOT NULL THEN {_moved(fields.moment_of("$1"), "+", "$2")} END
+-(date,interval) timestamp CASE WHEN $2 IS NOT NULL THEN {_moved(fields.moment_of("$1"), "-", "$2")} END
 +(timestamp,interval) timestamp {_moved("$1", "+", "$2")}
 +(interval,timestamp) timestamp {_moved("$2", "+", "$1")}
 -(timestamp,interval) timestamp {_moved("$1", "-", "$2")}
