@@ -66,6 +66,7 @@ typedef struct KalamTable
 	int			fetch_size;
 	int			batch_size;
 	bool		updatable;
+	bool		remote_estimate;	/* use_remote_estimate */
 	double		startup_cost;
 	double		tuple_cost;
 } KalamTable;

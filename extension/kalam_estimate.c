@@ -7,7 +7,9 @@
  *
  * Of a table never analyzed, and of one whose rows are shared out among
  * tenants, the server is asked how many rows there are to read, once in some
- * minutes (kalam_size.c).  Nothing is asked for a row found by its key.
+ * minutes (kalam_size.c).  Nothing is asked for a row found by its key.  With
+ * the option use_remote_estimate the server is asked for each scan how many of
+ * its rows satisfy the condition.
  */
 #include "postgres.h"
 
@@ -127,6 +129,64 @@ ask_size(RelOptInfo *rel, KalamRelInfo *info)
 	rel->pages = (BlockNumber) Min(ceil(size.bytes / BLCKSZ * (size.rows > 0 ? rows / size.rows : 1)), MaxBlockNumber);
 }
 
+/* The values of a statement's parameters, if all are known while planning. */
+static bool
+known_parameters(PlannerInfo *root, KalamConn *conn, List *exprs, KalamRequest *req)
+{
+	int			n = list_length(exprs);
+	Oid		   *types = palloc(sizeof(Oid) * (n + 1));
+	char	  **values = palloc0(sizeof(char *) * (n + 1));
+	int		   *lengths = palloc0(sizeof(int) * (n + 1));
+	int		   *formats = palloc0(sizeof(int) * (n + 1));
+
+	for (int i = 0; i < n; i++)
+	{
+		Node	   *expr = estimate_expression_value(root, list_nth(exprs, i));
+		KalamConverter converter;
+
+		if (!IsA(expr, Const))
+			return false;
+		kalam_converter(&converter, conn, exprType(expr), exprTypmod(expr));
+		types[i] = converter.wire_oid;
+		if (!((Const *) expr)->constisnull)
+			values[i] = kalam_to_param(&converter, ((Const *) expr)->constvalue, &lengths[i], &formats[i]);
+	}
+	req->nparams = n;
+	req->types = types;
+	req->values = (const char *const *) values;
+	req->lengths = lengths;
+	req->formats = formats;
+	return true;
+}
+
+/* use_remote_estimate: how many rows satisfy what is sent?  -1: that cannot be asked. */
+static double
+remote_rows(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
+{
+	Oid			userid = OidIsValid(rel->userid) ? rel->userid : GetUserId();
+	KalamStatement statement = {.from = info,.scope = &info->scope,.conds = info->conds};
+	KalamRequest req = {0};
+	StringInfoData sql;
+	List	   *params = NIL;
+	PGresult   *res;
+	double		rows = -1;
+
+	req.tenant = planned_tenant(info->table, userid);
+	if (info->table->type != KALAM_SHARED && req.tenant == NULL)
+		return -1;
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "ESTIMATE ");
+	kalam_deparse_statement(&sql, &statement, &params);
+	req.sql = sql.data;
+	if (!known_parameters(root, info->scope.conn, params, &req))
+		return -1;
+	res = kalam_request(info->scope.conn, &req);
+	if (PQntuples(res) == 1)
+		rows = (double) kalam_result_int(res, 0, 0);
+	kalam_result_free(res);
+	return rows;
+}
+
 /* rel's own numbers */
 void
 kalam_estimate_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
@@ -139,8 +199,15 @@ kalam_estimate_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 	else if (never_analyzed(rel))
 		guess_size(rel);
 	set_baserel_size_estimates(root, rel);
+	info->remote_rows = by_key || !info->table->remote_estimate ? -1 : remote_rows(root, rel, info);
 	if (by_key)
 		rel->rows = 1;
+	else if (info->remote_rows >= 0)
+	{
+		rel->tuples = Max(rel->tuples, info->remote_rows);
+		rel->rows = clamp_row_est(info->remote_rows *
+								  clauselist_selectivity(root, info->local_conds, 0, JOIN_INNER, NULL));
+	}
 }
 
 /* ---------- cost ---------- */
@@ -168,7 +235,8 @@ kalam_estimate_sort(KalamEstimate *estimate, double rows)
 void
 kalam_estimate_scan(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, List *conds, KalamEstimate *estimate)
 {
-	double		selected = clamp_row_est(rel->tuples * clauselist_selectivity(root, conds, rel->relid, JOIN_INNER, NULL));
+	double		selected = conds == info->remote_conds && info->remote_rows >= 0 ? clamp_row_est(info->remote_rows) :
+		clamp_row_est(rel->tuples * clauselist_selectivity(root, conds, rel->relid, JOIN_INNER, NULL));
 	int			given = key_columns_given(rel, info, conds);
 	bool		one_row = info->keys != NIL && given == list_length(info->keys);
 	double		fetched = one_row ? 1 : selected;

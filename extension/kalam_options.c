@@ -626,6 +626,8 @@ take_planning(KalamTable *table, List *options)
 			(void) parse_int(defGetString(def), &table->batch_size, 0, NULL);
 		else if (strcmp(def->defname, "updatable") == 0)
 			(void) parse_bool(defGetString(def), &table->updatable);
+		else if (strcmp(def->defname, "use_remote_estimate") == 0)
+			(void) parse_bool(defGetString(def), &table->remote_estimate);
 		else if (strcmp(def->defname, "fdw_startup_cost") == 0)
 			(void) parse_real(defGetString(def), &table->startup_cost, 0, NULL);
 		else if (strcmp(def->defname, "fdw_tuple_cost") == 0)

@@ -83,6 +83,7 @@ typedef struct KalamRelInfo
 	List	   *remote_conds;
 	List	   *local_conds;
 	QualCost	local_cost;
+	double		remote_rows;	/* that satisfy remote_conds, as the server estimates; -1: it was not asked */
 	bool		gated;			/* a condition that is decided once, before the scan, stands above it */
 	bool		steps;			/* it is a step above a table or join */
 

@@ -145,3 +145,67 @@ def test_the_server_is_down(db: Session, ns: str, server: KalamServer) -> None:
     finally:
         server.start()
     assert expected(db, f"SELECT * FROM {ns}.t") == 10
+
+
+# ---------- use_remote_estimate ----------
+@pytest.fixture
+def skewed(db: Session, ns: str) -> str:
+    """4,000 rows, of which 3,600 have n = 0 and the body 'common', and 4 have n = 1."""
+    table = f"{ns}.t"
+    db(f"CREATE TABLE {table} (id bigint PRIMARY KEY, n int, body text, at date) USING kalamdb "
+       "WITH (type = 'shared', use_remote_estimate = 'true')")
+    db(f"INSERT INTO {table} SELECT g, CASE WHEN g % 10 > 0 THEN 0 WHEN g % 1000 = 0 THEN 1 ELSE 2 END, "
+       "CASE WHEN g % 10 > 0 THEN 'common' ELSE 'rare' END, date '2026-01-01' + g FROM generate_series(1, 4000) g")
+    return table
+
+
+def test_the_server_estimates(db: Session, skewed: str) -> None:
+    for where, low, high in (
+        ("n = 0", 3400, 3800), ("body = 'common'", 3400, 3800), ("body = 'rare'", 300, 500), ("n = 1", 1, 20),
+        ("n = 77", 1, 5), ("id BETWEEN 100 AND 119", 20, 20), ("id BETWEEN 100 AND 119 AND body = 'common'", 18, 18),
+        ("id IN (4, 5)", 2, 2), ("at < date '2026-01-01' + 11", 5, 30), ("n = 0 AND body = 'common'", 3400, 3800),
+        ("length(body) = 4", 300, 500), ("body LIKE 'r%'", 300, 500), ("n IS NULL", 1, 5),
+    ):
+        assert low <= expected(db, f"SELECT * FROM {skewed} WHERE {where}") <= high, where
+    db(f"ALTER FOREIGN TABLE {skewed} OPTIONS (SET use_remote_estimate 'false')")
+    assert expected(db, f"SELECT * FROM {skewed} WHERE n = 0") < 100
+
+
+def test_estimates_with_parameters(db: Session, skewed: str, ns: str) -> None:
+    """Custom plans know the values; generic ones, and lookups from a join, go by PostgreSQL's guesses."""
+    db("SET plan_cache_mode = force_custom_plan")
+    db(f"PREPARE p (int) AS SELECT * FROM {skewed} WHERE n = $1")
+    assert expected(db, "EXECUTE p(0)") > 3400
+    assert expected(db, "EXECUTE p(1)") < 21
+    assert expected(db, "EXECUTE p(NULL)") <= 1
+    db("SET plan_cache_mode = force_generic_plan")
+    assert expected(db, "EXECUTE p(0)") < 3400
+    db(f"CREATE TABLE {ns}.few AS SELECT g AS id FROM generate_series(1, 3) g; ANALYZE {ns}.few")
+    assert db(f"SELECT count(*) FROM {ns}.few JOIN {skewed} USING (id) WHERE n = 0") == [(3,)]
+
+
+def test_estimates_where_conditions_stay_here(db: Session, skewed: str) -> None:
+    all_common = expected(db, f"SELECT * FROM {skewed} WHERE n = 0")
+    some = expected(db, f"SELECT * FROM {skewed} WHERE n = 0 AND body = current_setting('search_path')||random()::text")
+    assert 1 <= some < all_common / 10
+
+
+def test_a_condition_that_fails(db: Session, skewed: str) -> None:
+    """It fails when the query runs, and not when it is planned."""
+    with db.conn.transaction():
+        assert expected(db, f"SELECT * FROM {skewed} WHERE 10 / (n - 2) > 3") > 0
+        assert db(f"SELECT count(*) FROM {skewed} WHERE n = 1") == [(4,)]
+    db.fails(f"SELECT * FROM {skewed} WHERE 10 / (n - 2) > 3", "22012")
+
+
+def test_estimates_of_a_tenant(db: Session, ns: str) -> None:
+    table = f"{ns}.u"
+    make(db, table, 0, "user")
+    db(f"ALTER FOREIGN TABLE {table} OPTIONS (ADD use_remote_estimate 'on')")
+    for tenant, rows in (("a", 30), ("b", 3000)):
+        db(f"SET kalam.user_id = '{tenant}'")
+        db(f"INSERT INTO {table} SELECT g, g % 2 FROM generate_series(1, {rows}) g")
+        found = expected(db, f"SELECT * FROM {table} WHERE n = 1")
+        assert 0.45 * rows < found < 0.55 * rows
+    db("RESET kalam.user_id")
+    assert expected(db, f"SELECT * FROM {table} WHERE n = 1") > 0

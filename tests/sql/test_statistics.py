@@ -252,3 +252,55 @@ def test_reports_nobody_asks_for_go(t: str, wire: Wire) -> None:
     assert report(wire, 1101)["path"] == "key lookup"
     assert report(wire, 5000) == {}
     wire.fails("42601", "SHOW SCAN STATS x")
+
+
+# ---------- ESTIMATE ----------
+def estimate(wire: Wire, table: str, condition: str, *params: tuple[str, str | None], **context: object) -> int:
+    return int(wire(f"ESTIMATE SELECT NULL FROM {table} WHERE {condition}", *params, **context).column[0])
+
+
+def test_estimates(t: str, wire: Wire) -> None:
+    """Of 10,000 rows: 6,000 cold, 2,000 changed, 2,000 hot."""
+    assert 9500 < int(wire(f"ESTIMATE SELECT NULL FROM {t}").column[0]) < 10_500
+    assert 5000 < estimate(wire, t, '("place" = $1)', ("text", "cold")) < 7000
+    assert 1500 < estimate(wire, t, '("place" = $1)', ("text", "hot")) < 2500
+    assert estimate(wire, t, '("place" = $1)', ("text", "nowhere")) < 10
+    assert 7000 < estimate(wire, t, '(length("place") < $1)', ("int4", "6")) < 9000  # the query engine's
+    assert estimate(wire, t, '("id" = $1)', ("int8", "5000")) == 1
+    assert estimate(wire, t, '("id" IN ($1, $2))', ("int8", "5000"), ("int8", "6000")) == 2
+    assert estimate(wire, t, '("id" = $1)', ("int8", None)) == 0
+    assert estimate(wire, t, '("id" > $1)', ("int8", None)) == 0
+
+
+def test_estimates_of_key_ranges(t: str, wire: Wire) -> None:
+    """Few rows of many: a sample of the whole table would have none of them."""
+    for low, high, rows in ((5000, 5009, 10), (8990, 9009, 20), (2990, 3009, 20), (10_990, 20_000, 10), (0, 999, 0)):
+        found = estimate(wire, t, '(("id" >= $1) AND ("id" <= $2))', ("int8", str(low)), ("int8", str(high)))
+        assert found == rows, (low, high)
+    found = estimate(wire, t, '(("id" >= $1) AND ("place" = $2))', ("int8", "10900"), ("text", "hot"))
+    assert found == 100
+
+
+def test_estimates_of_tenants(db: Client, wire: Wire, ns: str) -> None:
+    db.run("CREATE USER TABLE u (id bigint PRIMARY KEY, n int4)")
+    name = f'"{ns}"."u"'
+    for place, tenant in enumerate(("a", "b", "c"), 1):
+        ids = list(range(100 * place))
+        wire(f'INSERT INTO {name} ("id", "n") FROM ARROW $1', batch(id=("int8", ids), n=("int4", ids)), user=tenant)
+        if tenant == "b":
+            db.run("STORAGE FLUSH TABLE u")
+    for tenant, rows in (("a", 100), ("b", 200), ("c", 300), ("nobody", 0), ("*", 600)):
+        assert estimate(wire, name, '("n" >= $1)', ("int4", "0"), user=tenant) == rows
+        half = estimate(wire, name, '("n" >= $1)', ("int4", "50"), user=tenant)
+        assert half == {"nobody": 0, "*": 450}.get(tenant, rows - 50)
+    wire.fails("42501", f"ESTIMATE SELECT NULL FROM {name}")
+
+
+def test_estimates_refused(t: str, wire: Wire, db: Client) -> None:
+    wire.fails("42P01", 'ESTIMATE SELECT NULL FROM "no"."t"')
+    wire.fails("42703", f'ESTIMATE SELECT NULL FROM {t} WHERE ("nope" = $1)', ("int8", "1"))
+    wire.fails("0A000", f"ESTIMATE SELECT NULL FROM {t} a JOIN {t} b ON true")
+    wire.fails("0A000", f"ESTIMATE DELETE FROM {t}")
+    wire.fails("42601", "ESTIMATE")
+    assert wire('ESTIMATE SELECT NULL FROM "system"."sessions"').rows == []
+    assert 9000 < int(db.value(f"ESTIMATE SELECT 1 FROM {t}")) < 11_000

@@ -33,6 +33,7 @@ from kalamdb.sql.statements import (
     DropTable,
     DropUser,
     Empty,
+    Estimate,
     ExecuteAs,
     Fetch,
     Modes,
@@ -446,6 +447,13 @@ class Parser:
             return Show("timezone")
         return Show(self._setting_name())
 
+    def estimate(self) -> Statement:
+        start = self.token.start
+        self._check_tokens()
+        query = Query(parse_tree(self.sql[start:]), self.sql)
+        self.at = len(self.tokens) - 1
+        return Estimate(query)
+
     def sample(self) -> Statement:
         rows = self.integer()
         self.expect("rows", "of")
@@ -697,7 +705,7 @@ _STATEMENTS: dict[str, Callable[[Parser], Statement]] = {
     "begin": Parser.begin, "start": Parser.start, "commit": Parser.commit, "end": Parser.commit,
     "rollback": Parser.rollback, "abort": Parser.rollback, "savepoint": Parser.savepoint, "release": Parser.release,
     "fetch": Parser.fetch, "close": Parser.close, "set": Parser.set, "reset": Parser.reset, "discard": Parser.discard,
-    "sample": Parser.sample,
+    "estimate": Parser.estimate, "sample": Parser.sample,
     "show": Parser.show, "describe": _describe, "desc": _describe, "execute": Parser.execute, "create": Parser.create,
     "storage": Parser.storage, "cancel": Parser.cancel,
     "drop": Parser.drop, "alter": Parser.alter,

@@ -17,6 +17,7 @@ from kalamdb.errors import KalamError
 from kalamdb.sql import access
 from kalamdb.sql.bind import NotSimple, Params, position_of
 from kalamdb.sql.duck import QueryEngine
+from kalamdb.sql.estimate import EstimatePlan
 from kalamdb.sql.insert import Planned, plan_arrow_insert, plan_insert
 from kalamdb.sql.kinds import Kind
 from kalamdb.sql.query import QueryPlan, plan_query, rows_tree
@@ -24,8 +25,8 @@ from kalamdb.sql.read import is_simple_select, plan_read, qualifiers, table_name
 from kalamdb.sql.returning import Returning, plan_returning
 from kalamdb.sql.run import Run
 from kalamdb.sql.show import result_columns
-from kalamdb.sql.statements import ArrowWrite, ExecuteAs, Query, Statement
-from kalamdb.sql.update import plan_arrow_change, plan_delete, plan_update
+from kalamdb.sql.statements import ArrowWrite, Estimate, ExecuteAs, Query, Statement
+from kalamdb.sql.update import plan_arrow_change, plan_delete, plan_finder, plan_update
 from kalamdb.txn.api import AccountDef, CatalogView, TableDef
 from kalamdb.types import PgType
 
@@ -94,7 +95,7 @@ class Entry:
 
     @property
     def planned(self) -> bool:
-        return isinstance(self.statement, Query | ArrowWrite)
+        return isinstance(self.statement, Query | ArrowWrite | Estimate)
 
     @property
     def columns(self) -> tuple[Column, ...] | None:
@@ -125,6 +126,8 @@ def make_plan(statement: Statement, catalog: CatalogView, path: Path, params: Pa
     try:
         if isinstance(statement, ArrowWrite):
             return _plan_arrow(statement, catalog, path, params)
+        if isinstance(statement, Estimate):
+            return _Planning(catalog, path, params, queries).estimate(statement.query.tree)
         assert isinstance(statement, Query)
         return _Planning(catalog, path, params, queries).tree(statement.tree)
     except RecursionError:
@@ -174,6 +177,15 @@ class _Planning:
             except NotSimple:
                 pass
         return plan_query(tree, self.catalog, self.path, self.params, self.queries, targets)
+
+    def estimate(self, tree: exp.Expression) -> Plan:
+        if not isinstance(tree, exp.Select) or not is_simple_select(tree):
+            raise NotSimple
+        source = tree.args["from_"].this
+        table = access.resolve(self.catalog, table_name(source), self.path, position_of(source))
+        where = tree.args.get("where")
+        finder = plan_finder(where.this if where is not None else None, table, source, self.params, self.query)
+        return EstimatePlan(table, finder, self.params)
 
     def target(self, node: exp.Expression) -> tuple[exp.Table, TableDef]:
         table = node.this if isinstance(node, exp.Schema) else node

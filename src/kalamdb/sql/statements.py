@@ -254,6 +254,13 @@ class SampleRows(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate(Statement):
+    """ESTIMATE SELECT … FROM table WHERE …: how many rows?"""
+
+    query: Query
+
+
+@dataclass(frozen=True, slots=True)
 class ShowScanStats(Statement):
     """SHOW SCAN STATS number: of the report that contexts named so."""
 

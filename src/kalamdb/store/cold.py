@@ -352,6 +352,25 @@ class ColdStore:
                 yield _projected(batch, columns, layout, segment)
 
     # ---------- rows by their places ----------
+    def places(self, segment: Segment, layout: Layout, wanted: ColdRange) -> tuple[int, int]:
+        """From which position to which (not included) a segment may hold rows of the range."""
+        low, high = wanted.ends(shared=layout.shared)
+        if low is None or high is None or (layout.shared and not wanted.bounds):
+            return 0, segment.rows
+        if segment.last < low or segment.first > high or not wanted.may_match(segment):
+            return 0, 0
+        file = self.file(segment)
+        numbers = file.between(low, high)
+        if not numbers:
+            return 0, 0
+        ends = []
+        for number in (numbers[0], numbers[-1]):
+            found = self.cache.get((segment.id, number))
+            batch = self.read(segment, number, ["_userid", "k"]) if found is None else found.batch
+            start, part = restricted(batch, wanted, shared=layout.shared)
+            ends.append((file.groups[number].start + start, part.num_rows))
+        return ends[0][0], sum(ends[1])
+
     def rows_at(self, segment: Segment, layout: Layout, columns: Sequence[str], positions: npt.NDArray[np.int64],
                 check: Callable[[], None]) -> Iterator[pa.RecordBatch]:
         """Of a segment's rows at these positions (ascending), those that live; a batch for each row group."""

@@ -135,18 +135,22 @@ class ScanCursor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """So many random rows of all tenants. ``columns`` as in a scan; ``blocks``: how many blocks of cold rows may be
-    read for them at most, None: as many as there are."""
+    """So many random rows. ``blocks``: how many blocks of cold rows may be read for them at most; None: all.
+    Columns, tenant and bounds of the key as in a scan; a row just outside may be drawn as well."""
 
     table: TableDef
     columns: tuple[int, ...]
     rows: int
     blocks: int | None = None
+    tenant: str | None = None
+    key_prefix: Key = ()
+    low: tuple[Any, bool] | None = None
+    high: tuple[Any, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The rows, fewer only where there are not so many (or not in the blocks read), and how many the table has."""
+    """The rows, fewer only where there are not so many (or not in the blocks read), and how many there are."""
 
     rows: Sequence[Row]
     total: int

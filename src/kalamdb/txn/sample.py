@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kalamdb.api import Row
-from kalamdb.store.cold import without
+from kalamdb.store.cold import ColdRange, without
 from kalamdb.store.hot import TURN_ROWS, HotSnapshot, Layout, Stop
 from kalamdb.store.manifest import Segment
 from kalamdb.store.segment import GROUP_ROWS
@@ -43,6 +43,8 @@ class StoreSample:
         self._cold = cold
         self._whole = whole
         self._stop = Stop()
+        self._tenant = "" if layout.shared else sample.tenant
+        self._bounds: tuple[tuple[str, Any], ...] = ()
         self._random = np.random.default_rng()
         self._names = [layout.output(position) for position in sample.columns]
 
@@ -54,9 +56,15 @@ class StoreSample:
     def draw(self) -> Sampled:
         if self._whole is not None:
             return _reservoir(self._whole, self._sample.rows)
+        bounds, possible = self._layout.codec.bounds(self._sample.key_prefix, self._sample.low, self._sample.high)
+        if not possible:
+            return Sampled([], 0)
+        self._bounds = tuple(bounds)
         hot = self._hot_rows()
         blocks = self._blocks()
-        cold = sum(segment.rows for segment in self._cold.manifest.segments) if self._cold is not None else 0
+        cold = sum(rows for _, _, rows in blocks)
+        if self._sample.blocks is not None and len(blocks) > self._sample.blocks:
+            blocks = random.sample(blocks, self._sample.blocks)
         within = sum(rows for _, _, rows in blocks)
         wanted = self._sample.rows
         places = min(hot + cold, wanted if not cold else wanted + wanted // 10 + 10)
@@ -87,9 +95,14 @@ class StoreSample:
         while cursor is not None and (rows := self._reader.rows(cursor, TURN_ROWS, self._stop)):
             yield rows
 
-    def _source(self) -> tuple[str, tuple[int, ...]]:
-        where = "" if self._since is None else " WHERE _seq > ?"
-        return f"FROM {self._layout.table}{where}", () if self._since is None else (self._since,)
+    def _source(self) -> tuple[str, tuple[Any, ...]]:
+        tests = [(f"k {operator} ?", value) for operator, value in self._bounds]
+        if self._since is not None:
+            tests.append(("_seq > ?", self._since))
+        if self._tenant is not None:
+            tests.append(("_userid = ?", self._tenant))
+        where = " WHERE " + " AND ".join(test for test, _ in tests) if tests else ""
+        return f"FROM {self._layout.table}{where}", tuple(value for _, value in tests)
 
     def _hot_rows(self) -> int:
         source, values = self._source()
@@ -105,14 +118,15 @@ class StoreSample:
 
     # ---------- cold rows ----------
     def _blocks(self) -> list[tuple[Segment, int, int]]:
-        """Those to draw from: segment, first place and number of places."""
-        blocks = [
-            (segment, start, min(GROUP_ROWS, segment.rows - start))
-            for segment in (self._cold.manifest.segments if self._cold is not None else ())
-            for start in range(0, segment.rows, GROUP_ROWS)
-        ]
-        most = self._sample.blocks
-        return blocks if most is None or len(blocks) <= most else random.sample(blocks, most)
+        """Of all cold rows in the range: segment, first place and number of places."""
+        if self._cold is None:
+            return []
+        wanted = ColdRange(self._tenant, self._bounds)
+        blocks = []
+        for segment in self._cold.manifest.segments:
+            first, end = self._cold.store.places(segment, self._layout, wanted)
+            blocks += [(segment, start, min(GROUP_ROWS, end - start)) for start in range(first, end, GROUP_ROWS)]
+        return blocks
 
     def _cold_rows(self, blocks: Sequence[tuple[Segment, int, int]], within: int, count: int) -> Iterator[Row]:
         if not count:

@@ -151,7 +151,9 @@ class StoreTransaction:
         since = self._engine.horizon(table) if layout.stream else None
         snapshot.hot.pin()
         own = table.id in self._overlay.tables
-        whole = self.scan(snapshot, Scan(table, "" if layout.shared else None, sample.columns)) if own else None
+        tenant = "" if layout.shared else sample.tenant
+        whole = self.scan(snapshot, Scan(table, tenant, sample.columns, None, (), sample.key_prefix, sample.low,
+                                         sample.high)) if own else None
         return StoreSample(snapshot.hot, layout, sample, since, self._engine.cold_part(snapshot.hot, table), whole)
 
     # ---------- locks ----------
