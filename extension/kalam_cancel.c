@@ -33,7 +33,7 @@ wait_socket(int sock, int events, TimestampTz deadline)
 
 	if (ms == 0)
 		return false;
-	rc = WaitLatchOrSocket(NULL, events | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, sock, ms, kalam_wait_event());
+	rc = WaitLatchOrSocket(NULL, events | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, sock, ms, kalam_wait_event(KALAM_WAIT_CANCEL));
 	return (rc & events) != 0;
 }
 

@@ -439,7 +439,7 @@ poll_connection(PGconn *pg, TimestampTz deadline)
 		if (deadline != 0 && kalam_ms_until(deadline) == 0)
 			return false;
 		rc = WaitLatchOrSocket(MyLatch, events, PQsocket(pg), deadline ? kalam_ms_until(deadline) : 60000,
-							   kalam_wait_event());
+							   kalam_wait_event(KALAM_WAIT_CONNECT));
 		if (rc & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);

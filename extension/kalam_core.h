@@ -129,7 +129,16 @@ extern void kalam_abandon_result(KalamConn *conn, PGresult *res);
 extern PGresult *kalam_result_guard(PGresult *res);
 KALAM_NORETURN extern void kalam_raise(KalamConn *conn, PGresult *res, const char *sql, uint32 flags);
 extern long kalam_ms_until(TimestampTz deadline);	/* 0 when it has passed */
-extern uint32 kalam_wait_event(void);
+/* what pg_stat_activity shows while a backend waits */
+typedef enum KalamWait
+{
+	KALAM_WAIT_CONNECT,
+	KALAM_WAIT_ANSWER,
+	KALAM_WAIT_CANCEL,			/* for the end of a statement that nobody waits for any more */
+	KALAM_WAIT_OUTCOME,			/* to learn what became of a commit */
+} KalamWait;
+
+extern uint32 kalam_wait_event(KalamWait wait);
 extern void kalam_emit_notices(KalamConn *conn);
 extern int64 kalam_count_round_trips(void);
 /* the server's text in this database's encoding, palloc'd */

@@ -300,15 +300,17 @@ kalam_ms_until(TimestampTz deadline)
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 }
 
+/* PostgreSQL before 17 knows no names: it shows "Extension". */
 uint32
-kalam_wait_event(void)
+kalam_wait_event(KalamWait wait)
 {
 #if PG_VERSION_NUM >= 170000
-	static uint32 event = 0;
+	static const char *const names[] = {"KalamDBConnect", "KalamDBAnswer", "KalamDBCancel", "KalamDBOutcome"};
+	static uint32 events[lengthof(names)];
 
-	if (event == 0)
-		event = WaitEventExtensionNew("KalamDB");
-	return event;
+	if (events[wait] == 0)
+		events[wait] = WaitEventExtensionNew(names[wait]);
+	return events[wait];
 #else
 	return PG_WAIT_EXTENSION;
 #endif
@@ -377,8 +379,8 @@ wait_for_answer(KalamConn *conn, bool unsent, TimestampTz deadline)
 	if (unsent)
 		rc = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_SOCKET_READABLE |
 							   WL_SOCKET_WRITEABLE | (deadline ? WL_TIMEOUT : 0),
-							   PQsocket(conn->pg), timeout, kalam_wait_event());
-	else if (WaitEventSetWait(wait_set(conn), timeout, &event, 1, kalam_wait_event()) > 0)
+							   PQsocket(conn->pg), timeout, kalam_wait_event(KALAM_WAIT_ANSWER));
+	else if (WaitEventSetWait(wait_set(conn), timeout, &event, 1, kalam_wait_event(KALAM_WAIT_ANSWER)) > 0)
 		rc = event.events;
 	if (rc & WL_SOCKET_READABLE)
 		(void) PQconsumeInput(conn->pg);	/* a failure shows in the connection's status */

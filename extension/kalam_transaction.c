@@ -401,7 +401,7 @@ ask_outcome(KalamConn *conn, const char *id)
 static void
 wait_a_moment(void)
 {
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 50, kalam_wait_event());
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 50, kalam_wait_event(KALAM_WAIT_OUTCOME));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }

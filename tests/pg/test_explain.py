@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import Any
 
 import pytest
 
+from support.ports import wait_until
 from support.server import KalamServer
 
 from .ddl import Session
@@ -148,3 +150,21 @@ def test_the_server_restarts(db: Session, table: str, server: KalamServer) -> No
     explain(db, f"SELECT id FROM {table}")
     server.restart()
     assert explain(db, f"SELECT id FROM {table}")[0]["Rows Received"] == 2500
+
+
+def test_what_a_backend_waits_for(db: Session, other: Session, table: str) -> None:
+    process = other.value("SELECT pg_backend_pid()")
+    waiting = threading.Thread(target=lambda: other(f"UPDATE {table} SET n = 3 WHERE id = 5"))
+    with db.conn.transaction():
+        db(f"UPDATE {table} SET n = 2 WHERE id = 5")
+        waiting.start()
+        name = "KalamDBAnswer" if db.conn.info.server_version >= 170000 else "Extension"
+
+        def shown() -> bool:
+            db("SELECT pg_stat_clear_snapshot()")
+            return db("SELECT wait_event_type, wait_event FROM pg_stat_activity WHERE pid = %s", process) == [
+                ("Extension", name)]
+
+        wait_until(shown, f"waiting for {name}")
+    waiting.join()
+    assert db.value(f"SELECT n FROM {table} WHERE id = 5") == 3
