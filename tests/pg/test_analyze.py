@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 
 import psycopg
@@ -318,6 +320,34 @@ def test_while_others_write(db: Session, other: Session, ns: str) -> None:
         ended.set()
         thread.join()
     assert failures == []
+
+
+def test_the_server_hangs(db: Session, ns: str, server: KalamServer) -> None:
+    """ANALYZE can be cancelled, and ends by itself with the option timeout."""
+    make(db, f"{ns}.t")
+    fill(db, f"{ns}.t", 1, 10)
+    db(f"ANALYZE {ns}.t")
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        db("SET statement_timeout = '300ms'")
+        db.fails(f"ANALYZE {ns}.t", "57014")
+        db("RESET statement_timeout; ALTER SERVER kalam_server OPTIONS (ADD timeout '300')")
+        error = db.fails(f"ANALYZE {ns}.t", None, "127.0.0.1")
+        assert error.sqlstate in ("57014", "08001")
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        db("RESET statement_timeout; ALTER SERVER kalam_server OPTIONS (DROP timeout)")
+    db(f"ANALYZE {ns}.t")
+    assert counted(db, f"{ns}.t") == 10
+
+
+def test_a_table_attached_without_its_type(db: Session, tenants: str, ns: str) -> None:
+    db(f"CREATE SCHEMA {ns}_a")
+    db(f"CREATE FOREIGN TABLE {ns}_a.u (id bigint, body text, n int) SERVER kalam_server "
+       f"OPTIONS (namespace '{ns}', table 'u')")
+    db(f"ANALYZE {ns}_a.u")
+    assert counted(db, f"{ns}_a.u") == 400
+    assert set(stats(db, f"{ns}_a.u")) == {"body"}
 
 
 def test_cancelled(db: Session, ns: str, pg: Postgres) -> None:
