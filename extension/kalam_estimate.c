@@ -5,9 +5,9 @@
  * PostgreSQL's own guesses of selectivity, and the key: the server finds rows
  * by its leading columns without reading others, and a whole key names one row.
  *
- * Of a table never analyzed, and of one whose rows are shared out among
- * tenants, the server is asked how many rows there are to read, once in some
- * minutes (kalam_size.c).  Nothing is asked for a row found by its key.  With
+ * Of a table never analyzed, or that had few rows then and may have many now,
+ * and of one whose rows are shared out among tenants, the server is asked how
+ * many rows there are to read, once in some minutes (kalam_size.c).  Nothing is asked for a row found by its key.  With
  * the option use_remote_estimate the server is asked for each scan how many of
  * its rows satisfy the condition.
  */
@@ -25,6 +25,7 @@
 #include "kalam_core.h"
 #include "kalam_read.h"
 
+#define FEW_TUPLES 1000			/* a plan for so few is a bad one for many */
 #define UNKNOWN_PAGES 10		/* of a table never analyzed, as PostgreSQL guesses for new tables */
 
 /* ---------- the key ---------- */
@@ -194,7 +195,7 @@ kalam_estimate_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 	bool		by_key = info->keys != NIL &&
 		key_columns_given(rel, info, info->remote_conds) == list_length(info->keys);
 
-	if (!by_key && (never_analyzed(rel) || info->table->type != KALAM_SHARED))
+	if (!by_key && (never_analyzed(rel) || rel->tuples < FEW_TUPLES || info->table->type != KALAM_SHARED))
 		ask_size(rel, info);
 	else if (never_analyzed(rel))
 		guess_size(rel);

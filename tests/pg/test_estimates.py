@@ -81,9 +81,17 @@ def test_nothing_is_asked_for_a_key(db: Session, ns: str) -> None:
 
 
 def test_nothing_is_asked_of_an_analyzed_table(db: Session, ns: str) -> None:
-    make(db, f"{ns}.t", 100)
+    make(db, f"{ns}.t", 2000)
     db(f"ANALYZE {ns}.t")
     assert trips(db, f"SELECT * FROM {ns}.t WHERE n = 3") == 1
+
+
+def test_a_table_that_was_empty_when_it_was_analyzed(db: Session, ns: str) -> None:
+    make(db, f"{ns}.t", 0)
+    db(f"ANALYZE {ns}.t")
+    assert expected(db, f"SELECT * FROM {ns}.t") <= 1
+    db(f"INSERT INTO {ns}.t SELECT generate_series(1, 5000)")
+    assert expected(db, f"SELECT * FROM {ns}.t") == 5000
 
 
 def test_many_rows_written_are_noticed(db: Session, ns: str) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: a count is good until so many rows were written, or a tenth of it
 FEW_WRITES = 100
-#: and for no longer than this, since rows are deleted and expire too
-GOOD_MS = 60_000
+#: and for no longer than this, since rows of streams expire
+GOOD_MS = 300_000
 #: of one tenant, no more hot rows are counted
 MOST_COUNTED = 100_000
 FORGET_AT = 1000
