@@ -41,6 +41,7 @@
 
 /* ---------- kalam_init.c: _PG_init is a list of calls ---------- */
 extern void kalam_options_init(void);		/* settings (GUCs) */
+extern void kalam_estimate_init(void);		/* statistics hook */
 extern void kalam_modify_init(void);		/* executor hooks */
 extern void kalam_ddl_init(void);			/* utility and object-access hooks */
 extern void kalam_functions_init(void);		/* shared memory for snowflakes */

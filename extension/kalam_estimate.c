@@ -15,12 +15,14 @@
 
 #include <math.h>
 
+#include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/restrictinfo.h"
 #include "utils/lsyscache.h"
+#include "utils/selfuncs.h"
 
 #include "kalam_core.h"
 #include "kalam_read.h"
@@ -209,6 +211,36 @@ kalam_estimate_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 		rel->rows = clamp_row_est(info->remote_rows *
 								  clauselist_selectivity(root, info->local_conds, 0, JOIN_INNER, NULL));
 	}
+}
+
+/* ---------- statistics ---------- */
+
+static get_relation_stats_hook_type previous_stats_hook = NULL;
+
+/*
+ * A key of one column is unique, as an index would tell of a local table: so
+ * joins on it are estimated without statistics, too.  Only estimates use this:
+ * for all tenants together it may be untrue.
+ */
+static bool
+relation_stats(PlannerInfo *root, RangeTblEntry *rte, AttrNumber attnum, VariableStatData *vardata)
+{
+	if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_FOREIGN_TABLE && attnum > 0 &&
+		kalam_is_relation(rte->relid))
+	{
+		List	   *keys = kalam_key_columns(rte->relid);
+
+		if (list_length(keys) == 1 && linitial_int(keys) == attnum)
+			vardata->isunique = true;
+	}
+	return previous_stats_hook && previous_stats_hook(root, rte, attnum, vardata);
+}
+
+void
+kalam_estimate_init(void)
+{
+	previous_stats_hook = get_relation_stats_hook;
+	get_relation_stats_hook = relation_stats;
 }
 
 /* ---------- cost ---------- */

@@ -24,6 +24,7 @@ _PG_init(void)
 	kalam_options_init();
 	kalam_functions_init();
 	kalam_secret_init();
+	kalam_estimate_init();
 	kalam_modify_init();
 	kalam_ddl_init();
 }

@@ -63,6 +63,24 @@ def test_joins_are_planned_for_their_size(db: Session, ns: str) -> None:
     assert "Nested Loop" in found, found
 
 
+def test_joins_on_keys(db: Session, ns: str) -> None:
+    """A key has as many values as the table has rows, though nothing was analyzed."""
+    make(db, f"{ns}.a", 5000)
+    make(db, f"{ns}.b", 3000)
+    db(f"CREATE TABLE {ns}.heap AS SELECT g AS id FROM generate_series(1, 4000) g; ANALYZE {ns}.heap")
+    assert 2900 <= expected(db, f"SELECT * FROM {ns}.a JOIN {ns}.b USING (id)") <= 3100
+    assert 3900 <= expected(db, f"SELECT * FROM {ns}.a JOIN {ns}.heap USING (id)") <= 4100
+    assert expected(db, f"SELECT a.id FROM {ns}.a JOIN {ns}.b USING (n)") > 10_000
+    assert 4900 <= expected(db, f"SELECT id, count(*) FROM {ns}.a GROUP BY id") <= 5000
+
+
+def test_a_condition_of_values_the_query_engine_does_not_take(db: Session, ns: str) -> None:
+    db(f"CREATE TABLE {ns}.t (id bigint PRIMARY KEY, v numeric) USING kalamdb "
+       "WITH (type = 'shared', use_remote_estimate = 'true')")
+    db(f"INSERT INTO {ns}.t SELECT g, CASE WHEN g < 5 THEN 'NaN' ELSE g::numeric END FROM generate_series(1, 300) g")
+    assert expected(db, f"SELECT * FROM {ns}.t WHERE v + 1 > 7") > 0
+
+
 def test_asked_once(db: Session, ns: str) -> None:
     make(db, f"{ns}.t", 100)
     first, second = (trips(db, f"SELECT * FROM {ns}.t WHERE n = 3") for _ in range(2))

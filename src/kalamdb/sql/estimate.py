@@ -20,7 +20,8 @@ from kalamdb.sql.system import is_system
 from kalamdb.sql.update import Finder
 from kalamdb.txn.api import Sample, Sampled, TableDef
 
-DATA_EXCEPTION = "22"
+#: classes of SQLSTATE: data exceptions, and values that the query engine does not take
+UNKNOWN = ("22", "0A")
 ROWS, BLOCKS = 2000, 16
 COLUMNS = (Column("rows", types.by_name("int8")),)
 
@@ -44,7 +45,7 @@ class EstimatePlan:
             if not is_system(self.table):
                 rows.append((await self._estimate(run),))
         except KalamError as error:
-            if not error.sqlstate.startswith(DATA_EXCEPTION):
+            if not error.sqlstate.startswith(UNKNOWN):
                 raise
         return Result(f"SELECT {len(rows)}", columns=COLUMNS, rows=rows)
 
