@@ -197,6 +197,7 @@ kalam_estimate_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 	bool		by_key = info->keys != NIL &&
 		key_columns_given(rel, info, info->remote_conds) == list_length(info->keys);
 
+	rel->fdw_private = info;	/* for what is asked about its columns */
 	if (!by_key && (never_analyzed(rel) || rel->tuples < FEW_TUPLES || info->table->type != KALAM_SHARED))
 		ask_size(rel, info);
 	else if (never_analyzed(rel))
@@ -225,10 +226,12 @@ static get_relation_stats_hook_type previous_stats_hook = NULL;
 static bool
 relation_stats(PlannerInfo *root, RangeTblEntry *rte, AttrNumber attnum, VariableStatData *vardata)
 {
-	if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_FOREIGN_TABLE && attnum > 0 &&
-		kalam_is_relation(rte->relid))
+	RelOptInfo *rel = vardata->rel;
+
+	if (rte->relkind == RELKIND_FOREIGN_TABLE && rel != NULL && rel->fdw_private != NULL &&
+		kalam_is_server(rel->serverid))
 	{
-		List	   *keys = kalam_key_columns(rte->relid);
+		List	   *keys = ((KalamRelInfo *) rel->fdw_private)->keys;
 
 		if (list_length(keys) == 1 && linitial_int(keys) == attnum)
 			vardata->isunique = true;
