@@ -226,14 +226,13 @@ keep_row(KalamAnalyze *analyze, TupleTableSlot *slot)
 	analyze->rows[place] = ExecCopySlotHeapTuple(slot);
 }
 
-/* "SAMPLE 30000 1200000": the second is how many there are. */
-static void
-take_total(KalamAnalyze *analyze, PGresult *res)
+/* "SAMPLE 10000 1200000 scan_7": the second is how many rows there are.  -1: it is no sample. */
+static double
+tag_total(PGresult *res)
 {
 	double		total;
 
-	if (sscanf(PQcmdStatus(res), "SAMPLE %*d %lf", &total) == 1)
-		analyze->total = total;
+	return sscanf(PQcmdStatus(res), "SAMPLE %*d %lf", &total) == 1 ? total : -1;
 }
 
 /* Reads the answer and what follows it. */
@@ -242,6 +241,7 @@ read_rows(KalamAnalyze *analyze, KalamReader *reader, KalamRequest *req)
 {
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(analyze->rel), &TTSOpsVirtual);
 	PGresult   *res = kalam_request(analyze->conn, req);
+	double		total = tag_total(res);
 	bool		first = true;
 	char	   *cursor;
 
@@ -259,7 +259,8 @@ read_rows(KalamAnalyze *analyze, KalamReader *reader, KalamRequest *req)
 		req->sql = psprintf("FETCH %d FROM %s", req->fetch_size, cursor);
 		res = kalam_request(analyze->conn, req);
 	}
-	take_total(analyze, res);
+	if (total >= 0)
+		analyze->total = total;
 	kalam_result_free(res);
 	ExecDropSingleTupleTableSlot(slot);
 }
@@ -278,7 +279,7 @@ take_sample(KalamAnalyze *analyze)
 	deparse_sample(&sql, analyze, method);
 	req.sql = sql.data;
 	req.flags = KALAM_REQ_ARROW;
-	req.fetch_size = method ? analyze->wanted : analyze->table->fetch_size;
+	req.fetch_size = method ? KALAM_DEFAULT_FETCH : analyze->table->fetch_size;
 	read_rows(analyze, kalam_reader_create(cxt, RelationGetDescr(analyze->rel), analyze->rel, analyze->conn,
 										   analyze->attrs), &req);
 	MemoryContextDelete(cxt);

@@ -119,7 +119,7 @@ tag_cursor(PGresult *res)
 	const char *last = strrchr(tag, ' ');
 
 	if (last == NULL || (last[1] >= '0' && last[1] <= '9') ||
-		(strncmp(tag, "SELECT ", 7) != 0 && strncmp(tag, "FETCH ", 6) != 0))
+		(strncmp(tag, "SELECT ", 7) != 0 && strncmp(tag, "FETCH ", 6) != 0 && strncmp(tag, "SAMPLE ", 7) != 0))
 		return NULL;
 	return last + 1;
 }

@@ -95,6 +95,18 @@ def test_rows_do_not_travel(db: Session, ns: str, server: KalamServer) -> None:
     assert trips[1] > 50
 
 
+def test_a_large_sample(db: Session, ns: str) -> None:
+    """It comes in chunks."""
+    table = f"{ns}.t"
+    make(db, table)
+    fill(db, table, 1, 25_000)
+    db.notices.clear()
+    db("SET client_min_messages = debug1")
+    db(f"ANALYZE VERBOSE {table}")
+    assert '"t": table contains 25000 rows, 25000 rows in sample' in db.notices
+    assert stats(db, table)["id"][2] == -1.0
+
+
 def test_columns_and_targets(db: Session, ns: str) -> None:
     table = f"{ns}.t"
     make(db, table)

@@ -14,7 +14,7 @@ from .client import Chunk, Client, Wire, batch
 
 
 def total(chunk: Chunk) -> int:
-    word, rows, total = chunk.tag.split()
+    word, rows, total, *_ = chunk.tag.split()
     assert word == "SAMPLE"
     assert int(rows) == len(chunk.rows)
     return int(total)
@@ -61,6 +61,14 @@ def test_some_rows(t: str, wire: Wire) -> None:
     low = sum(count for number, count in seen.items() if number < 6000)
     assert 0.46 < low / 20_000 < 0.54  # no part of the keys is preferred
     assert min(seen) >= 1000
+
+
+def test_a_sample_in_chunks(t: str, wire: Wire) -> None:
+    sql = f'SAMPLE 900 ROWS OF {t} ("id")'
+    first = wire(sql, fetch=400, arrow=True)
+    assert (len(first.rows), first.cursor is not None) == (400, True)
+    assert 9000 < total(first) < 11_000
+    assert len(set(wire.all(sql, fetch=400, arrow=True))) == 900
 
 
 def test_own_rows(t: str, wire: Wire) -> None:

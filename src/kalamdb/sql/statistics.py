@@ -45,7 +45,7 @@ async def _draw(run: Run, sample: Sample) -> Sampled:
 
 # ---------- SAMPLE ----------
 async def sample_rows(statement: SampleRows, run: Run) -> Result:
-    """The rows, and the tag "SAMPLE rows total"."""
+    """The rows, and the tag "SAMPLE rows total", with a cursor's name where more rows follow."""
     if run.context is None or run.exec:
         raise KalamError("0A000", "SAMPLE is for PostgreSQL's ANALYZE",
                          hint="SELECT ... ORDER BY random() LIMIT n gives random rows.")
@@ -58,8 +58,7 @@ async def sample_rows(statement: SampleRows, run: Run) -> Result:
     places, columns = _columns(table, statement.columns)
     found = await _draw(run, Sample(table, places, min(statement.rows, MAX_FETCH), METHODS[statement.method]))
     result = await answer(run, ListSource(list(found.rows)), columns)
-    if result.cursor is None:
-        result.tag = f"SAMPLE {len(found.rows)} {found.total}"
+    result.tag = f"SAMPLE {result.tag.split()[1]} {found.total}" + (f" {result.cursor}" if result.cursor else "")
     return result
 
 
