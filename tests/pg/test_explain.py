@@ -6,6 +6,7 @@ import re
 import threading
 from typing import Any
 
+import psycopg
 import pytest
 
 from support.ports import wait_until
@@ -168,3 +169,19 @@ def test_what_a_backend_waits_for(db: Session, other: Session, table: str) -> No
         wait_until(shown, f"waiting for {name}")
     waiting.join()
     assert db.value(f"SELECT n FROM {table} WHERE id = 5") == 3
+
+
+def test_auto_explain(db: Session, table: str, ns: str) -> None:
+    """It asks at the end of each statement, those of functions included."""
+    try:
+        db("LOAD 'auto_explain'")
+    except psycopg.errors.UndefinedFile:
+        pytest.skip("this PostgreSQL has no auto_explain")
+    db("SET auto_explain.log_min_duration = 0; SET auto_explain.log_analyze = on")
+    db("SET auto_explain.log_nested_statements = on; SET auto_explain.log_level = notice")
+    db(f"CREATE FUNCTION {ns}.f(bigint) RETURNS int LANGUAGE sql AS 'SELECT n FROM {table} WHERE id = $1'")
+    db.notices.clear()
+    assert db(f"SELECT sum({ns}.f(id)) FROM {table} WHERE id <= 3") == [(6,)]
+    db(f"UPDATE {table} SET n = 7 WHERE id <= 3")
+    assert db(f"SELECT count(*) FROM {table} WHERE n = 7 AND id <= 3") == [(3,)]
+    assert sum("Server: path=" in notice for notice in db.notices) >= 4
