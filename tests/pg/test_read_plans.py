@@ -181,7 +181,7 @@ LOCAL: dict[str, list[tuple[str, str]]] = {
         ("SELECT id FROM a WHERE id IN (SELECT id FROM c) FOR UPDATE", "EXISTS|IN"),
         ("SELECT id FROM a ORDER BY n, id FOR UPDATE", "ORDER BY"),
         ("SELECT id FROM a ORDER BY n LIMIT 3 FOR UPDATE", "ORDER BY|LIMIT"),
-        ("UPDATE a SET n = c.sub FROM c WHERE a.id = c.id", "JOIN"),
+        ("DELETE FROM a USING c WHERE a.id = c.id", "USING|JOIN"),
         ("DELETE FROM a WHERE NOT EXISTS (SELECT FROM c WHERE c.id = a.id)", "EXISTS"),
     ],
 }  # fmt: skip
