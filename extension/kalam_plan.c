@@ -389,11 +389,16 @@ plan_table(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path, List *tlist, L
 							NIL, statement.conds, outer_plan);
 }
 
-/* What a join gives: what is wanted above it, and what the conditions left here need. */
+/*
+ * What a join gives: the columns that are wanted above it, and those that the
+ * conditions left here need.  Of the uppermost join the target is by now the
+ * query's own, with expressions of any kind, which are computed here.
+ */
 static List *
 joined_columns(RelOptInfo *rel, KalamRelInfo *info)
 {
-	List	   *tlist = add_to_flat_tlist(NIL, rel->reltarget->exprs);
+	List	   *columns = pull_var_clause((Node *) rel->reltarget->exprs, PVC_RECURSE_PLACEHOLDERS);
+	List	   *tlist = add_to_flat_tlist(NIL, columns);
 
 	return add_to_flat_tlist(tlist, pull_var_clause((Node *) info->local_conds, 0));
 }
