@@ -331,8 +331,7 @@ deparse_bound(bool unbounded, bool current, Node *offset, const char *direction,
 		appendStringInfoString(cxt->buf, "CURRENT ROW");
 	else
 	{
-		kalam_deparse(offset, cxt);
-		appendStringInfo(cxt->buf, " %s", direction);
+		appendStringInfo(cxt->buf, INT64_FORMAT " %s", DatumGetInt64(castNode(Const, offset)->constvalue), direction);
 	}
 }
 

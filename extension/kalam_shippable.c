@@ -471,9 +471,13 @@ sorts_allowed(List *clauses, List *tlist, bool order, ShipContext *cxt)
 	foreach(lc, clauses)
 	{
 		SortGroupClause *clause = lfirst_node(SortGroupClause, lc);
-		Oid			collation = exprCollation(get_sortgroupclause_expr(clause, tlist));
+		Node	   *expr = get_sortgroupclause_expr(clause, tlist);
+		Oid			collation = exprCollation(expr);
 		KalamConn  *conn = cxt->scope->conn;
 
+		/* the server's query engine refuses to sort an aggregate's input by a constant */
+		if (order && kalam_is_parameter(cxt->scope->relids, (Expr *) expr))
+			return false;
 		if (order ? !kalam_sort_allowed(conn, clause, collation) :
 			!kalam_operator_allowed(conn, clause->eqop, collation))
 			return false;
@@ -515,6 +519,16 @@ window_of(WindowFunc *func, const KalamScope *scope)
 	return NULL;
 }
 
+/* A distance is part of the statement's text, so it may be no parameter; a negative one is PostgreSQL's error. */
+static bool
+distance_allowed(Node *distance)
+{
+	Const	   *number = (Const *) distance;
+
+	return distance == NULL || (IsA(distance, Const) && number->consttype == INT8OID && !number->constisnull &&
+								DatumGetInt64(number->constvalue) >= 0);
+}
+
 /* RANGE and GROUPS with distances need arithmetic on what is sorted by. */
 static bool
 frame_allowed(WindowClause *window)
@@ -523,7 +537,9 @@ frame_allowed(WindowClause *window)
 
 	if (window->frameOptions & (FRAMEOPTION_EXCLUSION | FRAMEOPTION_GROUPS))
 		return false;
-	return (window->frameOptions & distances) == 0 || (window->frameOptions & FRAMEOPTION_ROWS);
+	return (window->frameOptions & distances) == 0 ||
+		((window->frameOptions & FRAMEOPTION_ROWS) && distance_allowed(window->startOffset) &&
+		 distance_allowed(window->endOffset));
 }
 
 static bool
@@ -540,9 +556,7 @@ ship_window(WindowFunc *func, ShipContext *cxt)
 		return false;
 	inner.in_window = true;
 	inner.conditional = true;
-	return ship_arguments(func->args, func->aggfilter, &inner) &&
-		(window->startOffset == NULL || ship(window->startOffset, &inner)) &&
-		(window->endOffset == NULL || ship(window->endOffset, &inner)) && ship_list(cxt->scope->window_exprs, &inner);
+	return ship_arguments(func->args, func->aggfilter, &inner) && ship_list(cxt->scope->window_exprs, &inner);
 }
 
 static bool

@@ -163,6 +163,8 @@ LOCAL: dict[str, list[tuple[str, str]]] = {
         ("SELECT id, sum(m) OVER (ORDER BY id GROUPS 2 PRECEDING) FROM a", "GROUPS|sum"),
         ("SELECT id, sum(m) OVER (ORDER BY id RANGE 2 PRECEDING) FROM a", "RANGE|sum"),
         ("SELECT id, sum(m) OVER (ORDER BY id ROWS 2 PRECEDING EXCLUDE CURRENT ROW) FROM a", "EXCLUDE|sum"),
+        ("SELECT id, sum(m) OVER (ORDER BY id ROWS (SELECT 2) PRECEDING) FROM a", "ROWS|sum"),
+        ("SELECT string_agg(x, ',' ORDER BY now()) FROM a", "string_agg"),
         ("SELECT tableoid::regclass, id FROM a", "tableoid"),
         ("SELECT tableoid, count(*) FROM a GROUP BY 1", "tableoid|count"),
         ("SELECT id FROM a WHERE tableoid = 'a'::regclass", "tableoid| = "),
