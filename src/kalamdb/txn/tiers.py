@@ -96,6 +96,7 @@ class Tiers:
         self._tombstones_at: dict[int, int] = {}  # when they were looked at
         self._counted: dict[int, tuple[int, int]] = {}  # hot rows, and the rows written when they were counted
         self._rest_until: dict[int, int] = {}
+        self._beginning: set[int] = set()
         self._swept = asyncio.Event()
         self._closing = False
         self._task = asyncio.create_task(self._work_forever(), name="tiers")
@@ -179,6 +180,10 @@ class Tiers:
         if table.id not in self._cold.tables:
             await self._engine.submit(lambda connection: manifest.begin_tiering(connection, table))
             self._cold.refresh(self._engine.live.query, table.id)
+            self._beginning.add(table.id)
+        if table.id in self._beginning:  # the writer may be at deletions that left none: they are committed first
+            await self._engine.submit(lambda connection: None)
+            self._beginning.discard(table.id)
 
     async def _publish_flush(self, table: TableDef, flushed: Flushed, record: Job) -> bool:
         """True where nobody wrote since the snapshot, so that the hot rows could go with the publication."""

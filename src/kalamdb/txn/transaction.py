@@ -226,11 +226,11 @@ class StoreTransaction:
             if table.id not in self._bulk and not try_lock(self, (table.id, *key)):
                 await self._lock((table.id, *key))
                 last.clear()
-            taken = bool(table.key) and await self._read(self._exists, overlay, key, last)
+            taken = bool(table.key) and await self._read(self._exists, overlay, key, last, aside=last)
             if taken:
                 if not skip_conflicts:
                     raise duplicate(table, row)
-                await self._read(self._check_visible, overlay, key)
+                await self._read(self._check_visible, overlay, key, aside=last)
             else:
                 write(overlay, key, row)
                 count += 1
@@ -294,14 +294,17 @@ class StoreTransaction:
             return True
         return overlay.table.id in self._engine.tiered and self._engine.cold_exists(overlay.layout, key)
 
-    async def _read(self, look: Callable[..., T], *args: Any) -> T:
-        """What ``look`` finds; where it has to wait for a file, after it has been read."""
+    async def _read(self, look: Callable[..., T], *args: Any, aside: dict[str, Any] | None = None) -> T:
+        """What ``look`` finds; where it has to wait for a file, after it has been read. ``aside``: what the caller has
+        noted of committed rows, and is emptied when others had a turn meanwhile."""
         while True:
             try:
                 return look(*args)
             except NotInMemory as missing:
                 await self._engine.load(missing)
                 self._check_alive()
+                if aside is not None:
+                    aside.clear()
 
     def _check_visible(self, overlay: TableOverlay, key: tuple[str, int | bytes]) -> None:
         """ON CONFLICT DO NOTHING over a row that the snapshot does not see is a conflict of its own (PostgreSQL)."""
