@@ -186,10 +186,11 @@ class ColdStore:
             self.tables[table_id] = manifest.load(query, table_id, version)
         self._older.pop(table_id, None)
 
-    def forget_table(self, table_id: int) -> None:
+    def forget_table(self, table_id: int) -> Sequence[Segment]:
+        """Its segments, which open scans may still read."""
         found = self.tables.pop(table_id, None)
-        for segment in found.segments if found is not None else ():
-            self.forget(segment.id)
+        self._older.pop(table_id, None)
+        return found.segments if found is not None else ()
 
     def forget(self, number: int) -> None:
         """A segment that nobody can read any more."""

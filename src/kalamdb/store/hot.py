@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import count, islice
 from operator import itemgetter
 from pathlib import Path
@@ -329,6 +329,11 @@ class HotSnapshot:
         with reader.lock:
             return reader.connection.execute(text, values).fetchall()
 
+    @staticmethod
+    def instant() -> AbstractContextManager[None]:
+        """As a live reader's; everything read here is of one instant."""
+        return nullcontext()
+
     def close(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
@@ -401,6 +406,15 @@ class LiveReader:
             if "no such table" in str(error):
                 return []
             raise
+
+    @contextmanager
+    def instant(self) -> Iterator[None]:
+        """What is read within is of one instant: the writer commits meanwhile."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")
 
     def get(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
         found = self.query(layout.get, (tenant, k))

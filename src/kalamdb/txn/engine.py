@@ -160,7 +160,7 @@ class StoreEngine:
         return await self.tiers.compact(table)
 
     async def table_stats(self, table: TableDef) -> dict[str, int]:
-        return await self.tiers.in_thread(lambda: self.tiers.stats(table))
+        return await self.tiers.in_thread(lambda: self.tiers.stats(table), pool="read")
 
     def table_size(self, table: TableDef, tenant: str | None) -> dict[str, int]:
         return self.sizes.of(table, tenant)
@@ -186,7 +186,7 @@ class StoreEngine:
 
     def _cold_place(self, source: HotSnapshot | LiveReader, table_id: int, key: RowKey) -> Manifest | None:
         """Where a cold row may be; None where a tombstone hides it."""
-        found = self.cold.as_of(source.query, table_id)  # after the look at hot rows: never older than it
+        found = self.cold.as_of(source.query, table_id)
         if found is None:
             return None
         dead = source.query(f"SELECT 1 FROM {tombstones(table_id)} WHERE _userid = ? AND k = ?", key)
@@ -210,7 +210,7 @@ class StoreEngine:
         """Read what a look-up did not find in memory; its file stays there meanwhile."""
         number = self.readers.enter()
         try:
-            await self.tiers.in_thread(missing.load)
+            await self.tiers.in_thread(missing.load, pool="read")
         finally:
             self.readers.leave(number)
 

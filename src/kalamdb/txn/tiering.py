@@ -6,6 +6,7 @@ Both give a ``Change`` for the writer to publish. Until then nobody knows of the
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from kalamdb import faults, types
 from kalamdb.api import Row
+from kalamdb.errors import KalamError
 from kalamdb.store import bloom
 from kalamdb.store.cold import ColdRange, ColdStore, matches
 from kalamdb.store.hot import HotSnapshot, Layout, Stop
@@ -37,6 +39,8 @@ from kalamdb.txn.clock import now_ms
 from kalamdb.txn.jobs import Job
 from kalamdb.txn.overlay import TableOverlay
 
+log = logging.getLogger(__name__)
+
 CHUNK_ROWS = 8192
 SEGMENT_ROWS = 4_000_000
 
@@ -51,6 +55,15 @@ class Storage(Protocol):
     def fetch(self, name: str) -> Path: ...
     def delete(self, name: str) -> None: ...
     def names(self, prefix: str) -> list[str]: ...
+
+
+def remove(storage: Storage, names: Sequence[str]) -> None:
+    """Files that no manifest names. What fails stays until the next start."""
+    for name in names:
+        try:
+            storage.delete(name)
+        except KalamError as error:
+            log.warning("segment file %r, which nothing names, is not removed: %s", name, error)
 
 
 def prefix_of(table_id: int) -> str:
@@ -101,8 +114,7 @@ class Output:
         if self._writer is not None:
             self._writer.abandon()
             self._writer = None
-        for name, _ in self.done:
-            self._storage.delete(name)
+        remove(self._storage, [name for name, _ in self.done])
         self.done.clear()
 
 
@@ -293,8 +305,7 @@ class Bulk:
                                    (connection.last_insert_rowid(), now, dead.tobytes()))
 
     def abandon(self) -> None:
-        for name, _ in self._files:
-            self._storage.delete(name)
+        remove(self._storage, [name for name, _ in self._files])
 
 
 # ---------- compaction ----------

@@ -15,7 +15,8 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import apsw
 
@@ -28,7 +29,7 @@ from kalamdb.txn.api import TableDef
 from kalamdb.txn.clock import now_ms
 from kalamdb.txn.jobs import Job, Jobs, to_micros
 from kalamdb.txn.overlay import TableOverlay
-from kalamdb.txn.tiering import Bulk, Flush, Flushed, Storage, choose, compact
+from kalamdb.txn.tiering import Bulk, Flush, Flushed, Storage, choose, compact, remove
 
 if TYPE_CHECKING:
     from kalamdb.txn.engine import StoreEngine
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Pool = Literal["tier", "bulk", "read"]
+#: threads: whoever commits many rows or reads one must not wait for jobs, which take minutes
+POOLS: dict[Pool, int] = {"tier": 2, "bulk": 2, "read": 4}
 CLEAN_ROWS = 5_000
 LOOK_EVERY = 1.0
 DEFAULT_POLICY = "rows:1000000"
@@ -89,7 +93,8 @@ class Tiers:
         self._engine = engine
         self._cold = cold
         self._storages = storages
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="kalam-tier")
+        self._threads = {pool: ThreadPoolExecutor(size, thread_name_prefix=f"kalam-{pool}")
+                         for pool, size in POOLS.items()}
         self._locks: dict[int, asyncio.Lock] = {}
         self._condemned: list[tuple[int, str, str, int | None]] = []  # reader number, storage, file, segment
         self._flushed_at: dict[int, int] = {}
@@ -112,16 +117,26 @@ class Tiers:
         for lock in list(self._locks.values()):  # whoever is at it has been told to end
             async with lock:
                 pass
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in self._threads.values():
+            threads.shutdown(wait=True, cancel_futures=True)
 
-    async def in_thread(self, work: Callable[[], T], job: Job | None = None) -> T:
-        """Run to its end, whatever happens to the task that waits: files and locks must not be left to chance. A
-        cancelled task cancels the job."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        cancelled = await _ended(future, job)
+    async def in_thread(self, work: Callable[[], T], *, pool: Pool = "tier") -> T:
+        """Run to its end, whatever happens to the task that waits: files and locks must not be left to chance."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads[pool], work)
+        cancelled = await _ended(future)
         if cancelled is not None:
             raise cancelled
         return future.result()
+
+    async def _written(self, work: Callable[[], T], job: Job, change_of: Callable[[T], manifest.Change]) -> T:
+        """What a job made, files among it. A cancelled task cancels the job, and nothing of it is left."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads["tier"], work)
+        cancelled = await _ended(future, job)
+        if cancelled is None:
+            return future.result()
+        if future.exception() is None:  # it was done before it could hear of it
+            await self._discard(change_of(future.result()))
+        raise cancelled
 
     def _lock(self, table: TableDef) -> asyncio.Lock:
         return self._locks.setdefault(table.id, asyncio.Lock())
@@ -142,13 +157,19 @@ class Tiers:
         if table.id not in self._engine.catalog.by_id:
             raise KalamError("55000", f'table "{table.name}" is not committed', hint="Try again after COMMIT.")
 
+    def _check_still(self, table: TableDef) -> None:
+        """After the wait for the table's lock."""
+        if self._closing:
+            raise KalamError("57P01", "the server is shutting down")
+        if table.id not in self._engine.catalog.by_id:
+            raise gone(table)
+
     async def flush(self, table: TableDef) -> int:
         """Make all hot rows cold; how many there were. Background and on demand."""
         self._check_committed(table)
         await self._swept.wait()
         async with self._lock(table):
-            if self._closing:
-                raise KalamError("57P01", "the server is shutting down")
+            self._check_still(table)
             self._flushed_at[table.id] = now_ms()
             with self.jobs.running("flush", table) as job:
                 return await self._flush(table, job)
@@ -166,7 +187,7 @@ class Tiers:
             self._counted.pop(table.id, None)
             work = Flush(table, engine.layouts.of(table), snapshot, self._cold, found, self.storage(table), job,
                          expected)
-            flushed = await self.in_thread(work.run, job)
+            flushed = await self._written(work.run, job, lambda made: made.change)
         finally:
             snapshot.close()
         if not flushed.rows and not flushed.tombstones:
@@ -229,9 +250,7 @@ class Tiers:
 
     async def _discard(self, change: manifest.Change) -> None:
         """Not published: nobody knows of its files."""
-        storage = self._storages[change.storage]
-        for name, _ in change.added:
-            await self.in_thread(lambda name=name: storage.delete(name))  # type: ignore[misc]
+        await self.in_thread(lambda: remove(self._storages[change.storage], [name for name, _ in change.added]))
 
     # ---------- bulk commits ----------
     @contextlib.asynccontextmanager
@@ -253,7 +272,7 @@ class Tiers:
                 yield ready
             except BaseException:
                 for made in ready:
-                    await self.in_thread(made.abandon)
+                    await self.in_thread(made.abandon, pool="bulk")
                 raise
             finally:
                 for made in ready:
@@ -264,7 +283,7 @@ class Tiers:
         try:
             snapshot.pin()
             found = self._cold.as_of(snapshot.query, made.table.id) or Manifest(made.table.id, 1)
-            await self.in_thread(lambda: made.prepare(snapshot, self._cold, found))
+            await self.in_thread(lambda: made.prepare(snapshot, self._cold, found), pool="bulk")
         finally:
             snapshot.close()
 
@@ -321,8 +340,7 @@ class Tiers:
         self._check_committed(table)
         await self._swept.wait()
         async with self._lock(table):
-            if self._closing:
-                raise KalamError("57P01", "the server is shutting down")
+            self._check_still(table)
             found = self._cold.tables.get(table.id)
             if found is None or not found.segments:
                 return 0
@@ -332,8 +350,8 @@ class Tiers:
             with self.jobs.running("compaction", table) as job:
                 job.detail = f"{len(chosen)} segments"
                 layout, storage = self._engine.layouts.of(table), self.storage(table)
-                change, rows = await self.in_thread(
-                    lambda: compact(table, layout, self._cold, chosen, storage, job, job.check), job)
+                change, rows = await self._written(
+                    lambda: compact(table, layout, self._cold, chosen, storage, job, job.check), job, itemgetter(0))
 
                 def publish(connection: apsw.Connection) -> None:
                     faults.reach("compaction.publish")
@@ -370,10 +388,7 @@ class Tiers:
         """A dropped table's grace is over: its segments are files to remove."""
         async with self._locks.setdefault(number, asyncio.Lock()):
             await self._engine.submit(lambda connection: manifest.forget_table(connection, number))
-            self._cold.forget_table(number)
-            known = {(storage, file) for _, storage, file, _ in self._condemned}
-            found = self._engine.live.query("SELECT storage, file FROM kalam_removed", ())
-            self._condemn((*row, None) for row in found if tuple(row) not in known)
+            self._condemn((segment.storage, segment.file, segment.id) for segment in self._cold.forget_table(number))
 
     async def wait_swept(self) -> None:
         """Until what a crash left is gone."""
@@ -482,9 +497,14 @@ def _retention_ms(table: TableDef) -> int:
     return int(dict(table.options).get("deleted_retention_hours", DEFAULT_RETENTION_HOURS)) * HOUR_MS
 
 
+def gone(table: TableDef) -> KalamError:
+    return KalamError("42P01", f'relation "{table.namespace}.{table.name}" does not exist', schema=table.namespace,
+                      table=table.name)
+
+
 def _check_there(connection: apsw.Connection, table: TableDef) -> None:
     if not connection.execute("SELECT 1 FROM kalam_tables WHERE id = ? AND dropped_at IS NULL", (table.id,)).fetchall():
-        raise KalamError("42P01", f'relation "{table.namespace}.{table.name}" does not exist')
+        raise gone(table)
 
 
 def _set_clean(connection: apsw.Connection, table: TableDef) -> None:

@@ -118,12 +118,7 @@ class StoreTransaction:
 
     def get_newest(self, table: TableDef, tenant: str, key: Key) -> Row | None:
         layout = self._engine.layouts.of(table)
-        k = layout.codec.encode(key)
-        row = self._engine.live.get(layout, tenant, k)
-        if row is None:
-            return self._engine.cold_row(self._engine.live, layout, (tenant, k)) if table.id in self._engine.tiered \
-                else None
-        return self._alive(table, layout, row)
+        return self._stored(table, layout, self._engine.live, (tenant, layout.codec.encode(key)))
 
     def _alive(self, table: TableDef, layout: Layout, row: Row) -> Row | None:
         """As read back from SQLite; None where a stream's row has expired."""
@@ -254,7 +249,7 @@ class StoreTransaction:
             return
         self._lock_whole(table)
         path = self._engine.tiers.storage(table).scratch()
-        segment, written = await self._engine.tiers.in_thread(lambda: overlay.runs.write(path, rows))
+        segment, written = await self._engine.tiers.in_thread(lambda: overlay.runs.write(path, rows), pool="bulk")
         self._check_alive()
         self._overlay.to_run(overlay, rows, segment, written)
 
@@ -290,9 +285,10 @@ class StoreTransaction:
                 return False
         if overlay.layout.stream:
             return self._committed_row(overlay, live, key) is not None
-        if live.exists(overlay.layout, tenant, k):
-            return True
-        return overlay.table.id in self._engine.tiered and self._engine.cold_exists(overlay.layout, key)
+        if overlay.table.id not in self._engine.tiered:
+            return live.exists(overlay.layout, tenant, k)
+        with live.instant():
+            return live.exists(overlay.layout, tenant, k) or self._engine.cold_exists(overlay.layout, key)
 
     async def _read(self, look: Callable[..., T], *args: Any, aside: dict[str, Any] | None = None) -> T:
         """What ``look`` finds; where it has to wait for a file, after it has been read. ``aside``: what the caller has
@@ -331,11 +327,18 @@ class StoreTransaction:
         return row
 
     def _committed_row(self, overlay: TableOverlay, source: HotSnapshot | LiveReader, key: RowKey) -> Row | None:
-        row = source.get(overlay.layout, *key)
-        if row is None:
-            return self._engine.cold_row(source, overlay.layout, key) if overlay.table.id in self._engine.tiered \
-                else None
-        return self._alive(overlay.table, overlay.layout, row)
+        return self._stored(overlay.table, overlay.layout, source, key)
+
+    def _stored(self, table: TableDef, layout: Layout, source: HotSnapshot | LiveReader, key: RowKey) -> Row | None:
+        """The committed row of a key, hot or cold: both looks of one instant, else it may move past them."""
+        if table.id not in self._engine.tiered:
+            row = source.get(layout, *key)
+        else:
+            with source.instant():
+                row = source.get(layout, *key)
+                if row is None:
+                    return self._engine.cold_row(source, layout, key)
+        return None if row is None else self._alive(table, layout, row)
 
     async def update(self, table: TableDef, changes: Sequence[tuple[RowId, Mapping[int, Any]]]) -> int:
         await self._enter(table)
