@@ -613,18 +613,34 @@ class SelectTranslator:
         if clause is None:
             return ""
         sql, entries = self._item(clause.this, scope, outer, lateral=None)
-        scope.filtered = list(scope.sources)
-        for join in node.args.get("joins") or []:
-            sql, entries = self._join(join, sql, entries, scope, outer)
+        joins = list(node.args.get("joins") or [])
+        sql, entries = self._joins(joins, sql, entries, scope, outer)
+        while joins:  # a comma binds less than JOIN
+            filtered, scope.filtered = scope.filtered, []
+            right, others = self._item(joins.pop(0).this, scope, outer, lateral=entries)
+            right, others = self._joins(joins, right, others, scope, outer, beside=entries)
+            scope.filtered = filtered + scope.filtered
+            sql, entries = f"{sql} CROSS JOIN {right}", [*entries, *others]
         scope.entries = entries
         return f" FROM {sql}"
+
+    def _joins(self, joins: list[exp.Join], sql: str, entries: list[Entry], scope: Scope, outer: Frame | None,
+               beside: Sequence[Entry] = ()) -> tuple[str, list[Entry]]:
+        """What the first of the joins make, up to a comma; they are taken from the list."""
+        joined = False
+        while joins and not _is_comma(joins[0]):
+            sql, entries = self._join(joins.pop(0), sql, entries, scope, outer, beside)
+            joined = True
+        return (f"({sql})" if joined and beside else sql), entries
 
     def _item(self, node: exp.Expr, scope: Scope, outer: Frame | None, *, lateral: list[Entry] | None
               ) -> tuple[str, list[Entry]]:
         joins = node.args.get("joins") or []
+        outside, scope.filtered = scope.filtered, []
         sql, entries = self._single(node, scope, outer, lateral)
         for join in joins:
             sql, entries = self._join(join, sql, entries, scope, outer)
+        scope.filtered = outside + scope.filtered
         return (f"({sql})" if joins else sql), entries
 
     def _single(self, node: exp.Expr, scope: Scope, outer: Frame | None, lateral: list[Entry] | None
@@ -665,6 +681,7 @@ class SelectTranslator:
             raise KalamError("42712", f'table name "{alias}" specified more than once', position=place_of(node))
         source = Source(self._count, alias, node=node)
         scope.sources.append(source)
+        scope.filtered.append(source)
         return source
 
     def _named(self, node: exp.Table, scope: Scope) -> tuple[str, list[Entry]]:
@@ -744,16 +761,15 @@ class SelectTranslator:
         return f"{'LATERAL ' if lateral else ''}(SELECT unnest({sql}) AS o1) AS t{source.number}", list(source.entries)
 
     # ---------- joins ----------
-    def _join(self, join: exp.Join, left_sql: str, left: list[Entry], scope: Scope, outer: Frame | None
-              ) -> tuple[str, list[Entry]]:
+    def _join(self, join: exp.Join, left_sql: str, left: list[Entry], scope: Scope, outer: Frame | None,
+              beside: Sequence[Entry] = ()) -> tuple[str, list[Entry]]:
         side, kind_, method = (str(join.args.get(part) or "").upper() for part in ("side", "kind", "method"))
         if method not in ("", "NATURAL") or kind_ not in ("", "INNER", "CROSS", "OUTER") or side not in (
                 "", "LEFT", "RIGHT", "FULL"):
             raise not_supported(f"{method} {side} {kind_} JOIN".replace("  ", " ").strip(), join)
-        before = len(scope.sources)
-        right_sql, right = self._item(join.this, scope, outer, lateral=left)
-        added = scope.sources[before:]
-        self._note_filters(side, added, scope)
+        filtered, scope.filtered = scope.filtered, []
+        right_sql, right = self._item(join.this, scope, outer, lateral=[*beside, *left])
+        scope.filtered = _still_filtered(side, filtered, scope.filtered)
         using = [identifier(item) for item in join.args.get("using") or []]
         if method == "NATURAL":
             using = [entry.name for entry in left if any(entry.name == other.name for other in right)]
@@ -772,15 +788,6 @@ class SelectTranslator:
         condition = self.exprs.condition(on, frame, "JOIN/ON")
         return f"{left_sql} {word} {right_sql} ON {condition}", entries
 
-    def _note_filters(self, side: str, added: list[Source], scope: Scope) -> None:
-        """Whose rows WHERE may still filter before the join: not those that a join fills up with NULLs."""
-        if side == "FULL":
-            scope.filtered = []
-        elif side == "RIGHT":
-            scope.filtered = list(added)
-        elif side == "":
-            scope.filtered += added
-
     def _join_using(self, word: str, left_sql: str, left: list[Entry], right_sql: str, right: list[Entry],
                     using: list[str], join: exp.Join, side: str) -> tuple[str, list[Entry]]:
         merged, conditions = [], []
@@ -798,6 +805,15 @@ class SelectTranslator:
 
 
 # ---------- helpers ----------
+def _is_comma(join: exp.Join) -> bool:
+    return not any(join.args.get(part) for part in ("side", "kind", "method", "on", "using"))
+
+
+def _still_filtered(side: str, left: list[Source], right: list[Source]) -> list[Source]:
+    """Whose rows WHERE may filter before the join, of those of its sides: not those that it fills up with NULLs."""
+    return {"": left + right, "LEFT": left, "RIGHT": right, "FULL": []}[side]
+
+
 def _constant(typed: Typed) -> Callable[[], Typed]:
     return lambda: typed
 
