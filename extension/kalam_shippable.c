@@ -542,6 +542,42 @@ frame_allowed(WindowClause *window)
 		 distance_allowed(window->endOffset));
 }
 
+/*
+ * The server refuses to partition and sort windows by what may fail: its query
+ * engine takes such expressions for volatile.  Columns, aggregates and what is
+ * chosen among them by comparisons cannot.
+ */
+static bool
+may_fail(Node *node, ShipContext *cxt)
+{
+	const KalamCap *cap;
+
+	if (node == NULL || IsA(node, Aggref) || kalam_is_parameter(cxt->scope->relids, (Expr *) node))
+		return false;
+	if (IsA(node, FuncExpr))
+		return true;
+	if (IsA(node, OpExpr))
+	{
+		cap = kalam_capability(cxt->scope->conn, 'o', ((OpExpr *) node)->opno);
+		if (cap == NULL || !cap->plain)
+			return true;
+	}
+	return expression_tree_walker(node, may_fail, cxt);
+}
+
+static bool
+ship_window_keys(ShipContext *cxt)
+{
+	ListCell   *lc;
+
+	foreach(lc, cxt->scope->window_exprs)
+	{
+		if (may_fail(lfirst(lc), cxt))
+			return false;
+	}
+	return ship_list(cxt->scope->window_exprs, cxt);
+}
+
 static bool
 ship_window(WindowFunc *func, ShipContext *cxt)
 {
@@ -556,7 +592,7 @@ ship_window(WindowFunc *func, ShipContext *cxt)
 		return false;
 	inner.in_window = true;
 	inner.conditional = true;
-	return ship_arguments(func->args, func->aggfilter, &inner) && ship_list(cxt->scope->window_exprs, &inner);
+	return ship_arguments(func->args, func->aggfilter, &inner) && ship_window_keys(&inner);
 }
 
 static bool

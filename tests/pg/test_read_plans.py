@@ -165,6 +165,8 @@ LOCAL: dict[str, list[tuple[str, str]]] = {
         ("SELECT id, sum(m) OVER (ORDER BY id ROWS 2 PRECEDING EXCLUDE CURRENT ROW) FROM a", "EXCLUDE|sum"),
         ("SELECT id, sum(m) OVER (ORDER BY id ROWS (SELECT 2) PRECEDING) FROM a", "ROWS|sum"),
         ("SELECT string_agg(x, ',' ORDER BY now()) FROM a", "string_agg"),
+        ("SELECT rank() OVER (ORDER BY day + n) FROM a", "rank"),
+        ("SELECT sum(n) OVER (PARTITION BY n / NULLIF(m, 0)) FROM a", "sum|PARTITION"),
         ("SELECT tableoid::regclass, id FROM a", "tableoid"),
         ("SELECT tableoid, count(*) FROM a GROUP BY 1", "tableoid|count"),
         ("SELECT id FROM a WHERE tableoid = 'a'::regclass", "tableoid| = "),
@@ -285,6 +287,7 @@ SENT: dict[str, list[str]] = {
         "SELECT x, count(*), rank() OVER (ORDER BY count(*)) FROM a GROUP BY x",
         "SELECT id, row_number() OVER (ORDER BY id DESC), rank() OVER (PARTITION BY n ORDER BY m) FROM a",
         "SELECT id, row_number() OVER (ORDER BY m, id) AS r FROM a ORDER BY r LIMIT 10",
+        "SELECT rank() OVER (PARTITION BY n > 3 AND x = 'text 3' ORDER BY COALESCE(n, 0), GREATEST(x, 'a')) FROM a",
     ],
     "joins": [
         "SELECT a.id, c.x FROM a JOIN c ON a.id = c.id", "SELECT a.id, c.x FROM a LEFT JOIN c ON a.id = c.id",
