@@ -233,8 +233,8 @@ class Statements:
 
     def grouping_sets(self) -> Query:
         source, g = self.joined(2), self.grammar
-        one, two = (self.random.choice([c.sql for c in source.columns if c.tag in ("int", "text", "bool", "date")])
-                    for _ in range(2))
+        plain = [each.sql for each in source.columns if each.tag in ("int", "text", "bool", "date")] or source.keys
+        one, two = self.random.choice(plain), self.random.choice(plain)
         sets = self.random.choice((f"GROUPING SETS (({one}), ({one}, {two}), ())", f"ROLLUP ({one}, {two})",
                                    f"CUBE ({one}, {two})", f"GROUPING SETS ({two}, ({one}))"))
         where = self.where()
@@ -265,7 +265,7 @@ class Statements:
         calls = [self.window(source) for _ in range(self.random.choice((1, 1, 2)))]
         where = self.where()
         if self.grammar.chance(0.15):
-            key = self.random.choice([column.sql for column in source.columns if column.tag != "json"])
+            key = self.random.choice([column.sql for column in source.columns if column.tag != "json"] or source.keys)
             sql = f"SELECT {key}, count(*), rank() OVER (ORDER BY count(*) DESC) FROM {source.sql}{where} GROUP BY 1"
             return Query(f"{sql} ORDER BY 1{self.direction()}", True, True)
         tail, ordered, counted = self.tail(source.keys)
