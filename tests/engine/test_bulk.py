@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.rig import Runner, create, definition, put, read, refused, stored
+from engine.rig import DEADLINE, Runner, chunks, create, definition, every, put, read, refused, stored, until
+from engine.test_tiers import full_disk
 from kalamdb.api import Row
 from kalamdb.errors import KalamError
-from kalamdb.txn.api import TableDef
+from kalamdb.txn.api import Scan, TableDef
+from kalamdb.txn.bulk import Runs
 from kalamdb.txn.engine import StoreEngine
 from kalamdb.txn.transaction import StoreTransaction
 
@@ -280,5 +283,78 @@ def test_a_stream_is_kept_in_memory(run: Runner) -> None:
         assert len(stored(engine, table)) == 2 * RUN
         with pytest.raises(KalamError, match="no cold tier"):
             await engine.tiers.flush(table)
+
+    run(test)
+
+
+def test_single_inserts_go_to_runs_too(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = engine.begin(None)
+        for tenant, row in rows_from(0, 3 * RUN):
+            if not one.insert_nowait(table, tenant, row):
+                assert await one.insert(table, [(tenant, row)]) == 1
+        assert len(one._overlay.tables[table.id].rows) <= RUN
+        assert read(one, table) == expected((0, 3 * RUN))
+        await one.commit()
+        assert stored(engine, table) == expected((0, 3 * RUN))
+
+    run(test)
+
+
+@pytest.mark.parametrize("end", ["cancel", "rollback"])
+def test_ended_while_a_run_is_written(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        there, go_on = threading.Event(), threading.Event()
+        write = Runs.write
+
+        def slow(self: Runs, *args: Any) -> Any:
+            written = write(self, *args)
+            there.set()
+            assert go_on.wait(DEADLINE)
+            return written
+
+        monkeypatch.setattr(Runs, "write", slow)
+        one = engine.begin(None)
+        insert = asyncio.create_task(one.insert(table, rows_from(0, 2 * RUN)))
+        await until(there.is_set)
+        if end == "cancel":
+            insert.cancel()
+        else:
+            one.rollback()
+        go_on.set()
+        with pytest.raises((asyncio.CancelledError, KalamError)):
+            await insert
+        one.rollback()
+        assert files(tmp_path) == []
+
+    run(test)
+
+
+def test_a_full_disk(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        (storage,) = engine.storages()
+        monkeypatch.setattr(storage, "scratch", full_disk(tmp_path))
+        one = engine.begin(None)
+        await refused("53100", one.insert(table, rows_from(0, 2 * RUN)))
+        one.rollback()
+        assert not (tmp_path / "unfinished").is_symlink()
+
+    run(test)
+
+
+def test_a_cursor_outlives_a_run_that_is_taken_back(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await loaded(engine, table)
+        cursor = one.scan(one.snapshot(1), Scan(table, None, every(table)))
+        one.set_level(1, 2)
+        await one.insert(table, rows_from(RUN * 4, 2 * RUN))
+        found = cursor.fetch(10)
+        one.rollback_to_level(2)
+        assert found + list(chunks(cursor.fetch)) == expected((0, 4 * RUN))
+        one.rollback()
 
     run(test)

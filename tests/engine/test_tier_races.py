@@ -255,3 +255,19 @@ def test_a_cursor_on_a_table_dropped_since(run: Runner) -> None:
         assert engine.cold._files == {}
 
     run(test, drop_grace_hours=0)
+
+
+def test_the_tenant_without_a_name(run: Runner) -> None:
+    """The empty text is a tenant like any other: its scans show its rows."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(kind="user"))
+        for tenant in ("", "b"):
+            await put(engine, table, *[(number, f"of {tenant!r}") for number in range(30)], tenant=tenant)
+        wanted = stored(engine, table, tenant="")
+        assert len(wanted) == 30
+        await engine.flush(table)
+        assert stored(engine, table, tenant="") == wanted
+        assert stored(engine, table, tenant="", where="c2 <> ''") == wanted
+
+    run(test)

@@ -154,6 +154,68 @@ def test_an_error_at_any_step(run: Runner, monkeypatch: pytest.MonkeyPatch, poin
     run(test)
 
 
+def full_disk(directory: Path) -> Callable[[], Path]:
+    """Scratch paths on a device that takes nothing."""
+
+    def scratch() -> Path:
+        path = directory / "unfinished"
+        path.symlink_to("/dev/full")
+        return path
+
+    return scratch
+
+
+def test_a_full_disk(run: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Told as such, and nothing lies about; afterwards it goes on by itself, also in the background."""
+    monkeypatch.setattr("kalamdb.txn.tiers.LOOK_EVERY", 0.001)
+    monkeypatch.setattr("kalamdb.txn.tiers.REST_MS", 0)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(options={"flush_policy": "rows:300"}))
+        (storage,) = engine.storages()
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "scratch", full_disk(tmp_path))
+            await put(engine, table, *ROWS)
+            await until(lambda: len([job for job in engine.jobs() if job.status == "failed"]) > 1)
+            error = await refused("53100", engine.flush(table))
+            assert "no space left on device" in error.message
+            assert "storage \"local\"" in error.message
+            assert not (tmp_path / "unfinished").is_symlink()
+        await until(lambda: engine.segments() != [])
+        assert stored(engine, table) == ROWS
+
+    run(test)
+
+
+def test_files_of_a_storage_that_is_away(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their removal waits for it; that of others does not."""
+
+    async def test(engine: StoreEngine) -> None:
+        tables = [await filled(engine, name) for name in ("one", "two")]
+        for table in tables:
+            await engine.flush(table)
+            await put(engine, table, (1000, "new"))
+            await engine.flush(table)
+            await engine.compact(table)
+        (storage,) = engine.storages()
+        delete = storage.delete
+
+        def away(name: str) -> None:
+            if name.startswith(f"{tables[0].id}/"):
+                raise KalamError("58030", "the service is away")
+            delete(name)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "delete", away)
+            await engine.tiers.sweep()
+            assert len(segment_files(run.directory)) == 4
+        await engine.tiers.sweep()
+        assert len(segment_files(run.directory)) == 2
+        assert engine.live.query("SELECT * FROM kalam_removed", ()) == []
+
+    run(test)
+
+
 # ---------- beside readers and writers ----------
 async def moving(engine: StoreEngine, table: TableDef, stop: asyncio.Event) -> int:
     turns = 0

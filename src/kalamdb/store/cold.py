@@ -402,7 +402,7 @@ def _is_dead(dead: Positions, position: int) -> bool:
 def restricted(batch: pa.RecordBatch, wanted: ColdRange, *, shared: bool) -> tuple[int, pa.RecordBatch]:
     """The slice of an ordered batch that a range of one tenant wants, and where it begins."""
     low, high = wanted.ends(shared=shared)
-    if low is None or high is None or (low == ("",) and high == ("\0",)):
+    if low is None or high is None or (shared and not wanted.bounds):
         return 0, batch
     start = position_of(batch, low)
     stop = position_of(batch, high, after=len(high) > 1)  # of the tenant alone: up to what follows it

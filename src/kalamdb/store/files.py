@@ -41,7 +41,8 @@ def missing(name: str, storage: str) -> KalamError:
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()
+    text = os.strerror(error.errno) if error.errno else error.strerror  # libraries have longer ones of their own
+    return (text or type(error).__name__).lower()
 
 
 def disk_error(error: OSError, action: str, name: str, storage: str) -> KalamError:

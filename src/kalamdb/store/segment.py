@@ -15,7 +15,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,11 +133,15 @@ class SegmentWriter:
         self._seqs: list[int] = []
         compression = table.options.get("compression", "zstd") if table.options else "zstd"
         plain = [name for name in ("k", "_seq") if name in schema.names and schema.field(name).type == pa.int64()]
-        self._writer = pq.ParquetWriter(
-            path, schema, compression=compression, version="2.6", write_page_checksum=True, store_schema=False,
-            use_dictionary=[name for name in schema.names if name not in plain],
-            column_encoding=dict.fromkeys(plain, "DELTA_BINARY_PACKED"),
-        )
+        try:
+            self._writer = pq.ParquetWriter(
+                path, schema, compression=compression, version="2.6", write_page_checksum=True, store_schema=False,
+                use_dictionary=[name for name in schema.names if name not in plain],
+                column_encoding=dict.fromkeys(plain, "DELTA_BINARY_PACKED"),
+            )
+        except BaseException:  # it writes already
+            path.unlink(missing_ok=True)
+            raise
 
     def add(self, batch: pa.RecordBatch) -> None:
         if not batch.num_rows:
@@ -186,8 +190,12 @@ class SegmentWriter:
                        self._least, self._greatest, low, high)
 
     def abandon(self) -> None:
-        self._writer.close()
-        self.path.unlink(missing_ok=True)
+        try:
+            with suppress(OSError, pa.ArrowException):  # a full disk: there is a footer to write
+                self._writer.close()
+        finally:
+            self._writer.is_open = False  # or it tries again when it is collected
+            self.path.unlink(missing_ok=True)
 
 
 # ---------- reading ----------

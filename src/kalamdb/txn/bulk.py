@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,24 @@ class _Scratch:
         return Path(name)
 
 
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """Runs as of the opening of a scan."""
+
+    store: ColdStore
+    layout: Layout
+    manifest: Manifest
+
+    def batches(self, columns: Sequence[str], wanted: ColdRange, position: int, check: Callable[[], None]
+                ) -> Iterator[pa.RecordBatch]:
+        """Rows of a range as of a position, in order; ``_seq`` is NULL."""
+        needed = list(dict.fromkeys([*columns, "_pos"]))
+        for batch in self.store.batches(self.manifest, self.layout, needed, wanted, check):
+            seen = batch.filter(pa.array(batch.column("_pos").to_numpy() <= position))
+            if seen.num_rows:
+                yield seen.select(list(columns))
+
+
 class Runs:
     """The runs of one table in one transaction."""
 
@@ -57,6 +76,10 @@ class Runs:
     @property
     def rows(self) -> int:
         return sum(segment.rows for segment, _ in self.written)
+
+    def view(self) -> RunView:
+        """The runs of now, for a scan: those to come, which may be taken back, are none of its business."""
+        return RunView(self._store, self._layout, self._manifest)
 
     # ---------- writing, in a worker thread ----------
     def write(self, path: Path, rows: Sequence[tuple[Key, int, Row]]) -> tuple[Segment, Written]:
@@ -119,16 +142,6 @@ class Runs:
         if position is not None and group.arrays["_pos"][place].as_py() > position:
             return None
         return group.row(place, self._layout, segment, key[0])
-
-    def batches(self, columns: Sequence[str], wanted: ColdRange, position: int, check: Callable[[], None]
-                ) -> Iterator[pa.RecordBatch]:
-        """Rows of a range as of a position, in order; ``_seq`` is NULL."""
-        layout = self._layout
-        needed = list(dict.fromkeys([*columns, "_pos"]))
-        for batch in self._store.batches(self._manifest, layout, needed, wanted, check):
-            seen = batch.filter(pa.array(batch.column("_pos").to_numpy() <= position))
-            if seen.num_rows:
-                yield seen.select(list(columns))
 
     # ---------- the commit, in a worker thread ----------
     def dead(self, segment: Segment, hidden: Sequence[Key]) -> Positions:

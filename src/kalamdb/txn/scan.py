@@ -24,7 +24,7 @@ from kalamdb.store.hot import SEQ, TURN_ROWS, HotSnapshot, Layout, Reader, Stop,
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.segment import key_at
 from kalamdb.txn.api import Scan
-from kalamdb.txn.bulk import Runs
+from kalamdb.txn.bulk import RunView
 from kalamdb.txn.overlay import RowKey, Version
 from kalamdb.types import PgType
 
@@ -45,7 +45,7 @@ class StoreScan:
 
     def __init__(self, snapshot: HotSnapshot, layout: Layout, scan: Scan, since: int | None,
                  own: Sequence[tuple[RowKey, Version]] = (), position: int = 0, cold: Cold | None = None,
-                 runs: Runs | None = None) -> None:
+                 runs: RunView | None = None) -> None:
         self._snapshot = snapshot
         self._reader = snapshot.reader
         self._layout = layout
@@ -179,7 +179,7 @@ class StoreScan:
             if rows := self._rows_of(batch, names):
                 yield rows
 
-    def _run_rows(self, runs: Runs, names: Sequence[str]) -> Iterator[list[Row]]:
+    def _run_rows(self, runs: RunView, names: Sequence[str]) -> Iterator[list[Row]]:
         wanted = self._range()
         if wanted is not None:
             columns = _needed(self._layout, names, self._scan.where)

@@ -22,6 +22,7 @@ from kalamdb.api import Row
 from kalamdb.errors import KalamError
 from kalamdb.store import bloom
 from kalamdb.store.cold import ColdRange, ColdStore, matches
+from kalamdb.store.files import told
 from kalamdb.store.hot import HotSnapshot, Layout, Stop
 from kalamdb.store.manifest import (
     Change,
@@ -85,24 +86,26 @@ class Output:
     def add(self, batch: pa.RecordBatch) -> None:
         self._job.check()
         if self._writer is None:
-            self._writer = SegmentWriter(self._storage.scratch(), self._table, self.schema)
-        self._writer.add(batch)
+            path = self._storage.scratch()
+            with told("write", path.name, self._storage.id):
+                self._writer = SegmentWriter(path, self._table, self.schema)
+        with told("write", self._writer.path.name, self._storage.id):
+            self._writer.add(batch)
         self.rows += batch.num_rows
         if self._writer.taken >= SEGMENT_ROWS:
             self._finish()
 
     def _finish(self) -> None:
-        writer, self._writer = self._writer, None
+        writer = self._writer
         if writer is None:
             return
         name = f"{prefix_of(self._table.id)}{uuid.uuid4().hex}.parquet"
-        try:
+        with told("write", name, self._storage.id):
             written = writer.finish()
             faults.reach("segment.written")
             self.done.append((name, written))
             self._storage.put(name, written.path)
-        finally:
-            writer.path.unlink(missing_ok=True)  # there only after an error
+        self._writer = None  # until then it may have to be abandoned
         faults.reach("segment.put")
 
     def finish(self) -> list[tuple[str, Written]]:

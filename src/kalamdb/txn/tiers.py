@@ -96,7 +96,7 @@ class Tiers:
         self._threads = {pool: ThreadPoolExecutor(size, thread_name_prefix=f"kalam-{pool}")
                          for pool, size in POOLS.items()}
         self._locks: dict[int, asyncio.Lock] = {}
-        self._condemned: list[tuple[int, str, str, int | None]] = []  # reader number, storage, file, segment
+        self._condemned: list[tuple[int, str, str, int]] = []  # reader number, storage, file, segment
         self._flushed_at: dict[int, int] = {}
         self._tombstones_at: dict[int, int] = {}  # when they were looked at
         self._counted: dict[int, tuple[int, int]] = {}  # hot rows, and the rows written when they were counted
@@ -377,9 +377,13 @@ class Tiers:
             if storage is None or not self._engine.readers.nobody_before(number):
                 held.append(item)
                 continue
-            if segment is not None:
-                self._cold.forget(segment)
-            await self.in_thread(lambda storage=storage, file=file: storage.delete(file))  # type: ignore[misc]
+            try:
+                await self.in_thread(lambda storage=storage, file=file: storage.delete(file))  # type: ignore[misc]
+            except KalamError as error:
+                log.warning("removal of a segment file: %s", error)
+                held.append(item)
+                continue
+            self._cold.forget(segment)
             faults.reach("segment.removed")
             await self._engine.run("DELETE FROM kalam_removed WHERE storage = ? AND file = ?", storage_id, file)
         self._condemned = held
@@ -422,8 +426,8 @@ class Tiers:
             await asyncio.sleep(LOOK_EVERY)
             try:
                 await self.sweep()
-            except (KalamError, apsw.Error) as error:
-                log.warning("removal of segment files: %s", error)
+            except Exception as error:
+                log.warning("removal of segment files: %r", error)
             for table in list(self._engine.catalog.by_id.values()):
                 if table.kind != "stream" and self._rest_until.get(table.id, 0) <= now_ms():
                     await self._look_after(table)
@@ -438,8 +442,8 @@ class Tiers:
             found = self._cold.tables.get(table.id)
             if found is not None and choose(found.segments, now_ms(), _retention_ms(table)):
                 await self.compact(table, everything=False)
-        except (KalamError, apsw.Error) as error:
-            log.warning('background work on table "%s.%s": %s', table.namespace, table.name, error)
+        except Exception as error:  # whatever it is: other tables go on, and this one is tried again
+            log.warning('background work on table "%s.%s": %r', table.namespace, table.name, error)
             self._rest_until[table.id] = now_ms() + REST_MS
 
     async def flush_due(self, table: TableDef) -> bool:

@@ -16,7 +16,10 @@ from kalamdb import types
 from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import CatalogChanges, View
 from kalamdb.errors import KalamError
+from kalamdb.store.files import told
 from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
+from kalamdb.store.manifest import Segment
+from kalamdb.store.segment import Written
 from kalamdb.txn import bulk
 from kalamdb.txn.api import AccountDef, Isolation, Key, NotInMemory, RowId, Sample, Scan, TableDef
 from kalamdb.txn.locks import LockKey, Waiter
@@ -138,7 +141,7 @@ class StoreTransaction:
         own = _candidates(overlay, scan) if overlay is not None and overlay.rows else ()
         return StoreScan(snapshot.hot, layout, scan, since, own, snapshot.position,
                          self._engine.cold_part(snapshot.hot, scan.table),
-                         overlay.runs if overlay is not None and overlay.runs else None)
+                         overlay.runs.view() if overlay is not None and overlay.runs else None)
 
     def sample(self, snapshot: TxnSnapshot, sample: Sample) -> StoreSample:
         table = sample.table
@@ -198,6 +201,8 @@ class StoreTransaction:
             return False
         layout = self._engine.layouts.of(table)
         overlay = self._overlay.table(table, layout)
+        if _spills(overlay):
+            return False
         key = self._new_key(table, layout, tenant, row)
         if table.id not in self._bulk and not self._engine.locks.try_lock(self, (table.id, *key)):
             return False
@@ -240,17 +245,26 @@ class StoreTransaction:
     async def _spill(self, overlay: TableOverlay) -> None:
         """Rows beyond what a transaction may hold in memory become a run, and their table, if it can be had, is locked
         instead of each row to come."""
-        table = overlay.table
-        if len(overlay.fresh) < bulk.BULK_ROWS or not table.key or overlay.layout.stream:
+        if not _spills(overlay):
             return
         rows = overlay.for_run()
         if not rows:
             overlay.fresh.clear()
             return
-        self._lock_whole(table)
-        path = self._engine.tiers.storage(table).scratch()
-        segment, written = await self._engine.tiers.in_thread(lambda: overlay.runs.write(path, rows), pool="bulk")
-        self._check_alive()
+        self._lock_whole(overlay.table)
+        storage = self._engine.tiers.storage(overlay.table)
+        path = storage.scratch()
+
+        def write() -> tuple[Segment, Written]:
+            with told("write", path.name, storage.id):
+                return overlay.runs.write(path, rows)
+
+        try:
+            segment, written = await self._engine.tiers.in_thread(write, pool="bulk")
+            self._check_alive()
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         self._overlay.to_run(overlay, rows, segment, written)
 
     def _lock_whole(self, table: TableDef) -> None:
@@ -558,6 +572,11 @@ def _candidates(overlay: TableOverlay, scan: Scan) -> Sequence[tuple[RowKey, Ver
         key = (scan.tenant, bounds[0][1])
         return ((key, rows[key]),) if key in rows else ()
     return [(key, rows[key]) for key in overlay.in_range(scan.tenant, bounds)]
+
+
+def _spills(overlay: TableOverlay) -> bool:
+    """Does the transaction hold as many of the table's rows in memory as it may?"""
+    return len(overlay.fresh) >= bulk.BULK_ROWS and bool(overlay.table.key) and not overlay.layout.stream
 
 
 def _own(layout: Layout, tenant: str, row: Row) -> Row:
