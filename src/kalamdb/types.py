@@ -672,11 +672,12 @@ def rows_to_arrow(rows: Sequence[Sequence[Value]], kinds: Sequence[PgType], sche
     """A batch of storage rows; every array in its type's layout."""
     columns = zip(*rows, strict=True) if rows else ((),) * len(kinds)
     return pa.RecordBatch.from_arrays(
-        [_array(values, kind) for values, kind in zip(columns, kinds, strict=True)], schema=schema
+        [to_array(values, kind) for values, kind in zip(columns, kinds, strict=True)], schema=schema
     )
 
 
-def _array(values: Sequence[Value], kind: PgType) -> pa.Array:
+def to_array(values: Sequence[Value], kind: PgType) -> pa.Array:
+    """Storage values in their type's layout."""
     if kind.layout == "bool":
         values = [None if value is None else bool(value) for value in values]
     return pa.array(values, kind.arrow, from_pandas=False)

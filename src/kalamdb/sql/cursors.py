@@ -107,13 +107,13 @@ class ListSource:
 
 
 class BatchSource:
-    """Record batches of an engine's scan, read in a worker thread: the columns in their wire layouts."""
+    """Record batches of a scan or query, read in a worker thread: the columns in their wire layouts."""
 
-    def __init__(self, workers: Workers, session: ClientSession, batches: Iterator[pa.RecordBatch], scan: ScanCursor,
-                 columns: Sequence[Column]) -> None:
+    def __init__(self, workers: Workers, session: ClientSession, batches: Iterator[pa.RecordBatch],
+                 interrupt: Callable[[], None], close: Callable[[], None], columns: Sequence[Column]) -> None:
         self.columns = columns
         self._batches = batches
-        self._inner = ThreadSource(workers, session, self._fetch, scan.interrupt, scan.close)
+        self._inner = ThreadSource(workers, session, self._fetch, interrupt, close)
 
     def _fetch(self, count: int) -> list[Any]:
         """One batch as a list of one; ``BatchChunks`` counts the rows."""

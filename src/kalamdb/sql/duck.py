@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -19,7 +19,7 @@ import pyarrow as pa
 from kalamdb.api import Row
 from kalamdb.errors import KalamError
 from kalamdb.sql import exact
-from kalamdb.sql.native import from_array
+from kalamdb.sql.native import from_array, to_wire
 from kalamdb.types import PgType
 
 BATCH_ROWS = 10_000
@@ -147,17 +147,16 @@ class QueryEngine:
 
 
 class QueryResult:
-    """A query under way: rows in storage values, read a batch at a time."""
+    """A query under way: rows in storage values or batches in wire layouts. ``types`` are its columns'."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, types: Sequence[PgType]) -> None:
         self._connection = connection
         self._reader: pa.RecordBatchReader | None = None
-        self._types: list[PgType] = []
+        self._types = types
         self._rows: list[Row] = []
         self._closed = False
 
-    def start(self, sql: str, relations: Mapping[str, pa.Table], types: list[PgType]) -> None:
-        self._types = types
+    def start(self, sql: str, relations: Mapping[str, pa.Table]) -> None:
         try:
             for name, table in relations.items():
                 self._connection.register(name, table)
@@ -166,25 +165,35 @@ class QueryResult:
         except duckdb.Error as error:
             raise query_error(error) from None
 
-    def _next(self) -> list[Row]:
+    def _next(self) -> pa.RecordBatch | None:
         assert self._reader is not None
         try:
-            batch = self._reader.read_next_batch()
+            return self._reader.read_next_batch()
         except StopIteration:
-            return []
+            return None
         except duckdb.Error as error:
             raise query_error(error) from None
         except (pa.ArrowException, OSError) as error:
             raise _arrow_error(error) from None
-        columns = [from_array(type_, batch.column(place)) for place, type_ in enumerate(self._types)]
-        return list(zip(*columns, strict=True))
+
+    def batch(self) -> pa.RecordBatch | None:
+        """The next batch in wire layouts, None at the end. Instead of ``fetch``."""
+        batch = None if self._reader is None else self._next()
+        if batch is None:
+            self._finish()
+            return None
+        columns = [to_wire(type_, column) for type_, column in zip(self._types, batch.columns, strict=True)]
+        return pa.RecordBatch.from_arrays(columns, [str(place) for place in range(len(columns))])
 
     def fetch(self, count: int) -> list[Row]:
         """Up to ``count`` more rows, [] at the end."""
         while not self._rows and self._reader is not None:
-            self._rows = self._next()
-            if not self._rows:
+            batch = self._next()
+            if batch is None:
                 self._finish()
+                break
+            columns = [from_array(type_, column) for type_, column in zip(self._types, batch.columns, strict=True)]
+            self._rows = list(zip(*columns, strict=True))
         rows, self._rows = self._rows[:count], self._rows[count:]
         return rows
 

@@ -729,7 +729,7 @@ def _reader(type_: types.PgType) -> Callable[[pa.Array], pa.Array]:
     def read(column: pa.Array) -> pa.Array:
         try:
             values = [None if text is None else type_.read(text) for text in column.to_pylist()]
-            return native.to_array(type_, -1, values, as_text=True)
+            return native.to_array(type_, values)
         except KalamError as error:
             raise _passing(error) from None
 

@@ -40,6 +40,7 @@ from kalamdb.sql.kinds import (
     MOMENTS,
     NUMBERS,
     NUMERIC,
+    RAW,
     STRINGS,
     TEXT,
     TIMESTAMP,
@@ -286,6 +287,8 @@ class Expressions:
     def compare(self, sign: str, one: Typed, two: Typed, node: exp.Expr | None = None) -> Typed:
         if {one.kind.name, two.kind.name} == {"date", "timestamp"}:
             return _day_and_moment(sign, one, two)
+        if one.kind.name == two.kind.name in RAW and one.exact is not None and two.exact is not None:
+            return Typed(f"({one.exact} {sign} {two.exact})", BOOL)
         one, two = self._alike(sign, one, two, node)
         name = one.kind.name
         shown = _SHOWN.get(sign, sign)
@@ -1030,9 +1033,21 @@ def number(text: str) -> Typed:
     return numeric_constant(types.read_numeric(text))
 
 
+def _stored_moment(day: str) -> str:
+    """A date's first microsecond as timestamps are stored; after the last of them, just below infinity."""
+    micros = f"CAST({day} - DATE '2000-01-01' AS HUGEINT) * 86400000000"
+    return (f"(CASE WHEN isfinite({day}) THEN least({micros}, {2**63 - 2}) WHEN {day} > DATE '2000-01-01' "
+            f"THEN {2**63 - 1} WHEN {day} IS NOT NULL THEN -{2**63} END)")
+
+
 def _day_and_moment(sign: str, one: Typed, two: Typed) -> Typed:
     """Days after the query engine's last timestamp are between all finite timestamps and infinity."""
-    day, moment = (one.sql, two.sql) if one.kind.name == "date" else (two.sql, one.sql)
+    date, other = (one, two) if one.kind.name == "date" else (two, one)
+    if other.exact is not None:
+        sides = (_stored_moment(date.sql), other.exact)
+        left, right = sides if date is one else reversed(sides)
+        return Typed(f"({left} {sign} {right})", BOOL)
+    day, moment = date.sql, other.sql
     side = f"(CASE WHEN {moment} = TIMESTAMP 'infinity' THEN -1 WHEN {moment} IS NOT NULL THEN 1 END)"
     parts = [(side, "0"), (f"CAST({day} AS TIMESTAMP)", moment)]
     late, near = (f"{a} {sign} {b}" if one.kind.name == "date" else f"{b} {sign} {a}" for a, b in parts)

@@ -116,6 +116,8 @@ NUMBERS = frozenset({*_INTEGERS, "numeric", "float4", "float8"})
 MOMENTS = frozenset({"date", "timestamp", "timestamptz"})
 STRINGS = frozenset({"text", "varchar"})
 JSONS = frozenset({"json", "jsonb"})
+#: types whose columns are handed on, ordered and compared as they are stored
+RAW = frozenset({"timestamp", "timestamptz", "uuid"})
 _LADDERS = (("int2", "int4", "int8", "numeric", "float4", "float8"), ("date", "timestamp", "timestamptz"))
 _IMPLICIT = {(one, two) for ladder in _LADDERS for place, one in enumerate(ladder) for two in ladder[place + 1 :]} | {
     ("varchar", "text"), ("text", "varchar"),

@@ -44,7 +44,7 @@ def _micros(value: int | None) -> int | None:
         return -MICROS_MAX
     if value > LAST_MICROS:
         raise KalamError("22008", "timestamp is out of the range that queries can compute with",
-                         hint="Queries of single columns under simple conditions have the full range.")
+                         hint="Values later than the year 294246 can be selected, ordered and compared with constants.")
     return value + EPOCH_MICROS
 
 
@@ -62,29 +62,8 @@ def _decimal_shape(values: Sequence[str | None]) -> tuple[int, int]:
     return whole, scale
 
 
-def _decimals(values: Sequence[str | None], type_: pa.DataType | None) -> pa.Array:
-    whole, scale = _decimal_shape(values)
-    if type_ is None:
-        if whole + scale > 38:
-            raise KalamError("22003", "numeric values have more digits than queries can compute with (38)")
-        type_ = pa.decimal128(38, scale)
-    elif whole > type_.precision - type_.scale + 1 or scale > type_.scale:
-        raise KalamError("22003", "numeric field overflow")
-    return pa.array([None if value is None else Decimal(value) for value in values], type_)
-
-
-def numeric_type(typmod: int) -> pa.DataType | None:
-    """DECIMAL of numeric(p,s); None where DuckDB has none or the column is unconstrained."""
-    if typmod < 4:
-        return None
-    precision, scale = ((typmod - 4) >> 16) & 0xFFFF, (typmod - 4) & 0x7FF
-    if scale >= 1024 or precision > 38 or scale > precision:
-        return None
-    return pa.decimal128(precision, scale)
-
-
-def to_array(type_: PgType, typmod: int, values: Sequence[Any], *, as_text: bool) -> pa.Array:
-    """One column. ``as_text``: a numeric that is only passed through."""
+def to_array(type_: PgType, values: Sequence[Any]) -> pa.Array:
+    """One column. Numerics stay their text, which the query casts where it computes with them."""
     match type_.name:
         case "bool":
             return pa.array([None if value is None else bool(value) for value in values], pa.bool_())
@@ -98,8 +77,6 @@ def to_array(type_: PgType, typmod: int, values: Sequence[Any], *, as_text: bool
             return pa.array(values, pa.float32())
         case "float8":
             return pa.array(values, pa.float64())
-        case "numeric" if not as_text:
-            return _decimals(values, numeric_type(typmod))
         case "bytea":
             return pa.array(values, pa.binary())
         case "uuid":
@@ -115,7 +92,7 @@ def to_array(type_: PgType, typmod: int, values: Sequence[Any], *, as_text: bool
             return pa.array(values, pa.string())
 
 
-def from_wire(type_: PgType, typmod: int, array: pa.Array, *, as_text: bool) -> pa.Array:
+def from_wire(type_: PgType, array: pa.Array) -> pa.Array:
     """One column from its wire layout."""
     match type_.name:
         case "date":
@@ -127,11 +104,9 @@ def from_wire(type_: PgType, typmod: int, array: pa.Array, *, as_text: bool) -> 
                 return unix.cast(pa.timestamp("us", "UTC" if name == "timestamptz" else None))
         case "uuid":
             return pa.ExtensionArray.from_storage(pa.uuid(), array.cast(pa.binary(16)))
-        case "numeric" if not as_text:
-            pass
         case _:
             return array
-    return to_array(type_, typmod, array.to_pylist(), as_text=as_text)
+    return to_array(type_, array.to_pylist())
 
 
 def _within(array: pa.Array, low: int, high: int) -> bool:
@@ -264,14 +239,33 @@ def _any_text(value: Any) -> str:
     return str(value)
 
 
+_MOMENTS = frozenset({"date", "timestamp", "timestamptz"})
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "bool": int, "numeric": _from_numeric, "date": _from_days, "timestamp": _from_micros, "timestamptz": _from_micros,
     "text": _any_text,
 }
 
 
+def to_wire(type_: PgType, array: pa.Array) -> pa.Array:
+    """One result column in its wire layout; integers for a date or timestamp are storage values."""
+    wire = type_.arrow
+    if array.type == wire:
+        return array
+    if pa.types.is_date(array.type):
+        days = array.cast(pa.int32())
+        if _within(days, -DAY_MAX + 1, DAY_MAX - 1):
+            return pc.subtract(days, pa.scalar(EPOCH_DAYS, pa.int32()))
+    elif pa.types.is_timestamp(array.type):
+        micros = array.cast(pa.int64())
+        if _within(micros, -MICROS_MAX + 1, MICROS_MAX - 1):
+            return pc.subtract(micros, pa.scalar(EPOCH_MICROS, pa.int64()))
+    elif pa.types.is_binary(array.type) and type_.name == "uuid":
+        return array.cast(wire)
+    return types.to_array(from_array(type_, array), type_)
+
+
 def from_array(type_: PgType, array: pa.Array) -> list[Any]:
-    """Storage values of one result column."""
+    """Storage values of one result column; integers for a date or timestamp are storage values already."""
     name = type_.name
     if name == "uuid":
         if pa.types.is_string(array.type):
@@ -281,6 +275,8 @@ def from_array(type_: PgType, array: pa.Array) -> list[Any]:
         array = array.cast(pa.int32())
     elif pa.types.is_timestamp(array.type):
         array = array.cast(pa.int64())
+    elif name in _MOMENTS:
+        return array.to_pylist()  # type: ignore[no-any-return]
     values: list[Any] = array.to_pylist()
     convert = _CONVERTERS.get(name)
     if convert is None or (name == "text" and pa.types.is_string(array.type)):

@@ -8,11 +8,13 @@ characters, which no statement text can contain, and filled in as literals for e
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from sqlglot import exp
 
 from kalamdb import types
@@ -20,14 +22,15 @@ from kalamdb.api import Column, Result, Row
 from kalamdb.errors import KalamError
 from kalamdb.sql import access, coerce, native
 from kalamdb.sql.bind import Params
-from kalamdb.sql.cursors import ThreadSource
+from kalamdb.sql.cursors import BatchSource, Source, ThreadSource
 from kalamdb.sql.duck import QueryEngine, QueryResult
 from kalamdb.sql.kinds import Kind
 from kalamdb.sql.predicate import SEQ, USERID
 from kalamdb.sql.read import Filter, SystemScan, picker
 from kalamdb.sql.report import QUERY
 from kalamdb.sql.run import Run, answer
-from kalamdb.sql.select import ROW_NUMBER, SelectTranslator, Source
+from kalamdb.sql.select import ROW_NUMBER, Output, SelectTranslator
+from kalamdb.sql.select import Source as FromItem
 from kalamdb.sql.spool import Spool
 from kalamdb.sql.system import is_system
 from kalamdb.txn.api import CatalogView, ScanCursor, TableDef
@@ -39,11 +42,15 @@ _MARK = re.compile("\0([a-z]+)(\\d*)\0")
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A column of a relation: which of the table's, its name there, and whether a numeric is its text."""
+    """A column of a relation: which of the table's, its name there, and whether it holds storage values.
+
+    ``decimal``: numerics that the query computes with as DECIMAL.
+    """
 
     position: int
     name: str
-    as_text: bool
+    raw: bool
+    decimal: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +84,8 @@ def to_table(feed: Feed, rows: Sequence[Sequence[Any]]) -> pa.Table:
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(feed.fields)
     arrays = []
     for field, values in zip(feed.fields, columns, strict=True):
-        type_, typmod = column_type(feed.table, field.position)
-        arrays.append(native.to_array(type_, typmod, values, as_text=field.as_text))
+        type_, _ = column_type(feed.table, field.position)
+        arrays.append(types.to_array(values, type_) if field.raw else native.to_array(type_, values))
     return pa.Table.from_arrays(arrays, [field.name for field in feed.fields])
 
 
@@ -104,12 +111,16 @@ class Cancel:
 
 @dataclass(slots=True)
 class QueryPlan:
-    """A statement for the query engine. ``tables`` maps names as resolved, to notice a changed catalog."""
+    """A statement for the query engine.
+
+    ``wider`` makes the SQL over the same relations that takes NaN where ``sql`` takes numerics for DECIMAL.
+    """
 
     sql: str
     feeds: tuple[Feed, ...]
     columns: tuple[Column, ...]
     params: Params
+    wider: Callable[[], str]
     writes: bool = False
     wire: bool = True
 
@@ -117,53 +128,77 @@ class QueryPlan:
         return self._answer(run)
 
     async def _answer(self, run: Run) -> Result:
-        return await answer(run, self.source(run), self.columns)
-
-    def text(self, run: Run) -> str:
-        return fill(self.sql, run, self.params.final())
+        source: Source | BatchSource
+        if run.context is not None and run.context.arrow and not run.context.exec:
+            work = Work(self, run)
+            source = BatchSource(run.workers, run.session, work.batches(), work.interrupt, work.close, self.columns)
+        else:
+            source = self.source(run)
+        return await answer(run, source, self.columns)
 
     def source(self, run: Run, given: Sequence[Row] = (), excluded: Sequence[Row] = ()) -> ThreadSource:
-        """The query as a source of rows. Opens the scans now, in the event loop, reads them in the worker.
+        """The query as a source of rows. ``given`` and ``excluded`` are whole rows for the feeds that take such."""
+        work = Work(self, run, given, excluded)
+        return ThreadSource(run.workers, run.session, work.rows, work.interrupt, work.close)
 
-        ``given`` and ``excluded`` are whole rows for the feeds that take such.
-        """
-        cancel = Cancel()
-        scans: list[tuple[Feed, ScanCursor | None]] = []
+
+class Work:
+    """One execution. Its scans are opened here, in the event loop, and read in a worker thread with the first rows."""
+
+    def __init__(self, plan: QueryPlan, run: Run, given: Sequence[Row] = (), excluded: Sequence[Row] = ()) -> None:
+        self._plan = plan
+        self._run = run
+        self._given = {"target": given, "excluded": excluded}
+        self._cancel = Cancel()
+        self._text = fill(plan.sql, run, plan.params.final())
+        self._scans: list[tuple[Feed, ScanCursor | None]] = []
         stats = run.scanning(QUERY)
-        for feed in self.feeds:
+        for feed in plan.feeds:
             if feed.given is not None:
                 continue
             if is_system(feed.table):
-                scans.append((feed, SystemScan(run, feed.table, feed.filter, feed.positions)))
+                self._scans.append((feed, SystemScan(run, feed.table, feed.filter, feed.positions)))
                 continue
             tenant = access.read_tenant(run.session.account, feed.table, run.tenant)
             scan = feed.filter.scan(feed.table, tenant, feed.positions, run.params, stats=stats)
-            scans.append((feed, None if scan is None else run.transaction.scan(run.snapshot, scan)))
-        text = self.text(run)
-        result = QueryResult(run.queries.open())
-        kinds = [column.type for column in self.columns]
-        started = False
+            self._scans.append((feed, None if scan is None else run.transaction.scan(run.snapshot, scan)))
+        self._result = QueryResult(run.queries.open(), [column.type for column in plan.columns])
+        self._started = False
 
-        def fetch(count: int) -> list[Any]:
-            nonlocal started
-            if not started:
-                started = True
-                relations = _gather(scans, cancel)
-                for feed in self.feeds:
-                    if feed.given is not None:
-                        relations[feed.relation] = _numbered(feed, given if feed.given == "target" else excluded)
-                cancel.result = result
-                cancel.check()
-                result.start(text, relations, kinds)
-            return result.fetch(count)
+    def _start(self) -> QueryResult:
+        if not self._started:
+            self._started = True
+            relations = _gather(self._scans, self._cancel)
+            for feed in self._plan.feeds:
+                if feed.given is not None:
+                    relations[feed.relation] = _numbered(feed, self._given[feed.given])
+            if any(_has_nan(feed, relations[feed.relation]) for feed in self._plan.feeds):
+                self._text = fill(self._plan.wider(), self._run, self._plan.params.final())
+            self._cancel.result = self._result
+            self._cancel.check()
+            self._result.start(self._text, relations)
+        return self._result
 
-        def close() -> None:
-            for _, scan in scans:
-                if scan is not None:
-                    scan.close()
-            result.close()
+    def rows(self, count: int) -> list[Row]:
+        return self._start().fetch(count)
 
-        return ThreadSource(run.workers, run.session, fetch, cancel.interrupt, close)
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        result = self._start()
+        while (batch := result.batch()) is not None:
+            yield batch
+
+    def interrupt(self) -> None:
+        self._cancel.interrupt()
+
+    def close(self) -> None:
+        for _, scan in self._scans:
+            if scan is not None:
+                scan.close()
+        self._result.close()
+
+
+def _has_nan(feed: Feed, relation: pa.Table) -> bool:
+    return any(pc.any(pc.equal(relation.column(field.name), "NaN")).as_py() for field in feed.fields if field.decimal)
 
 
 def _gather(scans: list[tuple[Feed, ScanCursor | None]], cancel: Cancel) -> dict[str, pa.Table]:
@@ -194,8 +229,8 @@ def _parts(feed: Feed, scan: ScanCursor) -> Iterator[pa.Table]:
 def _from_wire(feed: Feed, batch: pa.RecordBatch) -> pa.Table:
     arrays = []
     for field, array in zip(feed.fields, batch.columns, strict=True):
-        type_, typmod = column_type(feed.table, field.position)
-        arrays.append(native.from_wire(type_, typmod, array, as_text=field.as_text))
+        type_, _ = column_type(feed.table, field.position)
+        arrays.append(array if field.raw else native.from_wire(type_, array))
     return pa.Table.from_arrays(arrays, [field.name for field in feed.fields])
 
 
@@ -276,21 +311,33 @@ def rows_tree(table: TableDef, alias: str, items: Sequence[exp.Expr], where: exp
 def plan_query(tree: exp.Expr, catalog: CatalogView, path: Sequence[str], params: Params, queries: QueryEngine,
                targets: Sequence[Kind | None] | None = None) -> QueryPlan:
     """A statement's plan; ``targets`` are the types that literals in the select list become."""
-    translator = SelectTranslator(catalog, path, params)
-    made = translator.query(tree.copy(), None, targets, top=True)
-    feeds = tuple(_feed(source) for source in translator.tables)
+    def translated(*, wide: bool) -> tuple[Output, list[FromItem]]:
+        translator = SelectTranslator(catalog, path, params, wide=wide)
+        return translator.query(tree.copy(), None, targets, top=True), translator.tables
+
+    made, tables = translated(wide=False)
+    feeds = tuple(_feed(table, made.sql) for table in tables)
     columns = tuple(Column(name, of.pg, of.typmod) for name, of in zip(made.names, made.kinds, strict=True))
-    plan = QueryPlan(made.sql, feeds, columns, params)
+    plan = QueryPlan(made.sql, feeds, columns, params, cache(lambda: translated(wide=True)[0].sql))
     relations = {feed.relation: to_table(feed, []) if feed.given is None else _numbered(feed, ()) for feed in feeds}
     queries.check(_described(made.sql, params.types), relations)
     return plan
 
 
-def _feed(source: Source) -> Feed:
+_FIELD = re.compile(r"(CAST\()?\b(t\d+)\.(c\w+)(?: AS DECIMAL)?")
+
+
+def _feed(source: FromItem, sql: str) -> Feed:
+    """What the query has of a table, with the columns that stand in its text."""
     assert source.table is not None
-    fields = tuple(Field(position, name, as_text) for (position, as_text), name in source.fields.items())
+    mine = [found for found in _FIELD.finditer(sql) if found.group(2) == f"t{source.number}"]
+    used = {found.group(3) for found in mine}
+    decimals = {found.group(3) for found in mine if found.group(1) and found.group().endswith(" AS DECIMAL")}
+    numeric = types.by_name("numeric")
+    fields = tuple(Field(position, name, raw, name in decimals and column_type(source.table, position)[0] is numeric)
+                   for (position, raw), name in source.fields.items() if name in used)
     if not fields:
-        fields = (Field(SEQ, "c1", False),)
+        fields = (Field(SEQ, "c_seq", False, False),)
     return Feed(f"k{source.number}", source.table, fields, Filter.of(source.table, source.condition), source.given)
 
 

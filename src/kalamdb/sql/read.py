@@ -197,7 +197,8 @@ class ReadPlan:
             if alone and run.context is not None and run.context.arrow and not run.context.exec:
                 batches = cursor.batches()
                 if batches is not None:
-                    return BatchSource(run.workers, run.session, batches, cursor, self.columns)
+                    return BatchSource(run.workers, run.session, batches, cursor.interrupt, cursor.close,
+                                       self.columns)
             return ThreadSource.of_scan(run.workers, run.session, cursor)
         return ThreadSource(run.workers, run.session, lambda count: [(None,)] * len(cursor.fetch(count)),
                             cursor.interrupt, cursor.close)

@@ -27,7 +27,7 @@ from kalamdb.sql.expressions import (
     not_supported,
 )
 from kalamdb.sql.functions import failure
-from kalamdb.sql.kinds import BOOL, INT4, INT8, NUMERIC, Kind, common, kind, of_column, plain
+from kalamdb.sql.kinds import BOOL, INT4, INT8, NUMERIC, RAW, Kind, common, kind, of_column, plain
 from kalamdb.sql.names import output_name
 from kalamdb.sql.predicate import SEQ, USERID, Condition, conjunction
 from kalamdb.txn.api import CatalogView, TableDef
@@ -61,7 +61,7 @@ class Source:
     node: exp.Expr | None = None
     table: TableDef | None = None
     given: str | None = None
-    fields: dict[tuple[int, bool], str] = field(default_factory=dict)  # (position, as text) → column of the relation
+    fields: dict[tuple[int, bool], str] = field(default_factory=dict)  # (position, as stored) → column of the relation
     condition: Condition | None = None
 
 
@@ -97,9 +97,13 @@ class Common:
 
 
 class SelectTranslator:
-    """Translates one statement. Use once; ``tables`` are the store's tables it reads."""
+    """Translates one statement. Use once; ``tables`` are the store's tables it reads.
 
-    def __init__(self, catalog: CatalogView, path: Sequence[str], params: Params) -> None:
+    ``wide``: no stored numeric is held as DECIMAL, which is slower and knows NaN.
+    """
+
+    def __init__(self, catalog: CatalogView, path: Sequence[str], params: Params, *, wide: bool = False) -> None:
+        self.wide = wide
         self.catalog = catalog
         self.path = path
         self.params = params
@@ -385,14 +389,15 @@ class SelectTranslator:
         where = self._where(node, scope, frame)
         items, names = self._expanded(node, scope)
         grouped, groups = self._group(node, scope, frame, items, names)
-        outputs, unknown = self._items(items, frame, targets, grouped=grouped, top=top)
+        outputs, unknown = self._items(items, frame, targets, grouped=grouped)
         having = ""
         if node.args.get("having") is not None:
             frame.clause, frame.aggregates, frame.windows, frame.series = "HAVING", True, False, False
             having = f" HAVING {self.exprs.condition(node.args['having'].this, frame, 'HAVING')}"
-        made = Output("", names, [each.kind for each in outputs], unknown)
         head, order, wrap = self._distinct_and_order(node, frame, items, outputs, names)
-        listed = ", ".join(f"{each.sql} AS o{place}" for place, each in enumerate(outputs, 1))
+        shown = [_final(each) for each in outputs] if top and not wrap else outputs
+        made = Output("", names, [each.kind for each in shown], unknown)
+        listed = ", ".join(f"{each.sql} AS o{place}" for place, each in enumerate(shown, 1))
         made.sql = f"SELECT {head}{listed}{source}{where}{groups}{having}{order}"
         if wrap:
             return self._ordered(made, node, outer)
@@ -475,7 +480,7 @@ class SelectTranslator:
         return list(scope.entries)
 
     def _items(self, items: Sequence[exp.Expr | Entry], frame: Frame, targets: Sequence[Kind | None] | None, *,
-               grouped: bool, top: bool) -> tuple[list[Typed], list[bool]]:
+               grouped: bool) -> tuple[list[Typed], list[bool]]:
         frame.clause, frame.aggregates, frame.windows, frame.series = "SELECT", True, True, True
         frame.grouped = grouped
         outputs, unknown = [], []
@@ -485,8 +490,6 @@ class SelectTranslator:
             if typed.unknown:
                 target = targets[place] if targets is not None and place < len(targets) else None
                 typed = settled(typed, self.params) if target is None else settle(typed, plain(target), self.params)
-            if top and typed.exact is not None:
-                typed = Typed(typed.exact, Kind("numeric", typmod=typed.kind.typmod))
             outputs.append(typed)
         return outputs, unknown
 
@@ -604,8 +607,12 @@ class SelectTranslator:
         place = self._output_place(node, names)
         if place is None:
             return self.exprs.sort_key(self.exprs.value(node, frame), node)
-        key = self.exprs.sort_key(outputs[place], node)
-        return f"o{place + 1}" if key == outputs[place].sql and not frame.clause.startswith("DISTINCT") else key
+        made = outputs[place]
+        if made.kind.name in RAW and made.exact is not None and not frame.clause.startswith("DISTINCT"):
+            return made.exact  # storage order is PostgreSQL's
+        key = self.exprs.sort_key(made, node)
+        named = key == made.sql and not made.kind.fixed and not frame.clause.startswith("DISTINCT")
+        return f"o{place + 1}" if named else key
 
     # ---------- FROM ----------
     def _from(self, node: exp.Select, scope: Scope, outer: Frame | None) -> str:
@@ -724,7 +731,7 @@ class SelectTranslator:
         names = _renamed([column.name for column in table.columns], list(renamed), table.name, source.node)
 
         def getter(position: int) -> Callable[[], Typed]:
-            return lambda: stored(source, position)
+            return lambda: stored(source, position, wide=self.wide)
 
         source.entries = [Entry(name, getter(place), source) for place, name in enumerate(names)]
         source.entries.append(Entry("_seq", getter(SEQ), source, True))
@@ -829,40 +836,69 @@ def _one(entries: Sequence[Entry], name: str, side: str, node: exp.Expr) -> Entr
     return found[0]
 
 
-def stored(source: Source, position: int) -> Typed:
+def stored(source: Source, position: int, *, wide: bool) -> Typed:
     """A column of a table of the store, noted as used."""
     table = source.table
     assert table is not None
     if position < 0:
-        return _used(source, position, INT8 if position == SEQ else kind("text"), as_text=False)
+        return _used(source, position, INT8 if position == SEQ else kind("text"))
     column = table.columns[position]
     of = of_column(column.type, column.typmod)
-    if not of.fixed:
-        return _used(source, position, of, as_text=of.name == "numeric")
-    return LazyNumeric(source, position, of)
+    if of.name in RAW:
+        return StoredMoment(source, position, of)
+    if of.fixed:
+        return Typed(_used(source, position, of).sql, NUMERIC, True) if wide else StoredNumeric(source, position, of)
+    return _used(source, position, of)
 
 
-def _used(source: Source, position: int, of: Kind, *, as_text: bool) -> Typed:
-    name = source.fields.get((position, as_text))
-    if name is None:
-        name = source.fields[position, as_text] = f"c{len(source.fields) + 1}"
+def _used(source: Source, position: int, of: Kind, *, raw: bool = False) -> Typed:
+    name = {SEQ: "c_seq", USERID: "c_userid"}.get(position) or f"c{position + 1}{'r' if raw else ''}"
+    source.fields[position, raw] = name
     return Typed(f"t{source.number}.{name}", of, True)
 
 
-class LazyNumeric(Typed):
-    """A numeric(p,s) column: as DECIMAL where it is computed with, as text where it is handed on."""
+class _Stored(Typed):
+    """A column with two forms: ``sql`` to compute with it, ``exact`` to hand it on."""
 
     def __init__(self, source: Source, position: int, of: Kind) -> None:
         self._source, self._position = source, position
-        self.kind, self.simple, self.literal, self.param = of, True, None, None
+        self.kind, self.simple, self.literal, self.param, self.place = of, True, None, None, None
+
+
+class StoredNumeric(_Stored):
+    """A numeric(p,s) column: DECIMAL, and its text."""
 
     @property
     def sql(self) -> str:  # type: ignore[override]
-        return _used(self._source, self._position, self.kind, as_text=False).sql
+        return f"CAST({self.exact} AS {self.kind.duck})"
 
     @property
     def exact(self) -> str:  # type: ignore[override]
-        return _used(self._source, self._position, self.kind, as_text=True).sql
+        return _used(self._source, self._position, self.kind).sql
+
+
+class StoredMoment(_Stored):
+    """A column of a type of RAW: the query engine's value, and the storage value."""
+
+    @property
+    def sql(self) -> str:  # type: ignore[override]
+        return _used(self._source, self._position, self.kind).sql
+
+    @property
+    def exact(self) -> str:  # type: ignore[override]
+        return _used(self._source, self._position, self.kind, raw=True).sql
+
+
+def _final(typed: Typed) -> Typed:
+    """A column of the statement's result, in a form that takes the least to send."""
+    of = typed.kind
+    if of.name == "numeric" and (of.fixed or typed.exact is not None):
+        return Typed(typed.exact or f"CAST({typed.sql} AS VARCHAR)", Kind("numeric", typmod=of.typmod))
+    if of.name not in RAW:
+        return typed
+    if typed.exact is not None:
+        return Typed(typed.exact, of)
+    return Typed(f"unhex(replace(CAST({typed.sql} AS VARCHAR), '-', ''))", of) if of.name == "uuid" else typed
 
 
 def _is_join(node: exp.Expr) -> bool:
