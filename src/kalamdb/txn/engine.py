@@ -219,7 +219,7 @@ class StoreEngine:
         return self._last_written.get(table_id, 0)
 
     def rows_written(self, table_id: int) -> int:
-        """Rows put into the hot table since the start, each time counted."""
+        """Committed changes of the hot table's rows since the start, each time counted."""
         return self._rows_written.get(table_id, 0)
 
     # ---------- commit ----------
@@ -245,7 +245,6 @@ class StoreEngine:
                 dug = tombstones(table_id) if table_id in self.tiered else None
                 apply_rows(connection, overlay.layout, seq, overlay.changes(), dug)
                 self._last_written[table_id] = seq
-                self._rows_written[table_id] = self._rows_written.get(table_id, 0) + len(overlay.rows)
             for made in bulk:
                 made.publish(connection, seq)
             if txn_id is not None:
@@ -254,6 +253,9 @@ class StoreEngine:
             return seq
 
         seq: int = await outcome(self.submit(job))
+        for overlay in overlays:  # not before: whoever counts rows now must find them
+            table_id = overlay.table.id
+            self._rows_written[table_id] = self._rows_written.get(table_id, 0) + len(overlay.rows)
         faults.reach("commit.durable")
         if changes:
             self.catalog.publish(changes)
