@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -604,5 +605,38 @@ def test_look_ups_open_one_segment(run: Runner, monkeypatch: pytest.MonkeyPatch)
             assert (await get(engine, table, key) or ())[:2] == (key, f"row {key}")
             assert await get(engine, table, key + 10_000) is None
         assert len(asked) < 2.5 * len(keys)  # each is asked for twice: to be told to wait, and then
+
+    run(test)
+
+
+def test_wide_rows_are_moved_in_small_parts(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a flush holds at a time, and a look-up decodes, is bounded in bytes, not in rows alone."""
+    monkeypatch.setattr("kalamdb.store.segment.GROUP_ROWS", 32_768)
+    monkeypatch.setattr("kalamdb.store.segment.GROUP_BYTES", 1 << 20)
+    monkeypatch.setattr("kalamdb.txn.tiering.CHUNK_ROWS", 8192)
+    monkeypatch.setattr("kalamdb.txn.tiering.CHUNK_BYTES", 1 << 20)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        for first in range(0, 1000, 50):
+            await put(engine, table, *[(number, f"{number:020000}") for number in range(first, first + 50)])
+        tracemalloc.start()
+        try:
+            assert await engine.flush(table) == 1000
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 6_000_000  # of 20 MB
+        (segment,) = engine.tiered[table.id].segments
+        assert max(group.rows for group in engine.cold.file(segment).groups) < 200
+        await put(engine, table, (1000, "hot"))
+        await engine.flush(table)
+        assert await engine.compact(table) == 1001
+        (segment,) = engine.tiered[table.id].segments
+        assert max(group.rows for group in engine.cold.file(segment).groups) < 300
+        assert len(stored(engine, table)) == 1001
+        row = await get(engine, table, 777)
+        assert row is not None
+        assert row[1] == f"{777:020000}"
 
     run(test)

@@ -29,7 +29,9 @@ from kalamdb.store import bloom
 from kalamdb.txn.api import TableDef
 
 FORMAT = "1"
+#: a row group ends with whichever comes first: it is what a look-up decodes and a merge holds of each segment
 GROUP_ROWS = 32_768
+GROUP_BYTES = 8 << 20
 Key = tuple[str, Any]  # tenant, encoded key
 
 _INDEX, _BLOOM, _FORMAT = b"kalam.index", b"kalam.bloom", b"kalam.format"
@@ -125,7 +127,7 @@ class SegmentWriter:
         self.taken = 0
         self._hashes: list[bloom.Hashes] = []
         self._waiting: list[pa.RecordBatch] = []
-        self._held = 0
+        self._held = self._held_bytes = 0
         self._first: Key | None = None
         self._last: Key = ("", 0)
         self._least: Any = None
@@ -147,11 +149,15 @@ class SegmentWriter:
         if not batch.num_rows:
             return
         self._note(batch)
-        self._waiting.append(pa.RecordBatch.from_arrays(batch.columns, schema=self._schema))
-        self._held += batch.num_rows
         self.taken += batch.num_rows
-        while self._held >= GROUP_ROWS:
-            self._write(GROUP_ROWS)
+        for part in _parts(pa.RecordBatch.from_arrays(batch.columns, schema=self._schema), GROUP_BYTES // 4):
+            self._waiting.append(part)
+            self._held += part.num_rows
+            self._held_bytes += part.nbytes
+            while self._held >= GROUP_ROWS:
+                self._write(GROUP_ROWS)
+            if self._held_bytes >= GROUP_BYTES:
+                self._write(self._held)
 
     def _note(self, batch: pa.RecordBatch) -> None:
         if self._first is None:
@@ -172,7 +178,7 @@ class SegmentWriter:
         group, rest = table.slice(0, rows), table.slice(rows)
         self._writer.write_table(group, row_group_size=rows)
         self._groups.append([group.num_rows, _shown(key_at(group, 0)), _shown(key_at(group, group.num_rows - 1))])
-        self._held = rest.num_rows
+        self._held, self._held_bytes = rest.num_rows, rest.nbytes
         self._waiting = rest.to_batches()
 
     def finish(self) -> Written:
@@ -196,6 +202,16 @@ class SegmentWriter:
         finally:
             self._writer.is_open = False  # or it tries again when it is collected
             self.path.unlink(missing_ok=True)
+
+
+def _parts(batch: pa.RecordBatch, most: int) -> Iterator[pa.RecordBatch]:
+    """Slices of up to so many bytes, or of one row."""
+    if batch.nbytes <= most or batch.num_rows == 1:
+        yield batch
+        return
+    half = batch.num_rows // 2
+    yield from _parts(batch.slice(0, half), most)
+    yield from _parts(batch.slice(half), most)
 
 
 # ---------- reading ----------

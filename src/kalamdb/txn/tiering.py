@@ -42,7 +42,9 @@ from kalamdb.txn.overlay import TableOverlay
 
 log = logging.getLogger(__name__)
 
+#: what a flush reads at a time: whichever comes first
 CHUNK_ROWS = 8192
+CHUNK_BYTES = 8 << 20
 SEGMENT_ROWS = 4_000_000
 
 
@@ -190,7 +192,7 @@ class Burial:
 def read_rows(snapshot: HotSnapshot, text: str) -> Iterator[list[Row]]:
     reader, stop = snapshot.reader, Stop()
     cursor = reader.execute(text, (), stop)
-    while cursor is not None and (rows := reader.rows(cursor, CHUNK_ROWS, stop)):
+    while cursor is not None and (rows := reader.rows(cursor, CHUNK_ROWS, stop, CHUNK_BYTES)):
         yield rows
 
 
