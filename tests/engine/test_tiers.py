@@ -640,3 +640,118 @@ def test_wide_rows_are_moved_in_small_parts(run: Runner, monkeypatch: pytest.Mon
         assert row[1] == f"{777:020000}"
 
     run(test)
+
+
+@pytest.fixture
+def on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes on in the background, and whoever asks is not put off."""
+    monkeypatch.setattr("kalamdb.txn.tiers.LOOK_EVERY", 1000)
+    monkeypatch.setattr("kalamdb.txn.tiers.LOOK_SHARE", 0)
+
+
+@pytest.mark.usefixtures("on_demand")
+def test_deletions_leave_in_time(run: Runner) -> None:
+    """Their time counts from the deletion or the replacement, however late they were flushed and however often the row
+    was replaced since."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine, options={"deleted_retention_hours": "2"})
+        await engine.flush(table)
+        await put(engine, table, (1000, "new"))
+        await aged(engine, table)
+        assert not await engine.tiers.flush_due(table)  # nothing cold has died
+        await changed(engine, table, 7)
+        assert not await engine.tiers.flush_due(table)
+        await aged(engine, table)
+        await changed(engine, table, 7)
+        assert await engine.tiers.flush_due(table)
+        await engine.flush(table)
+        assert await engine.tiers.compact(table, everything=False) == len(ROWS) - 1
+        for key in (8, 1000):
+            await deleted(engine, table, key)
+        assert not await engine.tiers.flush_due(table)
+        await aged(engine, table)
+        assert await engine.tiers.flush_due(table)
+        await engine.flush(table)
+        assert await engine.tiers.compact(table, everything=False) in (len(ROWS) - 2, 1)
+        await engine.tiers.compact(table, everything=False)
+        assert sum(segment.deleted for segment in engine.segments()) == 0
+        await aged(engine, table)
+        assert not await engine.tiers.flush_due(table)
+
+    run(test)
+
+
+@pytest.mark.usefixtures("on_demand")
+def test_deletions_of_rows_that_were_never_cold(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine, options={"deleted_retention_hours": "0"})
+        await engine.flush(table)
+        await put(engine, table, (1000, "hot"))
+        await deleted(engine, table, 1000)
+        assert not await engine.tiers.flush_due(table)
+
+    run(test)
+
+
+@pytest.mark.usefixtures("on_demand")
+def test_a_file_that_is_needed_to_find_deletions(run: Runner) -> None:
+    """Where it is missing nothing is taken for looked at."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine, options={"deleted_retention_hours": "2"})
+        await engine.flush(table)
+        await deleted(engine, table, 8)
+        await aged(engine, table)
+        (segment,) = engine.tiered[table.id].segments
+        (storage,) = engine.storages()
+        path = storage.fetch(segment.file)
+        away = path.with_suffix(".away")
+        engine.cold.forget(segment.id)
+        path.rename(away)
+        await refused("58P01", engine.tiers.flush_due(table))
+        away.rename(path)
+        assert await engine.tiers.flush_due(table)
+
+    run(test)
+
+
+@pytest.mark.usefixtures("on_demand")
+def test_rows_that_are_counted_while_they_are_committed(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not taken for rows that the count has found."""
+    applied, go_on = threading.Event(), threading.Event()
+
+    def reach(name: str) -> None:
+        if name == "commit.applied":
+            applied.set()
+            go_on.wait(DEADLINE)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(options={"flush_policy": "rows:200"}))
+        with monkeypatch.context() as patch:
+            patch.setattr("kalamdb.faults.reach", reach)
+            writing = asyncio.create_task(put(engine, table, *ROWS))
+            await until(applied.is_set)
+            assert not await engine.tiers.flush_due(table)
+            go_on.set()
+            await writing
+        assert await engine.tiers.flush_due(table)
+
+    run(test)
+
+
+async def changed(engine: StoreEngine, table: TableDef, key: int) -> None:
+    one = engine.begin(None)
+    await one.update(table, [(("", (key,)), {1: "changed"})])
+    await one.commit()
+
+
+async def deleted(engine: StoreEngine, table: TableDef, key: int) -> None:
+    one = engine.begin(None)
+    await one.delete(table, [("", (key,))])
+    await one.commit()
+
+
+async def aged(engine: StoreEngine, table: TableDef) -> None:
+    """As if three hours had passed since the last flush."""
+    await engine.run("UPDATE kalam_flushes SET at = at - 3 * 3600000 WHERE table_id = ?", table.id)

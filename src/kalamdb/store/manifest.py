@@ -6,6 +6,8 @@ at most (the deletion vectors see to that), and it counts only if neither a hot 
 
 ``kalam_manifests``: one row per table that has been tiered; ``clean_seq``: rows up to this number are in segments and
 are being removed from the hot table. ``kalam_removed``: files that no manifest names, until nobody can read them.
+``kalam_flushes``: by table, an instant before which no row of its segments died that is not in a deletion vector. Hot
+rows and tombstones do not tell when a row died that was replaced again and again.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ SCHEMA = (
     "CREATE INDEX IF NOT EXISTS kalam_segments_table ON kalam_segments (table_id)",
     "CREATE TABLE IF NOT EXISTS kalam_deletions (segment_id INTEGER PRIMARY KEY, since INTEGER NOT NULL, "
     "positions BLOB NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS kalam_flushes (table_id INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT",
     "CREATE TABLE IF NOT EXISTS kalam_removed (storage TEXT NOT NULL, file TEXT NOT NULL, at INTEGER NOT NULL, "
     "PRIMARY KEY (storage, file)) STRICT, WITHOUT ROWID",
 )
@@ -48,7 +51,7 @@ _COLUMNS = ("id, storage, file, rows, bytes, checksum, first_userid, first_k, la
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment and its dead rows (positions in the file, ascending; ``dead_since``: when the first died, ms)."""
+    """A segment and its dead rows (positions in the file, ascending; ``dead_since``: none died before, ms)."""
 
     id: int
     storage: str
@@ -123,11 +126,24 @@ def load(query: Query, table_id: int, version: int) -> Manifest:
     return Manifest(table_id, version, tuple(segments))
 
 
+def flushed_at(query: Query, table_id: int) -> int:
+    """No row died before that no deletion vector has (ms)."""
+    found = query("SELECT at FROM kalam_flushes WHERE table_id = ?", (table_id,))
+    return int(found[0][0]) if found else 0
+
+
 # ---------- changing, in the writer's thread ----------
 def begin_tiering(connection: apsw.Connection, table: TableDef) -> None:
     """Before a table's first flush: from here on its deletes leave tombstones."""
     connection.execute(create_tombstones(table.id))
     connection.execute("INSERT OR IGNORE INTO kalam_manifests VALUES (?, 1, NULL)", (table.id,))
+    connection.execute("INSERT OR IGNORE INTO kalam_flushes VALUES (?, ?)", (table.id, int(time.time() * 1000)))
+
+
+def none_died_before(connection: apsw.Connection, table_id: int, at: int) -> None:
+    """See ``kalam_flushes``. Nothing where the table is not tiered (any more)."""
+    connection.execute("REPLACE INTO kalam_flushes SELECT table_id, ? FROM kalam_manifests WHERE table_id = ?",
+                       (at, table_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +154,9 @@ class Change:
     added: Sequence[tuple[str, Written]] = ()  # file names, and what is in them
     removed: Sequence[Segment] = ()
     dead: Sequence[tuple[int, Positions]] = ()  # segment id, all of its dead rows from now on
+    dead_since: int = 0  # none of them died before (ms); they may have been found much later
     clean_seq: int | None = None
+    as_of: int | None = None  # a flush: when its snapshot was taken, or a little before
 
 
 def publish(connection: apsw.Connection, table_id: int, change: Change) -> None:
@@ -152,7 +170,10 @@ def publish(connection: apsw.Connection, table_id: int, change: Change) -> None:
     for number, positions in change.dead:
         connection.execute(
             "INSERT INTO kalam_deletions VALUES (?, ?, ?) "
-            "ON CONFLICT (segment_id) DO UPDATE SET positions = excluded.positions", (number, now, positions.tobytes()))
+            "ON CONFLICT (segment_id) DO UPDATE SET positions = excluded.positions",
+            (number, change.dead_since, positions.tobytes()))
+    if change.as_of is not None:
+        none_died_before(connection, table_id, change.as_of)
     connection.execute("UPDATE kalam_manifests SET version = version + 1, clean_seq = coalesce(?, clean_seq) "
                        "WHERE table_id = ?", (change.clean_seq, table_id))
 
@@ -178,4 +199,5 @@ def forget_table(connection: apsw.Connection, table_id: int) -> None:
                        "(SELECT id FROM kalam_segments WHERE table_id = ?)", (table_id,))
     connection.execute("DELETE FROM kalam_segments WHERE table_id = ?", (table_id,))
     connection.execute("DELETE FROM kalam_manifests WHERE table_id = ?", (table_id,))
+    connection.execute("DELETE FROM kalam_flushes WHERE table_id = ?", (table_id,))
     connection.execute(f"DROP TABLE IF EXISTS {tombstones(table_id)}")

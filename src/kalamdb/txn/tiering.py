@@ -31,6 +31,7 @@ from kalamdb.store.manifest import (
     Segment,
     add_segment,
     begin_tiering,
+    flushed_at,
     publish,
     tombstones,
 )
@@ -171,7 +172,8 @@ class Burial:
         for segment in segments:
             perhaps = bloom.may_contain_many(self._cold.file(segment).bloom, hashes)
             if perhaps.any():
-                self._dead.add(segment.id, self._positions(segment, keys.filter(pa.array(perhaps))))
+                found = self._positions(segment, keys.filter(pa.array(perhaps)))
+                self._dead.add(segment.id, np.setdiff1d(found, segment.dead))
 
     def _positions(self, segment: Segment, keys: pa.RecordBatch) -> Positions:
         """Where these keys' rows are in a segment."""
@@ -183,6 +185,11 @@ class Burial:
                 batch = file.read(number, keys.schema.names)
                 found.append(matches(batch, pa.Table.from_batches([keys.slice(low, high - low)])) + group.start)
         return np.concatenate(found).astype(np.uint32) if found else np.empty(0, np.uint32)
+
+    @property
+    def some(self) -> bool:
+        """Were there any that are not known to be dead?"""
+        return bool(self._dead.found)
 
     def dead(self) -> list[tuple[int, Positions]]:
         """All dead rows of the segments where some were found."""
@@ -205,11 +212,24 @@ def key_columns(layout: Layout) -> tuple[list[types.PgType], pa.Schema]:
     return [types.TEXT, kind], pa.schema([pa.field("_userid", pa.string(), nullable=False), k])
 
 
+def some_died(layout: Layout, snapshot: HotSnapshot, cold: ColdStore, manifest: Manifest) -> bool:
+    """Has a snapshot's hot row or tombstone the key of a cold row that is not known to be dead?"""
+    kinds, schema = key_columns(layout)
+    burial = Burial(layout, cold, manifest)
+    for name in (tombstones(layout.table_id), layout.table):
+        text = f"SELECT {'' if layout.shared else '_userid, '}k FROM {name} ORDER BY _userid, k"
+        for rows in read_rows(snapshot, text):
+            burial.bury(types.rows_to_arrow(rows, kinds, schema))
+            if burial.some:
+                return True
+    return False
+
+
 class Flush:
     """All hot rows and tombstones of a table, as of a snapshot."""
 
     def __init__(self, table: TableDef, layout: Layout, snapshot: HotSnapshot, cold: ColdStore, manifest: Manifest,
-                 storage: Storage, job: Job, expected: int) -> None:
+                 storage: Storage, job: Job, expected: int, as_of: int) -> None:
         self._table = table
         self._layout = layout
         self._snapshot = snapshot
@@ -218,6 +238,7 @@ class Flush:
         self._output = Output(table, storage, job)
         self._burial = Burial(layout, cold, manifest)
         self._expected = max(1, expected)
+        self._as_of = as_of
         self._last_seq = 0
         self._key_kinds, self._key_schema = key_columns(layout)
         self._kinds = [*self._key_kinds, types.by_name("int8"), *layout.types]
@@ -252,7 +273,8 @@ class Flush:
         done = self._output.finish()
         self._job.check()
         change = Change(self._storage.id, done, dead=self._burial.dead(),
-                        clean_seq=self._last_seq)
+                        dead_since=flushed_at(self._snapshot.query, self._table.id), clean_seq=self._last_seq,
+                        as_of=self._as_of)
         return Flushed(change, self._output.rows, buried)
 
     def _note_seqs(self, seqs: Sequence[int]) -> None:
@@ -270,6 +292,7 @@ class Bulk:
         self._files: list[tuple[str, Written]] = []
         self._dead_in_runs: list[Positions] = []
         self._dead: list[tuple[int, Positions]] = []
+        self._dead_since = 0
         self._stale: list[Key] = []  # tombstones
 
     def prepare(self, snapshot: HotSnapshot, cold: ColdStore, manifest: Manifest) -> None:
@@ -295,13 +318,14 @@ class Bulk:
                 burial.bury(again)
                 self._stale += [key_at(again, place) for place in range(again.num_rows)]
         self._dead = burial.dead()
+        self._dead_since = flushed_at(snapshot.query, self.table.id)
 
     def publish(self, connection: apsw.Connection, seq: int) -> None:
         """In the writer's thread, as a part of the commit of this number."""
         faults.reach("bulk.publish")
         begin_tiering(connection, self.table)  # where it has not begun: a table that this commit creates
         connection.executemany(f"DELETE FROM {tombstones(self.table.id)} WHERE _userid = ? AND k = ?", self._stale)
-        publish(connection, self.table.id, Change(self._storage.id, dead=self._dead))
+        publish(connection, self.table.id, Change(self._storage.id, dead=self._dead, dead_since=self._dead_since))
         now = now_ms()
         for (name, written), dead in zip(self._files, self._dead_in_runs, strict=True):
             add_segment(connection, self.table.id, self._storage.id, name, written, now, seq)

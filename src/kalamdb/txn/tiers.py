@@ -29,7 +29,7 @@ from kalamdb.txn.api import TableDef
 from kalamdb.txn.clock import now_ms
 from kalamdb.txn.jobs import Job, Jobs, to_micros
 from kalamdb.txn.overlay import TableOverlay
-from kalamdb.txn.tiering import Bulk, Flush, Flushed, Storage, choose, compact, remove
+from kalamdb.txn.tiering import Bulk, Flush, Flushed, Storage, choose, compact, remove, some_died
 
 if TYPE_CHECKING:
     from kalamdb.txn.engine import StoreEngine
@@ -47,8 +47,8 @@ DEFAULT_RETENTION_HOURS = 168
 HOUR_MS = 3_600_000
 #: names of segment files; what else lies in a storage is somebody's
 OWN_FILE = re.compile(r"\d+/[0-9a-f]{32}\.parquet")
-#: tombstones are looked at no more often
-TOMBSTONES_EVERY_MS = 60_000
+#: looking for dead rows takes one part in so many of the time at most
+LOOK_SHARE = 20
 #: after an error a table's background work rests so long
 REST_MS = 60_000
 
@@ -98,7 +98,7 @@ class Tiers:
         self._locks: dict[int, asyncio.Lock] = {}
         self._condemned: list[tuple[int, str, str, int]] = []  # reader number, storage, file, segment
         self._flushed_at: dict[int, int] = {}
-        self._tombstones_at: dict[int, int] = {}  # when they were looked at
+        self._look_at: dict[int, int] = {}  # for dead rows, not sooner
         self._counted: dict[int, tuple[int, int]] = {}  # hot rows, and the rows written when they were counted
         self._rest_until: dict[int, int] = {}
         self._beginning: set[int] = set()
@@ -179,6 +179,7 @@ class Tiers:
         await self.begin(table)
         if await self._cleaning_left(table):  # of a flush before a crash
             await self._clean(table)
+        as_of = now_ms()
         snapshot = engine.hot_snapshot()
         try:
             snapshot.pin()
@@ -186,7 +187,7 @@ class Tiers:
             expected = await self.in_thread(lambda: self._count(table))
             self._counted.pop(table.id, None)
             work = Flush(table, engine.layouts.of(table), snapshot, self._cold, found, self.storage(table), job,
-                         expected)
+                         expected, as_of)
             flushed = await self._written(work.run, job, lambda made: made.change)
         finally:
             snapshot.close()
@@ -447,7 +448,7 @@ class Tiers:
             self._rest_until[table.id] = now_ms() + REST_MS
 
     async def flush_due(self, table: TableDef) -> bool:
-        """By the table's flush policy, or for deletions that are older than their retention."""
+        """By the table's flush policy, or for deletions that may be older than their retention."""
         query, name = self._engine.live.query, self._engine.layouts.of(table).table
         for word, number in _policy(dict(table.options).get("flush_policy", self.flush_policy)):
             if word == "rows" and await self._has_rows(table, number):
@@ -456,14 +457,20 @@ class Tiers:
                 since = self._flushed_at.setdefault(table.id, now_ms())
                 if now_ms() - since >= number * 1000 and query(f"SELECT 1 FROM {name} LIMIT 1", ()):
                     return True
-        if table.id not in self._cold.tables:
+        return table.id in self._cold.tables and await self._deletions_due(table)
+
+    async def _deletions_due(self, table: TableDef) -> bool:
+        """Are there any, where the first may be so old? If not, the next look is a retention away."""
+        began = now_ms()
+        if began - manifest.flushed_at(self._engine.live.query, table.id) < _retention_ms(table) or (
+                began < self._look_at.get(table.id, 0)):
             return False
-        retention = _retention_ms(table)
-        if now_ms() - self._tombstones_at.get(table.id, 0) < min(TOMBSTONES_EVERY_MS, retention):
-            return False
-        self._tombstones_at[table.id] = now_ms()
-        oldest = await self.in_thread(lambda: self._oldest_tombstone(table))
-        return oldest is not None and now_ms() - oldest >= retention
+        if await self.in_thread(lambda: self._some_died(table)):
+            return True
+        await self._engine.submit(lambda connection: manifest.none_died_before(connection, table.id, began))
+        ended = now_ms()
+        self._look_at[table.id] = ended + LOOK_SHARE * (ended - began)
+        return False
 
     async def _has_rows(self, table: TableDef, number: int) -> bool:
         """Are there so many hot rows? They are counted, in a thread, only when enough have been written since."""
@@ -483,13 +490,14 @@ class Tiers:
             snapshot.close()
         return int(found[0][0])
 
-    def _oldest_tombstone(self, table: TableDef) -> int | None:
+    def _some_died(self, table: TableDef) -> bool:
         snapshot = self._engine.hot_snapshot()
         try:
-            found = snapshot.query(f"SELECT min(at) FROM {tombstones(table.id)}", ())
+            snapshot.pin()
+            found = self._cold.as_of(snapshot.query, table.id)
+            return found is not None and some_died(self._engine.layouts.of(table), snapshot, self._cold, found)
         finally:
             snapshot.close()
-        return None if found[0][0] is None else int(found[0][0])
 
 
 def _policy(text: str) -> list[tuple[str, int]]:
