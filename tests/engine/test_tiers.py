@@ -535,6 +535,25 @@ def test_the_engine_closes_during_a_flush(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 # ---------- by itself ----------
+def test_a_disk_that_is_full_at_the_start(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a crash left cannot be cleared away; the rest of the background work goes on."""
+    async def leave(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        await engine.run("INSERT INTO kalam_removed VALUES (?, ?, 1)", "local", f"{table.id}/{'0' * 32}.parquet")
+
+    async def test(engine: StoreEngine) -> None:
+        await until(lambda: [job.status for job in engine.jobs()] == ["done"])
+        assert stored(engine, engine.catalog.by_name["n", "t"]) == ROWS
+
+    async def full(engine: StoreEngine, text: str, *values: Any) -> None:
+        raise KalamError("53100", "could not write to the data directory: no space left on device")
+
+    run(leave)
+    monkeypatch.setattr("kalamdb.txn.tiers.LOOK_EVERY", 0.001)
+    monkeypatch.setattr(StoreEngine, "run", full)
+    run(test, flush_policy="rows:200")
+
+
 def test_flush_policies(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kalamdb.txn.tiers.LOOK_EVERY", 0.001)
 
@@ -719,22 +738,15 @@ def test_a_file_that_is_needed_to_find_deletions(run: Runner) -> None:
 @pytest.mark.usefixtures("on_demand")
 def test_rows_that_are_counted_while_they_are_committed(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are not taken for rows that the count has found."""
-    applied, go_on = threading.Event(), threading.Event()
-
-    def reach(name: str) -> None:
-        if name == "commit.applied":
-            applied.set()
-            go_on.wait(DEADLINE)
 
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, definition(options={"flush_policy": "rows:200"}))
-        with monkeypatch.context() as patch:
-            patch.setattr("kalamdb.faults.reach", reach)
-            writing = asyncio.create_task(put(engine, table, *ROWS))
-            await until(applied.is_set)
-            assert not await engine.tiers.flush_due(table)
-            go_on.set()
-            await writing
+        applied, go_on = held(monkeypatch, "commit.applied")
+        writing = asyncio.create_task(put(engine, table, *ROWS))
+        await until(applied.is_set)
+        assert not await engine.tiers.flush_due(table)
+        go_on.set()
+        await writing
         assert await engine.tiers.flush_due(table)
 
     run(test)

@@ -421,6 +421,8 @@ class Tiers:
     async def _work_forever(self) -> None:
         try:
             await self._first_sweep()
+        except Exception as error:
+            log.warning("removal of segment files that a crash left: %r", error)
         finally:
             self._swept.set()
         while True:
