@@ -52,9 +52,9 @@ async def get(engine: StoreEngine, table: TableDef, key: Any) -> Row | None:
 
 
 # ---------- files that are not as they should be ----------
-def _flip(path: Path) -> None:
+def _flip(path: Path, start: int = 120) -> None:
     raw = bytearray(path.read_bytes())
-    raw[120:220] = bytes(byte ^ 0xFF for byte in raw[120:220])
+    raw[start : start + 100] = bytes(byte ^ 0xFF for byte in raw[start : start + 100])
     path.write_bytes(raw)
 
 
@@ -100,6 +100,25 @@ def test_a_damaged_segment(run: Runner, sqlstate: str, damage: Callable[[Path], 
         assert await engine.flush(table) == len(ROWS) + 1
 
     run(look)
+
+
+def test_a_flush_that_finds_damage(run: Runner) -> None:
+    """It goes on once the file was replaced by a sound one, without a restart."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        await engine.flush(table)
+        await changed(engine, table, 7)
+        (path,) = segment_files(run.directory)
+        copy = path.with_suffix(".copy")
+        copy.write_bytes(path.read_bytes())
+        _flip(path, 20)  # keys
+        await refused("XX001", engine.flush(table))
+        copy.replace(path)
+        assert await engine.flush(table) == 1
+        assert len(stored(engine, table)) == len(ROWS)
+
+    run(test)
 
 
 async def _update_all(engine: StoreEngine, table: TableDef) -> None:
@@ -580,6 +599,24 @@ def test_small_segments_are_merged(run: Runner) -> None:
         assert len(engine.segments()) == 4
         assert await engine.tiers.compact(table, everything=False) == 4
         assert len(engine.segments()) == 1
+
+    run(test)
+
+
+def test_many_small_segments_are_merged_in_parts(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a merge holds does not grow with their number."""
+    monkeypatch.setattr("kalamdb.txn.tiers.LOOK_EVERY", 1000)
+    monkeypatch.setattr("kalamdb.txn.tiering.MOST_SEGMENTS", 5)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        for number in range(11):
+            await put(engine, table, (number, "a"))
+            await engine.flush(table)
+        for rows, left in ((5, 7), (9, 3), (0, 3)):
+            assert await engine.tiers.compact(table, everything=False) == rows
+            assert len(engine.segments()) == left
+        assert len(stored(engine, table)) == 11
 
     run(test)
 

@@ -182,7 +182,7 @@ class Burial:
             group = file.groups[number]
             low, high = position_of(keys, group.first), position_of(keys, group.last, after=True)
             if low < high:
-                batch = file.read(number, keys.schema.names)
+                batch = self._cold.read(segment, number, keys.schema.names)
                 found.append(matches(batch, pa.Table.from_batches([keys.slice(low, high - low)])) + group.start)
         return np.concatenate(found).astype(np.uint32) if found else np.empty(0, np.uint32)
 
@@ -361,6 +361,8 @@ def compact(table: TableDef, layout: Layout, cold: ColdStore, segments: Sequence
 TIER_FACTOR = 4
 #: so many segments of one tier are merged
 TIER_SEGMENTS = 4
+#: and no more at once: a merge may hold a row group of each
+MOST_SEGMENTS = 16
 #: a segment with this share of dead rows is rewritten
 DEAD_SHARE = 0.3
 
@@ -380,5 +382,5 @@ def choose(segments: Sequence[Segment], now: int, retention_ms: int) -> list[Seg
             tiers.setdefault(tier, []).append(segment)
     for tier in sorted(tiers):
         if len(tiers[tier]) >= TIER_SEGMENTS:
-            return tiers[tier]
+            return tiers[tier][:MOST_SEGMENTS]
     return []
