@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from itertools import count, islice
 from operator import itemgetter
 from pathlib import Path
-from sys import getsizeof
 from typing import Any
 
 import apsw
@@ -224,16 +223,6 @@ class Stop:
             raise KalamError("57014", "canceling statement due to user request")
 
 
-def _up_to(most: int, rows: Iterable[Row]) -> Iterator[Row]:
-    """At least one, and no more once they take so many bytes."""
-    taken = 0
-    for row in rows:
-        yield row
-        taken += sum(map(getsizeof, row))
-        if taken >= most:
-            return
-
-
 class Reader:
     """A pooled connection; while a snapshot has it, a read transaction is open on it."""
 
@@ -248,13 +237,13 @@ class Reader:
     def _interrupted(self) -> bool:
         return self._running is not None and self._running.asked
 
-    def rows(self, cursor: Any, count: int, stop: Stop, most: int | None = None) -> list[Row]:
-        """Up to ``count`` rows of a running statement, and no more once they take ``most`` bytes. Any thread."""
+    def rows(self, cursor: Any, count: int, stop: Stop) -> list[Row]:
+        """Up to ``count`` rows of a running statement. Any thread."""
         with self.lock:
             stop.check()
             self._running = stop
             try:
-                return list(islice(cursor if most is None else _up_to(most, cursor), count))
+                return list(islice(cursor, count))
             except apsw.InterruptError:
                 stop.check()
                 raise

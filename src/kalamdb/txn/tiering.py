@@ -10,6 +10,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,7 +47,10 @@ log = logging.getLogger(__name__)
 #: what a flush reads at a time: whichever comes first
 CHUNK_ROWS = 8192
 CHUNK_BYTES = 8 << 20
+#: rows whose bytes are summed up at a time
+SIZED_ROWS = 32
 SEGMENT_ROWS = 4_000_000
+WIDE = (pa.string(), pa.binary())
 
 
 class Storage(Protocol):
@@ -196,10 +200,22 @@ class Burial:
         return self._dead.all(self._manifest)
 
 
-def read_rows(snapshot: HotSnapshot, text: str) -> Iterator[list[Row]]:
+def read_rows(snapshot: HotSnapshot, text: str, wide: Sequence[int] = ()) -> Iterator[list[Row]]:
+    """A statement's rows in chunks; ``wide``: places of texts and bytes, whose lengths count."""
     reader, stop = snapshot.reader, Stop()
+    pickers = [itemgetter(place) for place in wide]
     cursor = reader.execute(text, (), stop)
-    while cursor is not None and (rows := reader.rows(cursor, CHUNK_ROWS, stop, CHUNK_BYTES)):
+    if cursor is None:
+        return
+    while True:
+        rows: list[Row] = []
+        taken = 0
+        while taken < CHUNK_BYTES and (more := reader.rows(
+                cursor, min(SIZED_ROWS if wide else CHUNK_ROWS, CHUNK_ROWS - len(rows)), stop)):
+            rows += more
+            taken += sum(sum(map(len, filter(None, map(pick, more)))) for pick in pickers)
+        if not rows:
+            return
         yield rows
 
 
@@ -254,8 +270,11 @@ class Flush:
         layout = self._layout
         head = "" if layout.shared else "_userid, "
         names = "".join(f", {name}" for name in layout.columns)
-        load = layout.loader(range(len(layout.columns)), len(self._kinds) - len(layout.columns))
-        for rows in read_rows(self._snapshot, f"SELECT {head}k, _seq{names} FROM {layout.table} ORDER BY _userid, k"):
+        first = len(self._kinds) - len(layout.columns)
+        load = layout.loader(range(len(layout.columns)), first)
+        wide = [first + place for place, kind in enumerate(layout.types) if kind.arrow in WIDE]
+        text = f"SELECT {head}k, _seq{names} FROM {layout.table} ORDER BY _userid, k"
+        for rows in read_rows(self._snapshot, text, wide):
             batch = types.rows_to_arrow(rows if load is None else load(rows), self._kinds, self._output.schema)
             self._note_seqs(batch.column("_seq").to_pylist())
             self._burial.bury(batch.select(self._key_schema.names))
