@@ -102,6 +102,7 @@ typedef struct KalamCap
 	bool		needs_c;		/* only under a code-point collation */
 	bool		needs_deterministic;
 	bool		needs_order;	/* aggregates: their result depends on the order of rows */
+	bool		needs_utf8;		/* only if the database has the server's encoding */
 	bool		plain;			/* evaluated by the store itself, so under FOR UPDATE, too */
 	bool		is_key;			/* types: may be a key column */
 } KalamCap;

@@ -175,6 +175,7 @@ add_cap(KalamCapTable *table, PGresult *rows, int row)
 	cap->needs_c = has_flag(flags, "c");
 	cap->needs_deterministic = has_flag(flags, "d");
 	cap->needs_order = has_flag(flags, "o");
+	cap->needs_utf8 = has_flag(flags, "u");
 	cap->plain = has_flag(flags, "plain");
 	cap->is_key = has_flag(flags, "key");
 }

@@ -300,10 +300,20 @@ type_allowed(Oid type, ShipContext *cxt)
 	return kalam_capability(cxt->scope->conn, 't', getBaseType(type)) != NULL;
 }
 
+/* Where the database has no encoding, its functions of text count bytes. */
+static bool
+encoding_allowed(const KalamCap *cap, Oid collation)
+{
+	if (GetDatabaseEncoding() == PG_SQL_ASCII && OidIsValid(collation) && !cap->plain)
+		return false;
+	return !cap->needs_utf8 || GetDatabaseEncoding() == PG_UTF8;
+}
+
 static bool
 cap_allowed(const KalamCap *cap, Oid collation, ShipContext *cxt)
 {
-	return cap != NULL && (cap->plain || !cxt->scope->plain) && collation_allowed(cap, collation);
+	return cap != NULL && (cap->plain || !cxt->scope->plain) && collation_allowed(cap, collation) &&
+		encoding_allowed(cap, collation);
 }
 
 static bool

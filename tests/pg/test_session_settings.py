@@ -144,6 +144,11 @@ def test_text_that_a_latin1_database_cannot_hold(latin: str, db: Session, ns: st
         there.fails(query, "22P05", "LATIN1")
     assert there("SELECT w FROM t WHERE id = 1") == [("é",)]
     assert there("SELECT count(w) FROM t") == [(301,)]  # the text stays where it is
+    bytes_of = "octet_length({0}), bit_length({0}), md5({0}), ascii({0}), length({0})"
+    assert there(f"SELECT {bytes_of.format('w')} FROM t WHERE id = 1 GROUP BY w") == there(
+        f"SELECT {bytes_of.format(chr(39) + 'é' + chr(39))}")
+    there.fails("SELECT count(*) FROM t WHERE octet_length(w) = 1", "22P05", "LATIN1")
+    assert there("SELECT count(*) FROM t WHERE id > 0 AND octet_length(w) = 1") == [(300,)]
     assert there("SELECT count(*), max(w) FROM t WHERE id > 0") == [(300, "é")]
     # what is wrong is told all the same
     copy = f"SELECT kalam_exec('INSERT INTO {ns}.words SELECT w, w FROM {ns}.t WHERE id = 0')"

@@ -42,7 +42,7 @@ class Sides:
 
 
 def outcome(client: Client, sql: str, *, rough: bool = False) -> object:
-    """A SQLSTATE, or types and rows; ``rough`` to 12 digits."""
+    """A SQLSTATE, or types and rows; ``rough`` to 12 digits, without the sign of zero."""
     try:
         answer = client.run(sql)
     except Failed as error:
@@ -53,7 +53,7 @@ def outcome(client: Client, sql: str, *, rough: bool = False) -> object:
 
 def _about(text: str | None) -> str | None:
     try:
-        return text if text is None or text.strip("-0123456789.e+") else f"{float(text):.12g}"
+        return text if text is None or text.strip("-0123456789.e+") else f"{float(text) + 0.0:.12g}"
     except ValueError:
         return text
 

@@ -12,7 +12,16 @@ from decimal import Decimal
 import pytest
 
 from kalamdb.sql import fields
-from kalamdb.sql.capabilities import CapabilityRow, aggregates, capabilities, comparisons, scalars, windows
+from kalamdb.sql.capabilities import (
+    FLOATS,
+    ROUNDED,
+    CapabilityRow,
+    aggregates,
+    capabilities,
+    comparisons,
+    scalars,
+    windows,
+)
 from kalamdb.types import by_name, write_text
 from support.postgres import Postgres
 from support.server import KalamServer
@@ -140,6 +149,8 @@ def test_aggregates(row: CapabilityRow, sides: Sides) -> None:
     values = unequal(kind, [*ARGUMENTS[kind], *VALUES.get(kind, [])])
     values = [text for text in values if not text.startswith("294276")]  # beyond the query engine's range
     finite = [text for text in values if text not in FINITE]
+    if is_rounded(row):  # whether an overflow is noticed beside an infinity depends on which comes first
+        values = [text for text in values if "e308" not in text]
     small = [text for text in finite if len(text) < 8]
     calls = [call(row), call(row, after=" FILTER (WHERE o > 1)")]
     if row[2] and "o" not in row[4].split():
@@ -149,7 +160,12 @@ def test_aggregates(row: CapabilityRow, sides: Sides) -> None:
         for tail in ("", " WHERE false", " GROUP BY o % 3 ORDER BY o % 3"):
             local, remote = (f"SELECT {', '.join(each[side] for each in calls)} FROM (VALUES {body}) t(v, o){tail}"
                              for side in (0, 1))
-            assert outcome(sides.kalam, remote) == outcome(sides.pg, local), remote
+            rough = is_rounded(row)
+            assert outcome(sides.kalam, remote, rough=rough) == outcome(sides.pg, local, rough=rough), remote
+
+
+def is_rounded(row: CapabilityRow) -> bool:
+    return row[1] in ROUNDED and row[2] in FLOATS
 
 
 @pytest.mark.parametrize("name", ["sum", "avg", "count"])
@@ -202,7 +218,8 @@ def test_aggregates_over_windows(row: CapabilityRow, sides: Sides) -> None:
                    "ORDER BY n ROWS BETWEEN 2 PRECEDING AND 1 PRECEDING"):  # fmt: skip
         local, remote = call(row, after=f" OVER ({window})")
         sql = f"SELECT n, $1 FROM (VALUES {body}) t(n, v) ORDER BY n"
-        wanted, got = outcome(sides.pg, sql.replace("$1", local)), outcome(sides.kalam, sql.replace("$1", remote))
+        wanted, got = (outcome(client, sql.replace("$1", text), rough=is_rounded(row))
+                       for client, text in ((sides.pg, local), (sides.kalam, remote)))
         assert got == wanted, sql.replace("$1", remote)
 
 

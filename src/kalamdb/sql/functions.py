@@ -307,6 +307,9 @@ jsonb_set(jsonb,text,jsonb) jsonb !
 _INT_SUM = "agg[sum($1)]"
 _INF_SUM = (f"CASE WHEN isinf(agg[sum($1)]) AND NOT agg[bool_or(isinf($1))] THEN {_OVER} "
             "ELSE agg[sum($1)] END")
+#: PostgreSQL adds up the squares of their deviations, too, and they may not overflow either
+_FLOAT_AVG = (f"CASE WHEN agg[bool_and(isfinite($1))] AND (isinf(agg[var_pop($1)]) OR isinf(agg[sum($1)])) THEN {_OVER} "
+              "ELSE agg[avg($1)] END")
 
 
 def _statistics() -> Iterator[str]:
@@ -346,7 +349,7 @@ avg(int4) numeric kalam_n_div(CAST({_INT_SUM} AS VARCHAR), CAST(nullif(agg[count
 avg(int8) numeric kalam_n_div(CAST({_INT_SUM} AS VARCHAR), CAST(nullif(agg[count($1)], 0) AS VARCHAR))
 avg(numeric) numeric kalam_n_div(kalam_n_sum(agg[list($1)]), CAST(nullif(agg[count($1)], 0) AS VARCHAR))
 avg(float4) float8 agg[avg(CAST($1 AS DOUBLE))]
-avg(float8) float8 {_INF_SUM.replace("ELSE agg[sum($1)]", "ELSE agg[avg($1)]")}
+avg(float8) float8 {_FLOAT_AVG}
 avg(interval) interval !
 bool_and(bool) bool agg[bool_and($1)]
 bool_or(bool) bool agg[bool_or($1)]
