@@ -190,7 +190,7 @@ def test_exec_names_by_search_path(db: Session, ns: str, table: str) -> None:
     db(f"CREATE SCHEMA {other}; CREATE TABLE {other}.t (id bigint PRIMARY KEY) USING kalamdb")
     db(f"INSERT INTO {table} VALUES (1); INSERT INTO {other}.t VALUES (2)")
     db("SET search_path = nowhere")
-    db.fails("SELECT kalam_exec('SELECT id FROM t')", "42P01")
+    db.fails("SELECT public.kalam_exec('SELECT id FROM t')", "42P01")
     db(f"SET search_path = {ns}, {other}, public")
     assert db.remote("SELECT id FROM t") == [{"id": 1}]
     db(f"SET search_path = nowhere, {other}, {ns}, public")

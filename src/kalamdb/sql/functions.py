@@ -308,8 +308,8 @@ _INT_SUM = "agg[sum($1)]"
 _INF_SUM = (f"CASE WHEN isinf(agg[sum($1)]) AND NOT agg[bool_or(isinf($1))] THEN {_OVER} "
             "ELSE agg[sum($1)] END")
 #: PostgreSQL adds up the squares of their deviations, too, and they may not overflow either
-_FLOAT_AVG = (f"CASE WHEN agg[bool_and(isfinite($1))] AND (isinf(agg[var_pop($1)]) OR isinf(agg[sum($1)])) THEN {_OVER} "
-              "ELSE agg[avg($1)] END")
+_FLOAT_AVG = ("CASE WHEN agg[bool_and(isfinite($1))] AND (isinf(agg[var_pop($1)]) OR isinf(agg[sum($1)])) "
+              f"THEN {_OVER} ELSE agg[avg($1)] END")
 
 
 def _statistics() -> Iterator[str]:
