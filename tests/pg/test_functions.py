@@ -189,8 +189,8 @@ def test_exec_names_by_search_path(db: Session, ns: str, table: str) -> None:
     other = f"{ns}_b"
     db(f"CREATE SCHEMA {other}; CREATE TABLE {other}.t (id bigint PRIMARY KEY) USING kalamdb")
     db(f"INSERT INTO {table} VALUES (1); INSERT INTO {other}.t VALUES (2)")
-    db("SET search_path = nowhere")
-    db.fails("SELECT public.kalam_exec('SELECT id FROM t')", "42P01")
+    db(f"CREATE TABLE {other}.{ns}_only (id bigint PRIMARY KEY) USING kalamdb")
+    db.fails(f"SELECT kalam_exec('SELECT id FROM {ns}_only')", "42P01")
     db(f"SET search_path = {ns}, {other}, public")
     assert db.remote("SELECT id FROM t") == [{"id": 1}]
     db(f"SET search_path = nowhere, {other}, {ns}, public")
