@@ -21,7 +21,9 @@
 #include "foreign/fdwapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/clauses.h"
 #include "parser/parsetree.h"
 #include "tcop/pquery.h"
 #include "utils/lsyscache.h"
@@ -445,11 +447,53 @@ open_cursor(KalamScan *scan)
 	MemoryContextSwitchTo(old);
 }
 
+#if PG_VERSION_NUM >= 180000
+/*
+ * Since 18, EXPLAIN (VERBOSE) writes a window function together with the name
+ * of its window, which it looks for in a WindowAgg, and fails where there is
+ * none.  Made on the server, it is a column like any other: once the planner
+ * has matched it, a call of the same name and type stands in its place.
+ */
+static Node *
+as_call(Node *node, void *arg)
+{
+	if (node != NULL && IsA(node, WindowFunc))
+	{
+		WindowFunc *func = (WindowFunc *) node;
+
+		return (Node *) makeFuncExpr(func->winfnoid, func->wintype, copyObject(func->args), func->wincollid,
+									 func->inputcollid, COERCE_EXPLICIT_CALL);
+	}
+	return expression_tree_mutator(node, as_call, arg);
+}
+
+static void
+name_window_functions(ForeignScan *plan)
+{
+	ListCell   *lc;
+
+	foreach(lc, plan->fdw_scan_tlist)
+	{
+		TargetEntry *entry = lfirst(lc);
+		MemoryContext old;
+
+		if (!contain_window_function((Node *) entry->expr))
+			continue;
+		old = MemoryContextSwitchTo(GetMemoryChunkContext(plan));	/* as long as the plan */
+		entry->expr = (Expr *) as_call((Node *) entry->expr, NULL);
+		MemoryContextSwitchTo(old);
+	}
+}
+#endif
+
 static void
 kalam_BeginForeignScan(ForeignScanState *node, int eflags)
 {
 	KalamScan  *scan;
 
+#if PG_VERSION_NUM >= 180000
+	name_window_functions((ForeignScan *) node->ss.ps.plan);
+#endif
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
 	scan = scan_create(node);
