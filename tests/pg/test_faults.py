@@ -135,7 +135,13 @@ def test_ten_thousand_failing_statements_leave_no_memory(db: Session, table: str
                     db.conn.execute(sql)
 
     fail(200)  # caches are filled
-    before = resident(pid)
-    fail(2000)
-    grown = resident(pid) - before  # the kernel may give a huge page of 2,048 KiB meanwhile
-    assert grown < 3000, f"{grown} KiB more after 10,000 failing statements"
+
+    def growth() -> int:
+        before = resident(pid)
+        fail(2000)
+        return resident(pid) - before
+
+    grown = growth()
+    if grown >= 500:  # one huge page of the kernel's, or a leak, which goes on
+        grown = growth()
+    assert grown < 500, f"{grown} KiB more after 10,000 failing statements"

@@ -605,14 +605,14 @@ class SelectTranslator:
     def _key(self, node: exp.Expr, frame: Frame, items: Sequence[exp.Expr | Entry], outputs: Sequence[Typed],
              names: Sequence[str]) -> str:
         place = self._output_place(node, names)
-        if place is None:
-            return self.exprs.sort_key(self.exprs.value(node, frame), node)
-        made = outputs[place]
-        if made.kind.name in RAW and made.exact is not None and not frame.clause.startswith("DISTINCT"):
+        made = self.exprs.value(node, frame) if place is None else outputs[place]
+        distinct = frame.clause.startswith("DISTINCT")
+        if made.kind.name in RAW and made.exact is not None and not distinct:
             return made.exact  # storage order is PostgreSQL's
         key = self.exprs.sort_key(made, node)
-        named = key == made.sql and not made.kind.fixed and not frame.clause.startswith("DISTINCT")
-        return f"o{place + 1}" if named else key
+        if place is None or distinct or made.kind.fixed or key != made.sql:
+            return key
+        return f"o{place + 1}"
 
     # ---------- FROM ----------
     def _from(self, node: exp.Select, scope: Scope, outer: Frame | None) -> str:
