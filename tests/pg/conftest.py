@@ -17,6 +17,7 @@ import pytest
 
 from support.build import Installed, install
 from support.postgres import Postgres
+from support.proxy import Proxy
 from support.server import KalamServer
 
 from .ddl import Session
@@ -139,6 +140,16 @@ def ns(dsn: str) -> str:
     with Session(dsn).conn as conn:
         conn.execute(f"CREATE SCHEMA {name}")
     return name
+
+
+@pytest.fixture
+def proxy(server: KalamServer, dsn: str, ns: str) -> Iterator[Proxy]:
+    """What may happen between PostgreSQL and the server; the server `NS_proxy` leads through it."""
+    with Proxy(server.port) as proxy:
+        with Session(dsn).conn as conn:
+            conn.execute(f"CREATE SERVER {ns}_proxy FOREIGN DATA WRAPPER pg_kalam "
+                         f"OPTIONS (host '127.0.0.1', port '{proxy.port}')")
+        yield proxy
 
 
 @pytest.hookimpl(tryfirst=True)
