@@ -48,8 +48,8 @@ lint: setup ## check style and types
 format: setup ## format the Python code
 	@$(BIN)/ruff format .
 
-bench: setup ## measure against postgres_fdw (needs Debian's PostgreSQL 15)
-	@$(BIN)/python -m kalamdb.bench
+bench: setup ## measure against postgres_fdw (needs Debian's PostgreSQL 15); ARGS='--only key*,insert'
+	@$(BIN)/python -m kalamdb.bench $(ARGS)
 
 clean: ## remove what was built; data directories stay
 	rm -rf .venv .build build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
