@@ -112,6 +112,7 @@ typedef struct KalamCap
 #define KALAM_REQ_COMMIT	0x04	/* commit in the same round trip */
 #define KALAM_REQ_ARROW		0x08	/* large results may come as Arrow */
 #define KALAM_REQ_EXEC		0x10	/* kalam_exec: human dialect, with search path */
+#define KALAM_REQ_TEXT		0x20	/* the values of the result come as text */
 
 typedef struct KalamRequest
 {
@@ -143,6 +144,7 @@ extern UserMapping *kalam_user_mapping(Oid serverid, Oid userid); /* never fails
  * a cancel or termination reaches the server before it is raised here.
  * First flushes pending writes of the connection (unless called by a flush).
  * A failed remote statement is raised with all its fields and the CONTEXT.
+ * A result without a tag (COMMIT): the answer was lost, and it was committed.
  * The result is freed with CurrentMemoryContext, or by kalam_result_free.
  */
 extern PGresult *kalam_request(KalamConn *conn, const KalamRequest *req);

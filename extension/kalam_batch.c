@@ -392,7 +392,8 @@ batch_send(KalamBatch *batch, bool commit)
 	else
 		request_arrow(batch, &req);
 	res = kalam_request(batch->spec.conn, &req);
-	affected = strtoll(PQcmdTuples(res), NULL, 10);
+	/* no tag: it was committed, as was learnt later, for the answer was lost */
+	affected = PQcmdStatus(res)[0] ? strtoll(PQcmdTuples(res), NULL, 10) : batch->rows;
 	kalam_result_free(res);
 	kalam_sizes_changed(affected);
 	check_affected(batch, affected);

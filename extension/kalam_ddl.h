@@ -8,6 +8,7 @@
  * kalam_drop.c    what DROP, in all its forms, means for the server
  * kalam_refuse.c  statements that would leave the two sides apart
  * kalam_secret.c  secrets given on a server go into a mapping
+ * kalam_mapping.c who may bind a role to a tenant
  * kalam_bridge.c  statements PostgreSQL knows for its own tables only
  */
 #ifndef KALAM_DDL_H
@@ -46,6 +47,11 @@ extern CreateForeignTableStmt *kalam_create_rewrite(const CreateStmt *stmt);
 /* CREATE FOREIGN TABLE on a server of ours: pins namespace and table; false if IF NOT EXISTS makes it nothing */
 extern bool kalam_create_pin(CreateForeignTableStmt *stmt);
 extern Oid	kalam_extension_namespace(Oid serverid);
+
+/* ---------- kalam_mapping.c ---------- */
+/* 42501 if CREATE or ALTER USER MAPPING changes who is bound to which tenant, and is not the owner's */
+extern void kalam_mapping_check(Node *stmt);
+extern void kalam_mapping_drop(Oid umid);	/* the same, for any DROP */
 
 /* ---------- kalam_mirror.c ---------- */
 extern void kalam_mirror_create(Oid relid);

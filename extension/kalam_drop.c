@@ -19,6 +19,7 @@
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_user_mapping.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -243,6 +244,8 @@ on_drop(Oid class, Oid object, int column)
 {
 	if (class == ForeignServerRelationId)
 		note_server(object);
+	else if (class == UserMappingRelationId)
+		kalam_mapping_drop(object);
 	else if (class == RelationRelationId && get_rel_relkind(object) == RELKIND_FOREIGN_TABLE &&
 			 kalam_is_relation(object))
 		note_dropped(object, column);

@@ -152,17 +152,22 @@ argument_table(FunctionCallInfo fcinfo, bool owned)
 	return table;
 }
 
-/* One statement about a table, outside the wire dialect's transactions: it is about what is committed. */
+/*
+ * One statement about a table and what is committed of it.  It opens no remote
+ * transaction, but runs in the one that is open: if it fails, its savepoint counts.
+ */
 static PGresult *
 ask_about_table(KalamTable *table, const char *verb)
 {
 	StringInfoData sql;
+	KalamRequest req = {.flags = KALAM_REQ_TEXT};
 	KalamConn  *conn = kalam_connection_for_server(table->serverid, GetUserId());
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "%s ", verb);
 	kalam_deparse_table(&sql, table);
-	return kalam_request_plain(conn, sql.data);
+	req.sql = sql.data;
+	return kalam_request(conn, &req);
 }
 
 static Datum

@@ -444,6 +444,18 @@ refuse_secret(const char *name)
 			 errhidestmt(true)));
 }
 
+/* The same for who is bound to which tenant: kalam_mapping.c knows, the validator does not even know the server. */
+static void
+refuse_binding(List *options)
+{
+	if (kalam_secret_hook_active() || superuser() || kalam_find_option(options, "user_id") == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("a user mapping with option \"user_id\" needs the library pg_kalam to be loaded"),
+			 errhint("shared_preload_libraries = 'pg_kalam' loads it for everybody.")));
+}
+
 /* ---------- the validator ---------- */
 
 static int
@@ -519,7 +531,10 @@ pg_kalam_validator(PG_FUNCTION_ARGS)
 			kalam_check_path(def->defname, defGetString(def));
 	}
 	if (catalog == UserMappingRelationId)
+	{
 		kalam_check_credentials(options);
+		refuse_binding(options);
+	}
 	if (catalog == ForeignTableRelationId)
 		check_table(options);
 	PG_RETURN_VOID();

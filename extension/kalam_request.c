@@ -479,6 +479,15 @@ raise_interrupt(KalamConn *conn, PGresult **res)
 	pg_unreachable();
 }
 
+/* A cancel that comes this very moment waits for the next look at its flag. */
+static void
+check_but_cancels(void)
+{
+	HOLD_CANCEL_INTERRUPTS();
+	CHECK_FOR_INTERRUPTS();
+	RESUME_CANCEL_INTERRUPTS();
+}
+
 /*
  * A COMMIT under way may succeed although its sender is interrupted, and then
  * has to be told so: the interrupt asks the server to stop, and is forgotten
@@ -507,7 +516,7 @@ kalam_receive_commit(KalamConn *conn, PGresult **res)
 		if (interrupted && kalam_ms_until(deadline) == 0)
 			return KALAM_COMMIT_INTERRUPTED;
 		if (!interrupted)
-			CHECK_FOR_INTERRUPTS();
+			check_but_cancels();
 		(void) wait_for_answer(conn, unsent > 0, deadline);
 	}
 	*res = answer_complete(conn);
@@ -641,7 +650,8 @@ send_request(KalamConn *conn, const KalamRequest *req)
 	types[n] = KALAM_CONTEXT_OID;
 	values[n] = to_utf8(context_json(conn, req));
 	conn->changing = (req->flags & (KALAM_REQ_TXN | KALAM_REQ_COMMIT | KALAM_REQ_WRITE)) != 0;
-	ok = sent(conn, PQsendQueryParams(conn->pg, to_utf8(req->sql), n + 1, types, values, lengths, formats, 1));
+	ok = sent(conn, PQsendQueryParams(conn->pg, to_utf8(req->sql), n + 1, types, values, lengths, formats,
+									  (req->flags & KALAM_REQ_TEXT) ? 0 : 1));
 	if (!ok)
 		conn->changing = false;
 	MemoryContextSwitchTo(old);

@@ -248,12 +248,8 @@ public_role(void)
 }
 
 static void
-change_mapping(const char *servername, List *moved)
+change_mapping_of(const ForeignServer *server, UserMapping *present, List *moved)
 {
-	ForeignServer *server = GetForeignServerByName(servername, false);
-	UserMapping *present = kalam_find_mapping(server->serverid, InvalidOid);
-
-	moved = settle_actions(moved, present ? present->options : NIL);
 	if (present)
 	{
 		AlterUserMappingStmt *alter = makeNode(AlterUserMappingStmt);
@@ -273,6 +269,25 @@ change_mapping(const char *servername, List *moved)
 		CreateUserMapping(create);
 	}
 	CommandCounterIncrement();
+}
+
+static void
+change_mapping(const char *servername, List *moved)
+{
+	ForeignServer *server = GetForeignServerByName(servername, false);
+	UserMapping *present = kalam_find_mapping(server->serverid, InvalidOid);
+
+	moved = settle_actions(moved, present ? present->options : NIL);
+	hook_depth++;
+	PG_TRY();
+	{
+		change_mapping_of(server, present, moved);
+	}
+	PG_FINALLY();
+	{
+		hook_depth--;
+	}
+	PG_END_TRY();
 }
 
 static void
@@ -389,7 +404,10 @@ kalam_secret_run(KalamUtility *u)
 	if (of_server)
 		run_server(u, stmt);
 	else
+	{
+		kalam_mapping_check(stmt);
 		run(u, NULL);
+	}
 }
 
 void

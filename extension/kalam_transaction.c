@@ -6,9 +6,11 @@
  * sent when a subtransaction starts or is released, only when one is undone
  * that the server has a level for.
  *
- * What can fail happens at PRE_COMMIT: pending writes are sent, then COMMIT.
- * After an abort the server is told within a bounded time, or the connection
- * is closed, which undoes the transaction, too; nothing is raised there.
+ * What can fail happens at PRE_COMMIT: pending writes are sent, then what
+ * PostgreSQL's own commit may still refuse is tried, then COMMIT is sent.  From
+ * then to the local commit no interrupt is heeded.  After an abort the server
+ * is told within a bounded time, or the connection is closed, which undoes the
+ * transaction, too; nothing is raised there.
  *
  * conn->open says that the server is in a transaction; conn->lost that it was,
  * and the connection broke: then the local transaction cannot commit.
@@ -16,9 +18,11 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "commands/tablecmds.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
+#include "storage/predicate.h"
 #include "storage/proc.h"
 #include "utils/elog.h"
 #include "utils/hsearch.h"
@@ -43,6 +47,7 @@ typedef struct HeldSnapshot
 
 static dlist_head pendings = DLIST_STATIC_INIT(pendings);
 static bool any_used = false;
+static bool holding_interrupts = false;
 static uint64 local_serial = 1;
 
 static void on_xact(XactEvent event, void *arg);
@@ -129,6 +134,16 @@ append_numbers(StringInfo json, const char *key, List *numbers)
 	list_free(numbers);
 }
 
+/* Another remote transaction knows nothing of what the last one was told. */
+static void
+forget_told(KalamConn *conn)
+{
+	ListCell   *lc;
+
+	foreach(lc, conn->snapshots)
+		((HeldSnapshot *) lfirst(lc))->taken = false;
+}
+
 /* A statement around this one, which has not read yet, must not see what this one writes. */
 static void
 append_snapshots(KalamConn *conn, StringInfo json, int own)
@@ -162,6 +177,7 @@ kalam_transaction_context(KalamConn *conn, StringInfo json, const KalamRequest *
 		make_txn_id(conn->txn_id);
 		conn->floor = 1;
 		conn->wrote = false;
+		forget_told(conn);
 	}
 	appendStringInfo(json, "\"txn\":{\"id\":\"%s\",\"iso\":\"%s\",\"ro\":%s},", conn->txn_id, isolation_name(),
 					 XactReadOnly ? "true" : "false");
@@ -366,9 +382,20 @@ outcome_unknown(const char *where, const char *id, const char *why)
 			 errhint("SHOW TRANSACTION OUTCOME '%s' on the server tells.", id)));
 }
 
-/* Asks on a new connection; NULL while the server cannot be reached. */
+/* Will the server be there again? */
+static bool
+is_passing(int sqlstate)
+{
+	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION || sqlstate == ERRCODE_ADMIN_SHUTDOWN ||
+		sqlstate == ERRCODE_CRASH_SHUTDOWN || sqlstate == ERRCODE_CANNOT_CONNECT_NOW;
+}
+
+/*
+ * Asks on a new connection; NULL while the server cannot be reached.  Any other
+ * error must not look like that of a transaction undone: it becomes *why.
+ */
 static char *
-ask_outcome(KalamConn *conn, const char *id)
+ask_outcome(KalamConn *conn, const char *id, char **why)
 {
 	MemoryContext context = CurrentMemoryContext;
 	char	   *volatile answer = NULL;
@@ -380,7 +407,7 @@ ask_outcome(KalamConn *conn, const char *id)
 		if (PQntuples(res) == 1 && PQnfields(res) == 1)
 			answer = pstrdup(PQgetvalue(res, 0, 0));
 		else
-			answer = "unknown";
+			*why = "The server does not know the transaction.";
 		kalam_result_free(res);
 	}
 	PG_CATCH();
@@ -389,46 +416,60 @@ ask_outcome(KalamConn *conn, const char *id)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_CONNECTION_EXCEPTION)
-			PG_RE_THROW();
 		FlushErrorState();
+		if (!is_passing(error->sqlerrcode))
+			*why = pstrdup(error->message);
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
 	return answer;
 }
 
-static void
+/* A cancel ends the waiting, and is over with that. */
+static bool
 wait_a_moment(void)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 50, kalam_wait_event(KALAM_WAIT_OUTCOME));
 	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
+	if (ProcDiePending)
+		CHECK_FOR_INTERRUPTS();
+	if (!QueryCancelPending)
+		return true;
+	QueryCancelPending = false;
+	return false;
 }
 
-/* A definite answer, or NULL when the time is up. */
+/* A definite answer, or NULL and why there is none. */
 static char *
-await_outcome(KalamConn *conn, const char *id)
+await_outcome(KalamConn *conn, const char *where, char **why)
 {
 	int			limit = conn->timeout > 0 ? conn->timeout : RESOLVE_MS;
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit);
+	char	   *answer;
 
-	for (;;)
+	*why = NULL;
+	do
 	{
-		char	   *answer = ask_outcome(conn, id);
-
-		if (answer && strcmp(answer, "in progress") != 0)
-			return answer;
-		if (kalam_ms_until(deadline) == 0)
+		answer = ask_outcome(conn, conn->txn_id, why);
+		if (*why)
 			return NULL;
-		wait_a_moment();
-	}
+		if (strcmp(where, conn->where) != 0)
+			*why = psprintf("The server is at %s by now.", conn->where);	/* and may be another one */
+		else if (answer && strcmp(answer, "in progress") != 0)
+			return answer;
+		else if (kalam_ms_until(deadline) == 0)
+			*why = "The connection was lost during COMMIT, and could not be made again in time.";
+		else if (!wait_a_moment())
+			*why = "The connection was lost during COMMIT, and the wait for a new one was ended.";
+	} while (*why == NULL);
+	return NULL;
 }
 
 void
 kalam_transaction_resolve(KalamConn *conn, KalamCommit how)
 {
 	char	   *where = pstrdup(conn->where);
+	char	   *why;
 	char	   *answer;
 
 	kalam_connection_drop(conn);
@@ -441,9 +482,9 @@ kalam_transaction_resolve(KalamConn *conn, KalamCommit how)
 		QueryCancelPending = false;
 		outcome_unknown(where, conn->txn_id, "The wait for its answer was ended.");
 	}
-	answer = await_outcome(conn, conn->txn_id);
+	answer = await_outcome(conn, where, &why);
 	if (answer == NULL)
-		outcome_unknown(where, conn->txn_id, "The connection was lost during COMMIT, and could not be made again in time.");
+		outcome_unknown(where, conn->txn_id, why);
 	if (strcmp(answer, "committed") == 0)
 		return;
 	if (strcmp(answer, "aborted") == 0)
@@ -451,7 +492,7 @@ kalam_transaction_resolve(KalamConn *conn, KalamCommit how)
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("connection to KalamDB at %s was lost during COMMIT", where),
 				 errdetail("The server did not commit the transaction.")));
-	outcome_unknown(where, conn->txn_id, "The connection was lost during COMMIT, and the server does not know the transaction.");
+	outcome_unknown(where, conn->txn_id, psprintf("The server says \"%s\".", answer));
 }
 
 /* ---------- commit ---------- */
@@ -570,13 +611,46 @@ flush_last(void)
 		disable_timeout(STATEMENT_TIMEOUT, false);
 }
 
+/*
+ * What PostgreSQL's commit can refuse after the PRE_COMMIT callbacks: ON COMMIT
+ * actions of temporary tables, and a conflict of serializable transactions.
+ * Both will be done again, to no effect.
+ */
+static void
+try_local_commit(void)
+{
+	PreCommit_on_commit_actions();
+	PreCommit_CheckForSerializationFailure();
+}
+
+/* Nothing may come between a COMMIT there and the one here. */
+static void
+hold_interrupts(void)
+{
+	HOLD_INTERRUPTS();
+	holding_interrupts = true;
+}
+
+/* An ERROR has ended the holding by itself. */
+static void
+resume_interrupts(bool committed)
+{
+	if (holding_interrupts && committed)
+		RESUME_INTERRUPTS();
+	holding_interrupts = false;
+}
+
 static void
 pre_commit(void)
 {
 	writers = 0;
 	each_used(count_writer);
+	if (writers > 0)
+		try_local_commit();
 	flush_last();
 	each_used(commit_one);
+	if (writers > 0)
+		hold_interrupts();
 }
 
 static void
@@ -589,6 +663,31 @@ refuse_prepare(KalamConn *conn)
 }
 
 /* ---------- abort ---------- */
+
+/*
+ * An ERROR while a transaction aborts ends in a PANIC of all of PostgreSQL.
+ * Nothing here raises one but for want of memory or file descriptors; even then
+ * it is enough to close the connection, which undoes the transaction there.
+ */
+static void
+quietly(void (*f) (KalamConn *conn, int nestlevel), KalamConn *conn, int nestlevel)
+{
+	MemoryContext context = CurrentMemoryContext;
+	uint32		holdoff = InterruptHoldoffCount;
+
+	PG_TRY();
+	{
+		f(conn, nestlevel);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		InterruptHoldoffCount = holdoff;
+		kalam_connection_drop(conn);
+	}
+	PG_END_TRY();
+}
 
 /* A statement of our own, its answer waited for within bounds; else the connection goes. Raises nothing. */
 static void
@@ -613,7 +712,7 @@ tell_bounded(KalamConn *conn, const char *sql)
 }
 
 static void
-abort_one(KalamConn *conn)
+abort_one(KalamConn *conn, int nestlevel)
 {
 	if (conn->pg && (in_error_recursion_trouble() || (conn->changing && !conn->busy)))
 		kalam_connection_drop(conn);
@@ -670,7 +769,7 @@ abort_all(void)
 	while ((conn = hash_seq_search(&scan)) != NULL)
 	{
 		if (conn->used)
-			abort_one(conn);
+			quietly(abort_one, conn, 1);
 	}
 	end_all();
 }
@@ -689,9 +788,13 @@ on_xact(XactEvent event, void *arg)
 			each_used(refuse_prepare);
 			break;
 		case XACT_EVENT_ABORT:
+			resume_interrupts(false);
 			abort_all();
 			break;
 		case XACT_EVENT_COMMIT:
+			end_all();
+			resume_interrupts(true);
+			break;
 		case XACT_EVENT_PREPARE:
 			end_all();
 			break;
@@ -745,7 +848,7 @@ end_level(int nestlevel, bool abort)
 		if (!conn->used)
 			continue;
 		if (abort)
-			undo_level(conn, nestlevel);
+			quietly(undo_level, conn, nestlevel);
 		conn->floor = Min(conn->floor, nestlevel - 1);
 		if (conn->flush_level >= nestlevel)
 			conn->flush_level = 0;

@@ -337,3 +337,38 @@ def test_mapping_that_changes_while_the_connection_lives(db: Session, role: str,
     assert db("SELECT FROM kalam_connections() WHERE user_name = %s", role) == []
     db(f"SET ROLE {role}")
     db.fails(f"SELECT * FROM {mine}", "42501", "kalam.user_id")
+
+
+def test_bound_role_cannot_free_itself(db: Session, pg: Postgres, ns: str, role: str, mine: str) -> None:
+    """It may change its own mapping, but not whose rows it sees: that is for the server's owner."""
+    db(f"GRANT ALL ON {mine} TO {role}; GRANT USAGE ON SCHEMA {ns} TO {role};"
+       f"GRANT USAGE ON FOREIGN SERVER kalam_server TO {role}")
+    db(f"CREATE USER MAPPING FOR {role} SERVER kalam_server OPTIONS (user_id 'one')")
+    plain = Session(pg.dsn(db.conn.info.dbname, role))
+    plain(f"INSERT INTO {mine} VALUES (1, 'x')")
+    for sql in (
+        "ALTER USER MAPPING FOR CURRENT_USER SERVER kalam_server OPTIONS (SET user_id 'two')",
+        "ALTER USER MAPPING FOR CURRENT_USER SERVER kalam_server OPTIONS (DROP user_id)",
+        f"ALTER USER MAPPING FOR {role} SERVER kalam_server OPTIONS (SET user_id '*')",
+        f"DROP USER MAPPING FOR {role} SERVER kalam_server",
+        f"DROP OWNED BY {role}",
+        f"DO $$BEGIN EXECUTE 'DROP USER MAPPING FOR {role} SERVER kalam_server'; END$$",
+    ):
+        plain.fails(sql, "42501", "must be owner of foreign server kalam_server", "user_id")
+    assert plain(f"SELECT _userid FROM {mine}") == [("one",)]
+    db(f"DROP USER MAPPING FOR {role} SERVER kalam_server")
+    for sql in ("CREATE USER MAPPING FOR CURRENT_USER SERVER kalam_server OPTIONS (user_id 'two')",
+                "CREATE USER MAPPING IF NOT EXISTS FOR USER SERVER kalam_server OPTIONS (user_id '*')"):
+        plain.fails(sql, "42501")
+    db("CREATE USER MAPPING FOR PUBLIC SERVER kalam_server OPTIONS (user_id 'everybody')")
+    plain.fails("CREATE USER MAPPING FOR CURRENT_USER SERVER kalam_server", "42501")
+    db("DROP USER MAPPING FOR PUBLIC SERVER kalam_server")
+    plain("CREATE USER MAPPING FOR CURRENT_USER SERVER kalam_server")  # binds nobody
+    plain("DROP USER MAPPING FOR CURRENT_USER SERVER kalam_server")
+    db(f"CREATE ROLE {ns}_owner; GRANT USAGE ON FOREIGN DATA WRAPPER pg_kalam TO {ns}_owner; SET ROLE {ns}_owner")
+    db(f"CREATE SERVER {ns}_o FOREIGN DATA WRAPPER pg_kalam OPTIONS (host 'x', port '1', auth_header 'Bearer x')")
+    db(f"CREATE USER MAPPING FOR {role} SERVER {ns}_o OPTIONS (user_id 'three');"
+       f"ALTER USER MAPPING FOR PUBLIC SERVER {ns}_o OPTIONS (ADD user_id 'four');"
+       f"ALTER SERVER {ns}_o OPTIONS (SET auth_header 'Bearer y'); DROP SERVER {ns}_o CASCADE; RESET ROLE;"
+       f"DROP OWNED BY {ns}_owner; DROP ROLE {ns}_owner")
+    plain.close()

@@ -253,6 +253,10 @@ def test_outcomes(wire: Wire, wires: Callable[[], Wire], t: str) -> None:
     wire(sql, ("int8", "3"), txn={"id": ids[2]})
     wire("COMMIT")
     assert (outcome(1), outcome(2)) == ("aborted", "committed")
+    # what its client has been told is over cannot come in late, from a connection that had been given up
+    wire.fails("25001", sql, ("int8", "4"), txn={"id": ids[3]}, commit=True)
+    assert outcome(3) == "aborted"
+    assert wire(f'SELECT "id" FROM {t} WHERE ("id" = $1)', ("int8", "4")).rows == []
 
 
 # ---------- exec ----------

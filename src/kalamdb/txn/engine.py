@@ -107,6 +107,8 @@ class StoreEngine:
         if named:
             if transaction.id in self._active:
                 raise KalamError("25001", f'transaction "{txn_id}" is open in another session')
+            if transaction.id in self._ended:  # or its client was told that it came to nothing, before it came here
+                raise KalamError("25001", f'transaction "{txn_id}" is over')
             self._active[transaction.id] = transaction
         self._open.add(transaction)
         return transaction
@@ -117,7 +119,10 @@ class StoreEngine:
         if not transaction.named:
             return
         self._active.pop(transaction.id, None)
-        self._ended[transaction.id] = "committed" if committed else "aborted"
+        self._remember(transaction.id, "committed" if committed else "aborted")
+
+    def _remember(self, txn_id: str, outcome: Outcome) -> None:
+        self._ended[txn_id] = outcome
         if len(self._ended) > ENDED_KEPT:
             self._ended.popitem(last=False)
 
@@ -130,13 +135,16 @@ class StoreEngine:
     def outcome(self, txn_id: str) -> Outcome:
         """What became of a transaction that the client named; asked after the answer to its COMMIT was lost.
 
-        A commit is on the disk together with its outcome, so one that left none there has not happened.
+        A commit is on the disk together with its outcome, so one that left none there has not happened, and from now on
+        it cannot: what is still on its way on the broken connection comes too late.
         """
         if txn_id in self._active:
             return "in progress"
         if self.live.query("SELECT 1 FROM kalam_outcomes WHERE txn_id = ?", (txn_id,)):
             return "committed"
-        return self._ended.get(txn_id, "aborted")
+        if txn_id not in self._ended:
+            self._remember(txn_id, "aborted")
+        return self._ended[txn_id]
 
     def hot_snapshot(self) -> HotSnapshot:
         return HotSnapshot(self.readers)
