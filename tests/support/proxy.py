@@ -240,7 +240,8 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target = target
         self.port = 0
-        self.connections = 0  # so far, those that bring a cancel request apart
+        self.accepted = 0
+        self.connections = 0  # that got as far as a start-up packet
         self.cancels = 0
         self.bytes_down = 0
         self.messages: list[bytes] = []  # Parse, Bind, Query and so on, as they came
@@ -347,6 +348,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = Link(self, (reader, writer))
+        self.accepted += 1
         if self._held:
             link.hold()
         self._links.add(link)

@@ -90,7 +90,7 @@ def _sessions(run: Run) -> Iterator[Row]:
         if mine is None or session.account.name == mine:
             yield (session.id, session.account.name, session.account.role.name.lower(), session.tenant, session.peer,
                    session.application, _state(session, run), _instant(session.connected_ns),
-                   _instant(session.statement_ns), running.get(session.id))
+                   _instant(session.statement_ns), running.get(session.id), len(session.cursors))
 
 
 def _number(session: ClientSession | None) -> int | None:

@@ -21,7 +21,7 @@ _COLUMNS: dict[str, str] = {
     "namespaces": "name text",
     "users": "name text, role text, has_password bool",
     "sessions": "id int8, account text, role text, tenant text, peer text, application_name text, state text, "
-                "connected_at timestamptz, statement_started_at timestamptz, transaction text",
+                "connected_at timestamptz, statement_started_at timestamptz, transaction text, cursors int4",
     "transactions": "id text, session int8, isolation text, read_only bool, status text, started_at timestamptz, "
                     "rows_written int8, savepoint_level int4, waiting bool",
     "locks": "transaction text, session int8, namespace text, table text, tenant text, key text, mode text, "
