@@ -258,9 +258,12 @@ typedef struct KalamConverter
 	Oid			ioparam;
 	int16		typlen;
 	bool		typbyval;
+	struct KalamConverter *element; /* of an array parameter; else NULL */
 } KalamConverter;
 
 extern void kalam_converter(KalamConverter *c, KalamConn *conn, Oid typid, int32 typmod);
+/* the same for a statement's parameter: an array travels as one, where its elements have types of the server */
+extern void kalam_parameter_converter(KalamConverter *c, KalamConn *conn, Oid typid, int32 typmod);
 /* one field of a DataRow in binary; remote_oid from PQftype */
 extern Datum kalam_from_binary(KalamConverter *c, Oid remote_oid, const char *value, int len);
 extern void kalam_to_arrow(KalamConverter *c, KalamArrowBuilder *b, int col, Datum value, bool isnull);

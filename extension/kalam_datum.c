@@ -20,6 +20,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/float.h"
@@ -110,6 +111,23 @@ kalam_converter(KalamConverter *c, KalamConn *conn, Oid typid, int32 typmod)
 	fmgr_info(in, &c->in);
 	getTypeOutputInfo(c->typid, &out, &is_varlena);
 	fmgr_info(out, &c->out);
+}
+
+void
+kalam_parameter_converter(KalamConverter *c, KalamConn *conn, Oid typid, int32 typmod)
+{
+	Oid			element = get_element_type(getBaseType(typid));
+	KalamConverter inner;
+
+	kalam_converter(c, conn, typid, typmod);
+	if (!OidIsValid(element))
+		return;
+	kalam_converter(&inner, conn, element, -1);
+	if (inner.as_text)
+		return;
+	c->element = palloc(sizeof(KalamConverter));
+	*c->element = inner;
+	c->wire_oid = get_array_type(inner.typid);
 }
 
 bool
@@ -543,6 +561,44 @@ fixed_param(KalamConverter *c, Datum value, int *len)
 	return out;
 }
 
+/* As array_send writes it, in one dimension; elements are encoded for the wire, not for the session's client. */
+static char *
+array_param(KalamConverter *element, Datum value, int *len)
+{
+	ArrayType  *array = DatumGetArrayTypeP(value);
+	StringInfoData buf;
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+	Datum	   *values;
+	bool	   *nulls;
+	int			n;
+
+	get_typlenbyvalalign(ARR_ELEMTYPE(array), &typlen, &typbyval, &typalign);
+	deconstruct_array(array, ARR_ELEMTYPE(array), typlen, typbyval, typalign, &values, &nulls, &n);
+	initStringInfo(&buf);
+	pq_sendint32(&buf, n > 0 ? 1 : 0);
+	pq_sendint32(&buf, array_contains_nulls(array) ? 1 : 0);
+	pq_sendint32(&buf, element->typid);
+	if (n > 0)
+	{
+		pq_sendint32(&buf, n);
+		pq_sendint32(&buf, 1);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		int			size = -1;
+		int			format;
+		char	   *sent = nulls[i] ? NULL : kalam_to_param(element, values[i], &size, &format);
+
+		pq_sendint32(&buf, size);
+		if (sent)
+			pq_sendbytes(&buf, sent, size);
+	}
+	*len = buf.len;
+	return buf.data;
+}
+
 char *
 kalam_to_param(KalamConverter *c, Datum value, int *len, int *format)
 {
@@ -551,6 +607,8 @@ kalam_to_param(KalamConverter *c, Datum value, int *len, int *format)
 	int			version = !c->as_text && c->typid == JSONBOID ? 1 : 0;	/* jsonb_send's leading byte */
 
 	*format = 1;
+	if (c->element)
+		return array_param(c->element, value, len);
 	if (!c->as_text && c->typid == NUMERICOID)
 	{
 		bytea	   *sent = DatumGetByteaPP(DirectFunctionCall1(numeric_send, value));

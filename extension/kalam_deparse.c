@@ -143,6 +143,24 @@ deparse_any_all(ScalarArrayOpExpr *expr, List *elements, KalamDeparse *cxt)
 	appendStringInfoChar(cxt->buf, ')');
 }
 
+/* The array's parameter stands for each element in turn. */
+static void
+deparse_each(ScalarArrayOpExpr *expr, KalamDeparse *cxt)
+{
+	List	   *known = cxt->known;
+	List	   *known_texts = cxt->known_texts;
+
+	cxt->known = list_copy(known);
+	cxt->known_texts = list_copy(known_texts);
+	appendStringInfoString(cxt->buf, expr->useOr ? "kalam_any(" : "kalam_all(");
+	kalam_deparse_known(lsecond(expr->args), cxt);
+	appendStringInfoString(cxt->buf, ", ");
+	deparse_call('o', expr->opno, expr->args, cxt);
+	appendStringInfoChar(cxt->buf, ')');
+	cxt->known = known;
+	cxt->known_texts = known_texts;
+}
+
 static void
 deparse_array_op(ScalarArrayOpExpr *expr, KalamDeparse *cxt)
 {
@@ -153,6 +171,17 @@ deparse_array_op(ScalarArrayOpExpr *expr, KalamDeparse *cxt)
 	{
 		deparse_parameter((Node *) makeNullConst(BOOLOID, -1, InvalidOid), cxt);
 		return;
+	}
+	switch (kalam_array_form(cxt->scope, expr))
+	{
+		case KALAM_ARRAY_IN:
+			deparse_in(linitial(expr->args), list_make1(values), expr->useOr, cxt);
+			return;
+		case KALAM_ARRAY_EACH:
+			deparse_each(expr, cxt);
+			return;
+		case KALAM_ARRAY_ELEMENTS:
+			break;
 	}
 	elements = array_elements(values);
 	if (elements == NIL)
@@ -301,8 +330,14 @@ deparse_filter(Expr *filter, KalamDeparse *cxt)
 static void
 deparse_aggregate(Aggref *agg, KalamDeparse *cxt)
 {
+	List	   *known = cxt->known;
+	List	   *known_texts = cxt->known_texts;
 	ListCell   *lc;
 	const char *separator = agg->aggdistinct ? "DISTINCT " : "";
+
+	/* what DISTINCT is of, ORDER BY must be seen to name */
+	cxt->known = list_copy(known);
+	cxt->known_texts = list_copy(known_texts);
 
 	appendStringInfo(cxt->buf, "%s(", kalam_capability(cxt->scope->conn, 'a', agg->aggfnoid)->remote);
 	if (agg->aggstar)
@@ -314,10 +349,15 @@ deparse_aggregate(Aggref *agg, KalamDeparse *cxt)
 		if (entry->resjunk)
 			continue;			/* only sorted by */
 		appendStringInfoString(cxt->buf, separator);
-		kalam_deparse((Node *) entry->expr, cxt);
+		if (agg->aggdistinct)
+			kalam_deparse_known((Node *) entry->expr, cxt);
+		else
+			kalam_deparse((Node *) entry->expr, cxt);
 		separator = ", ";
 	}
 	deparse_sort_clauses(" ORDER BY ", agg->aggorder, agg->args, cxt);
+	cxt->known = known;
+	cxt->known_texts = known_texts;
 	appendStringInfoChar(cxt->buf, ')');
 	deparse_filter(agg->aggfilter, cxt);
 }

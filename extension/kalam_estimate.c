@@ -40,6 +40,20 @@ strip_relabel(Node *node)
 	return node;
 }
 
+static bool
+is_equality(Oid operator)
+{
+	char	   *name = get_opname(operator);
+
+	return name && strcmp(name, "=") == 0;
+}
+
+static bool
+is_column_of(RelOptInfo *rel, Node *node)
+{
+	return IsA(node, Var) && bms_is_member(((Var *) node)->varno, rel->relids);
+}
+
 /* The column that a clause sets equal to something known; 0 if it is no such clause. */
 static AttrNumber
 equal_column(RelOptInfo *rel, Expr *clause)
@@ -47,34 +61,50 @@ equal_column(RelOptInfo *rel, Expr *clause)
 	OpExpr	   *op = (OpExpr *) clause;
 	Node	   *left;
 	Node	   *right;
-	char	   *name;
 
-	if (!IsA(clause, OpExpr) || list_length(op->args) != 2)
+	if (!IsA(clause, OpExpr) || list_length(op->args) != 2 || !is_equality(op->opno))
 		return InvalidAttrNumber;
 	left = strip_relabel(linitial(op->args));
 	right = strip_relabel(lsecond(op->args));
-	if (kalam_is_parameter(rel->relids, (Expr *) left))
-	{
-		Node	   *swap = left;
-
-		left = right;
-		right = swap;
-	}
-	if (!IsA(left, Var) || !bms_is_member(((Var *) left)->varno, rel->relids) ||
-		!kalam_is_parameter(rel->relids, (Expr *) right))
-		return InvalidAttrNumber;
-	name = get_opname(op->opno);
-	return name && strcmp(name, "=") == 0 ? ((Var *) left)->varattno : InvalidAttrNumber;
+	if (is_column_of(rel, left) && kalam_is_parameter(rel->relids, (Expr *) right))
+		return ((Var *) left)->varattno;
+	if (is_column_of(rel, right) && kalam_is_parameter(rel->relids, (Expr *) left))
+		return ((Var *) right)->varattno;
+	return InvalidAttrNumber;
 }
 
-/* How many leading columns of the key do these RestrictInfos give? */
+/* How many known values a clause allows this column to have; 0 if it is no such clause. */
+static double
+listed_values(PlannerInfo *root, RelOptInfo *rel, Expr *clause, AttrNumber column)
+{
+	ScalarArrayOpExpr *op = (ScalarArrayOpExpr *) clause;
+	Node	   *left;
+
+	if (!IsA(clause, ScalarArrayOpExpr) || !op->useOr || !is_equality(op->opno))
+		return 0;
+	left = strip_relabel(linitial(op->args));
+	if (!is_column_of(rel, left) || ((Var *) left)->varattno != column ||
+		!kalam_is_parameter(rel->relids, (Expr *) lsecond(op->args)))
+		return 0;
+#if PG_VERSION_NUM >= 170000
+	return Max(estimate_array_length(root, lsecond(op->args)), 1);
+#else
+	return Max(estimate_array_length(lsecond(op->args)), 1);
+#endif
+}
+
+/*
+ * How many leading columns of the key do these RestrictInfos give?  The last
+ * one's value may be one of several.
+ */
 static int
-key_columns_given(RelOptInfo *rel, KalamRelInfo *info, List *conds)
+key_columns_given(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, List *conds, double *values)
 {
 	List	   *given = NIL;
 	int			n = 0;
 	ListCell   *lc;
 
+	*values = 1;
 	foreach(lc, conds)
 		given = lappend_int(given, equal_column(rel, lfirst_node(RestrictInfo, lc)->clause));
 	foreach(lc, info->keys)
@@ -84,7 +114,26 @@ key_columns_given(RelOptInfo *rel, KalamRelInfo *info, List *conds)
 		n++;
 	}
 	list_free(given);
+	if (n != list_length(info->keys) - 1)
+		return n;
+	foreach(lc, conds)
+	{
+		*values = listed_values(root, rel, lfirst_node(RestrictInfo, lc)->clause, llast_int(info->keys));
+		if (*values > 0)
+			return n + 1;
+	}
 	return n;
+}
+
+/* How many rows at most, if the whole key is given; else 0. */
+static double
+rows_by_key(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, List *conds)
+{
+	double		values;
+
+	if (info->keys == NIL || key_columns_given(root, rel, info, conds, &values) < list_length(info->keys))
+		return 0;
+	return values;
 }
 
 /* ---------- rows ---------- */
@@ -149,7 +198,7 @@ known_parameters(PlannerInfo *root, KalamConn *conn, List *exprs, KalamRequest *
 
 		if (!IsA(expr, Const))
 			return false;
-		kalam_converter(&converter, conn, exprType(expr), exprTypmod(expr));
+		kalam_parameter_converter(&converter, conn, exprType(expr), exprTypmod(expr));
 		types[i] = converter.wire_oid;
 		if (!((Const *) expr)->constisnull)
 			values[i] = kalam_to_param(&converter, ((Const *) expr)->constvalue, &lengths[i], &formats[i]);
@@ -194,18 +243,17 @@ remote_rows(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 void
 kalam_estimate_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 {
-	bool		by_key = info->keys != NIL &&
-		key_columns_given(rel, info, info->remote_conds) == list_length(info->keys);
+	double		by_key = rows_by_key(root, rel, info, info->remote_conds);
 
 	rel->fdw_private = info;	/* for what is asked about its columns */
-	if (!by_key && (never_analyzed(rel) || rel->tuples < FEW_TUPLES || info->table->type != KALAM_SHARED))
+	if (by_key == 0 && (never_analyzed(rel) || rel->tuples < FEW_TUPLES || info->table->type != KALAM_SHARED))
 		ask_size(rel, info);
 	else if (never_analyzed(rel))
 		guess_size(rel);
 	set_baserel_size_estimates(root, rel);
-	info->remote_rows = by_key || !info->table->remote_estimate ? -1 : remote_rows(root, rel, info);
-	if (by_key)
-		rel->rows = 1;
+	info->remote_rows = by_key > 0 || !info->table->remote_estimate ? -1 : remote_rows(root, rel, info);
+	if (by_key > 0)
+		rel->rows = by_key == 1 ? 1 : clamp_row_est(Min(by_key, rel->rows));
 	else if (info->remote_rows >= 0)
 	{
 		rel->tuples = Max(rel->tuples, info->remote_rows);
@@ -273,11 +321,12 @@ kalam_estimate_scan(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, List
 {
 	double		selected = conds == info->remote_conds && info->remote_rows >= 0 ? clamp_row_est(info->remote_rows) :
 		clamp_row_est(rel->tuples * clauselist_selectivity(root, conds, rel->relid, JOIN_INNER, NULL));
-	int			given = key_columns_given(rel, info, conds);
-	bool		one_row = info->keys != NIL && given == list_length(info->keys);
-	double		fetched = one_row ? 1 : selected;
+	double		by_key = rows_by_key(root, rel, info, conds);
+	double		values;
+	int			given = key_columns_given(root, rel, info, conds, &values);
+	double		fetched = by_key == 0 ? selected : by_key == 1 ? 1 : Min(by_key, clamp_row_est(rel->tuples));
 
 	/* reading there what is not sent here: columns at a time, so cheaper than rows in PostgreSQL */
 	kalam_estimate_rows(info, rel->reltarget, fetched, cpu_operator_cost * (given > 0 ? fetched : rel->tuples), estimate);
-	estimate->one_row = one_row;
+	estimate->by_key = by_key > 0;
 }

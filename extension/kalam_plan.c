@@ -208,8 +208,8 @@ add_parameterized_path(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, R
 	KalamEstimate estimate;
 
 	kalam_estimate_scan(root, rel, info, list_concat(conds, info->remote_conds), &estimate);
-	if (estimate.one_row)
-		param->ppi_rows = 1;	/* no statistics would tell */
+	if (estimate.by_key)
+		param->ppi_rows = estimate.fetched; /* no statistics would tell */
 	add_scan_path(root, rel, &estimate, param->ppi_rows, outer, NIL, NIL);
 }
 

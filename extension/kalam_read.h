@@ -39,6 +39,15 @@ extern bool kalam_is_shippable(const KalamScope *scope, Expr *expr);
 extern bool kalam_is_parameter(Relids relids, Expr *expr);
 /* "=", where it is IN, or NOT IN; otherwise invalid */
 extern Oid	kalam_in_equality(ScalarArrayOpExpr *expr);
+/* how ANY and ALL travel */
+typedef enum KalamArrayForm
+{
+	KALAM_ARRAY_ELEMENTS,		/* a comparison, or a value of IN, for each element */
+	KALAM_ARRAY_IN,				/* IN, and the array as one parameter */
+	KALAM_ARRAY_EACH,			/* kalam_any or kalam_all of it */
+} KalamArrayForm;
+
+extern KalamArrayForm kalam_array_form(const KalamScope *scope, ScalarArrayOpExpr *expr);
 /* may rows be sorted by "<", or told apart by "=", of this collation? */
 extern bool kalam_operator_allowed(KalamConn *conn, Oid operator, Oid collation);
 /* may rows be sorted by this clause, whose expression has this collation? */
@@ -116,7 +125,7 @@ typedef struct KalamExists
 typedef struct KalamEstimate
 {
 	double		fetched;		/* rows that travel */
-	bool		one_row;		/* the whole key is given */
+	bool		by_key;			/* the whole key is given, maybe with several values */
 	Cost		work;
 	Cost		startup_cost;
 	Cost		total_cost;

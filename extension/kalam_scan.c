@@ -198,7 +198,7 @@ prepare_parameters(KalamScan *scan, List *exprs)
 	{
 		Node	   *expr = list_nth(exprs, i);
 
-		kalam_converter(&scan->converters[i], scan->conn, exprType(expr), exprTypmod(expr));
+		kalam_parameter_converter(&scan->converters[i], scan->conn, exprType(expr), exprTypmod(expr));
 		scan->types[i] = scan->converters[i].wire_oid;
 	}
 }

@@ -36,6 +36,7 @@
 #include "kalam_read.h"
 
 #define MAX_IN_VALUES 2000
+#define MAX_SINGLE_VALUES 16		/* of IN; longer constant lists are one parameter, so that the text is the same */
 #define MAX_PARAMETERS 10000		/* of one condition; the protocol has room for 65535 in a statement */
 
 typedef struct ShipContext
@@ -180,6 +181,8 @@ names_column(Node *node, void *arg)
 	{
 		case T_Var:
 			return ((Var *) node)->varlevelsup == 0 && bms_is_member(((Var *) node)->varno, relids);
+		case T_ArrayCoerceExpr: /* its CaseTestExpr is its own element */
+			return names_column((Node *) ((ArrayCoerceExpr *) node)->arg, arg);
 		case T_PlaceHolderVar:	/* wherever it is computed */
 		case T_CaseTestExpr:	/* stands for something around it */
 		case T_Aggref:			/* of rows, even without an argument */
@@ -240,13 +243,19 @@ cannot_fail(Node *node)
 }
 
 static bool
-ship_parameter(Node *node, ShipContext *cxt)
+ship_value(Node *node, Oid type, ShipContext *cxt)
 {
-	if (kalam_capability(cxt->scope->conn, 't', getBaseType(exprType(node))) == NULL)
+	if (kalam_capability(cxt->scope->conn, 't', getBaseType(type)) == NULL)
 		return false;
 	if (cxt->conditional && !cannot_fail(node))
 		return false;
 	return ++*cxt->nparams <= MAX_PARAMETERS && !is_unsteady(node, NULL) && !contain_volatile_functions(node);
+}
+
+static bool
+ship_parameter(Node *node, ShipContext *cxt)
+{
+	return ship_value(node, exprType(node), cxt);
 }
 
 /* ---------- kinds of nodes ---------- */
@@ -349,6 +358,36 @@ array_operator(ScalarArrayOpExpr *expr, ShipContext *cxt)
 	return cap_allowed(kalam_capability(cxt->scope->conn, 'o', operator), expr->inputcollid, cxt);
 }
 
+static int
+constant_length(Const *array)
+{
+	ArrayType  *a;
+
+	if (array->constisnull)
+		return 0;
+	a = DatumGetArrayTypeP(array->constvalue);
+	return ArrayGetNItems(ARR_NDIM(a), ARR_DIMS(a));
+}
+
+/*
+ * Of an array that has a value here: as one parameter for IN or for the general
+ * form, or as a parameter for each element.
+ */
+KalamArrayForm
+kalam_array_form(const KalamScope *scope, ScalarArrayOpExpr *expr)
+{
+	Node	   *values = lsecond(expr->args);
+	Oid			equality = kalam_in_equality(expr);
+	const KalamCap *cap = OidIsValid(equality) ? kalam_capability(scope->conn, 'o', equality) : NULL;
+	bool		in = cap != NULL && cap->plain;
+
+	if (IsA(values, ArrayExpr) || !kalam_is_parameter(scope->relids, (Expr *) values) ||
+		(IsA(values, Const) && constant_length((Const *) values) <= (in ? MAX_SINGLE_VALUES : MAX_IN_VALUES)))
+		return KALAM_ARRAY_ELEMENTS;
+	return in ? KALAM_ARRAY_IN : KALAM_ARRAY_EACH;
+}
+
+/* The array's elements, one by one. */
 static bool
 array_values(Node *values, ShipContext *cxt)
 {
@@ -365,13 +404,9 @@ array_values(Node *values, ShipContext *cxt)
 	}
 	else if (IsA(values, Const))
 	{
-		Const	   *array = (Const *) values;
-
-		n = array->constisnull ? 0 :
-			ArrayGetNItems(ARR_NDIM(DatumGetArrayTypeP(array->constvalue)),
-						   ARR_DIMS(DatumGetArrayTypeP(array->constvalue)));
+		n = constant_length((Const *) values);
 		*cxt->nparams += n;
-		if (*cxt->nparams > MAX_PARAMETERS || !type_allowed(get_element_type(array->consttype), cxt))
+		if (*cxt->nparams > MAX_PARAMETERS || !type_allowed(get_element_type(((Const *) values)->consttype), cxt))
 			return false;
 	}
 	else
@@ -382,8 +417,13 @@ array_values(Node *values, ShipContext *cxt)
 static bool
 ship_array_op(ScalarArrayOpExpr *expr, ShipContext *cxt)
 {
-	return array_operator(expr, cxt) && array_values(lsecond(expr->args), cxt) &&
-		ship_operand(linitial(expr->args), cxt);
+	Node	   *values = lsecond(expr->args);
+
+	if (!array_operator(expr, cxt) || !ship_operand(linitial(expr->args), cxt))
+		return false;
+	if (kalam_array_form(cxt->scope, expr) != KALAM_ARRAY_ELEMENTS)
+		return ship_value(values, get_element_type(getBaseType(exprType(values))), cxt);
+	return array_values(values, cxt);
 }
 
 /*

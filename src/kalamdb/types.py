@@ -549,6 +549,56 @@ def _make() -> list[PgType]:
     return table
 
 
+# ---------- arrays ----------
+_ARRAY_HEAD, _ARRAY_LENGTH = struct.Struct(">iiI"), struct.Struct(">i")
+
+
+def _array_binary_reader(element: PgType) -> BinaryReader:
+    """The elements in one row, whatever the dimensions."""
+
+    def read(data: bytes) -> Value:
+        bad = KalamError("22P03", f"incorrect binary data format for type {element.display}[]")
+        dimensions, _, oid = _ARRAY_HEAD.unpack_from(data)
+        if oid != element.oid or not 0 <= dimensions <= 6:
+            raise bad
+        count, place = min(dimensions, 1), _ARRAY_HEAD.size + 8 * dimensions
+        for dimension in range(dimensions):
+            count *= _ARRAY_LENGTH.unpack_from(data, _ARRAY_HEAD.size + 8 * dimension)[0]
+        if not 0 <= count <= len(data) // 4:
+            raise bad
+        values: list[Value] = []
+        for _ in range(count):
+            (length,) = _ARRAY_LENGTH.unpack_from(data, place)
+            place += 4
+            if length < -1 or place + length > len(data):
+                raise bad
+            values.append(None if length == -1 else element.read_binary(data[place : place + length]))
+            place += max(length, 0)
+        if place != len(data):
+            raise bad
+        return tuple(values)
+
+    return read
+
+
+def _array(element: PgType, oid: int) -> PgType:
+    """A parameter's type; no column is kept so. Its value is the tuple of its elements."""
+
+    def read(text: str) -> Value:
+        raise KalamError("0A000", "array parameters travel in binary only", hint="Use IN with its elements instead.")
+
+    return PgType(f"{element.name}[]", oid, -1, f"{element.display}[]", "utf8", read, str,
+                  _array_binary_reader(element), lambda _: b"", is_key=False)
+
+
+#: OIDs of the array types of basic types
+_ARRAY_OIDS = {
+    "bool": 1000, "bytea": 1001, "int2": 1005, "int4": 1007, "text": 1009, "varchar": 1015, "int8": 1016,
+    "float4": 1021, "float8": 1022, "timestamp": 1115, "date": 1182, "timestamptz": 1185, "numeric": 1231,
+    "uuid": 2951,
+}
+
+
 def _no_text(text: str) -> Value:
     raise KalamError("0A000", "record batches travel in binary only")
 
@@ -558,6 +608,8 @@ TYPES: tuple[PgType, ...] = tuple(_make())
 ARROW = PgType("kalam_arrow", ARROW_OID, -1, "kalam_arrow", "binary", _no_text, str, bytes, bytes, False)
 _BY_NAME = {type_.name: type_ for type_ in TYPES}
 _BY_OID = {type_.oid: type_ for type_ in (*TYPES, ARROW)}
+ARRAYS: dict[str, PgType] = {f"{name}[]": _array(_BY_NAME[name], oid) for name, oid in _ARRAY_OIDS.items()}
+_BY_OID.update({type_.oid: type_ for type_ in ARRAYS.values()})
 TEXT = _BY_NAME["text"]
 #: announced by clients for what is text here: name, unknown, bpchar
 _BY_OID.update({19: TEXT, 705: TEXT, 1042: TEXT})
@@ -573,6 +625,11 @@ _DECLARED = re.compile(r"\s*([a-z_][a-z0-9_ ]*?)\s*(?:\(\s*([\d\s,+-]+?)\s*\))?\
 def by_name(name: str) -> PgType:
     """By catalog name (``int8``); KeyError where there is none."""
     return _BY_NAME[name]
+
+
+def element_of(type_: PgType | None) -> PgType | None:
+    """Of an array; None if it is none."""
+    return None if type_ is None or type_.name not in ARRAYS else _BY_NAME[type_.name[:-2]]
 
 
 def by_oid(oid: int) -> PgType | None:

@@ -173,6 +173,62 @@ def test_prepared_statements(pair: Pair) -> None:
     agree(pair, "EXECUTE one(NULL)")
 
 
+#: condition with an array for $1, its type, and arrays
+ARRAYS = [
+    ("id = ANY ($1)", "bigint[]", ("{1,2,NULL,700}", "{{1,2},{3,1001}}", "{}")),
+    ("id = ANY ($1)", "int[]", ("{1,600,-5}",)),
+    ("id <> ALL ($1) AND id < 9", "bigint[]", ("{1,2,700}", "{1,NULL}", "{}")),
+    ("n = ANY ($1)", "smallint[]", ("{1,2,NULL}", "{}")),
+    ("n + 1 = ANY ($1) OR id = 7", "bigint[]", ("{1,2,NULL}", "{}", "{NULL}")),
+    ("NOT n = ANY ($1)", "int[]", ("{1,2}", "{1,NULL}", "{}")),
+    ("n < ANY ($1)", "int[]", ("{1,2,NULL}", "{}", "{5}")), ("n > ALL ($1)", "int[]", ("{1,2}", "{1,NULL}", "{}")),
+    ("n <> ANY ($1)", "int[]", ("{1,2}", "{1}", "{}")), ("n = ALL ($1)", "int[]", ("{1,1}", "{1,2}", "{}")),
+    ("t = ANY ($1)", "text[]", ('{"text 5","","ä","text 6",NULL}', "{}")),
+    ("v = ANY ($1)", "varchar[]", ("{v1,ä,vv}",)),
+    ("v <> ALL ($1)", "text[]", ("{v1,ä}", "{v2,NULL}")), ("t LIKE ANY ($1)", "text[]", ("{%5,%66%}", "{NULL}", "{}")),
+    ("t NOT LIKE ALL ($1)", "text[]", ("{%5,%6%}", "{NULL,%}", "{}")),
+    ("f = ANY ($1)", "float8[]", ("{NaN,-0,1.25,Infinity}", "{NULL}")),
+    ("d = ANY ($1)", "numeric[]", ("{NaN,1.50,0.0,1e30}", "{}")), ("d + 1 = ANY ($1)", "numeric[]", ("{NaN,2.50,1}",)),
+    ("d < ALL ($1)", "numeric[]", ("{NaN,2.5}", "{}")), ("b = ANY ($1)", "bool[]", ("{t,NULL}", "{f}")),
+    ("ts = ANY ($1)", "timestamptz[]", ("{infinity,2024-01-01 05:00+00,294276-12-31}", "{}")),
+    ("ts > ANY ($1) AND id < 20", "timestamptz[]", ("{infinity,2024-01-01 05:00+00}",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["generic", "custom"])
+def test_array_parameters(pair: Pair, mode: str) -> None:
+    pair.setup(f"SET plan_cache_mode = force_{mode}_plan")
+    queries, remote = [], []
+    for number, (condition, type_, arrays) in enumerate(ARRAYS):
+        pair.setup(f"PREPARE a{number} ({type_}) AS SELECT id FROM a WHERE {condition}")
+        queries += [f"EXECUTE a{number}('{array}')" for array in arrays] + [f"EXECUTE a{number}(NULL)"]
+        plan = pair.kalam.conn.execute(f"EXPLAIN (COSTS OFF) EXECUTE a{number}('{arrays[0]}')").fetchall()
+        remote += [(condition, plan) for (line,) in plan if "Filter" in line]
+    agree(pair, *queries)
+    assert not remote
+
+
+def test_arrays_of_a_nested_loop(pair: Pair) -> None:
+    """The array is another table's, or it is as long as no list of parameters could be."""
+    lists = "(VALUES (1, '{1,2}'::int[]), (2, '{}'), (3, NULL), (4, '{NULL,7}')) l (n, ids)"
+    long = "(SELECT array_agg(g) FROM generate_series(3, 70000) g)"
+    texts = "(SELECT array_agg('text ' || g) FROM generate_series(3, 40000) g)"
+    agree(
+        pair,
+        f"SELECT l.n, a.t FROM {lists} JOIN a ON a.id = ANY (l.ids)",
+        f"SELECT l.n, a.t FROM {lists} LEFT JOIN a ON a.id = ANY (l.ids) AND a.n <> ALL (l.ids)",
+        f"SELECT l.n, (SELECT count(*) FROM a WHERE a.n = ANY (l.ids)) FROM {lists}",
+        f"SELECT count(*), sum(id) FROM a WHERE id = ANY ({long}::int[])",
+        f"SELECT count(*), sum(id) FROM a WHERE n = ANY ({long}::int[]) OR n + 1 <> ALL ({long}::int[])",
+        f"SELECT count(*), sum(id) FROM a WHERE t = ANY ({texts}::text[]) OR id > ALL ({long}::int[])",
+        f"SELECT id FROM a WHERE id = ANY ({long}::int[]) AND id < 9 FOR UPDATE",
+        "SELECT id FROM a WHERE n = ANY (ARRAY(SELECT id FROM c WHERE sub < 5))",
+        f"SELECT id FROM a WHERE id IN ({','.join(map(str, range(3, 40)))}, NULL)",
+        f"SELECT id FROM a WHERE n NOT IN ({','.join(map(str, range(3, 40)))})",
+        f"UPDATE a SET n = 5 WHERE id = ANY ({long}::int[]) RETURNING id, n",
+    )
+
+
 @pytest.mark.parametrize("param", [5, None, 10**15])
 def test_bound_parameters(pair: Pair, param: int | None) -> None:
     for condition, value in (("id = %s", param), ("n = ANY (%s)", [param, 1])):

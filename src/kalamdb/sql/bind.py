@@ -91,6 +91,15 @@ class Params:
         if self.type(index) is None:
             self.types[index] = type_
 
+    def elements(self, node: exp.In) -> list[PgType]:
+        """Of the array parameters that are all its values; none where the values are written one by one."""
+        found = [types.element_of(self.type(parameter_index(part))) if isinstance(part, exp.Parameter) else None
+                 for part in node.expressions]
+        known = [each for each in found if each is not None]
+        if known and len(known) < len(found):
+            raise KalamError("0A000", "IN takes either arrays or values", position=place_of(node))
+        return known
+
     def final(self) -> tuple[PgType, ...]:
         """What was never inferred is text, as in PostgreSQL."""
         return tuple(type_ or types.TEXT for type_ in self.types)
@@ -338,9 +347,24 @@ class Binder:
             return Value(operand.index, operand.text if operand.text is not None else operand.constant)
         return self.condition(inner)
 
+    def _in_arrays(self, node: exp.In, elements: Sequence[PgType]) -> Condition:
+        """IN array parameters, whose elements count one by one."""
+        item = self.operand(node.this)
+        if item.field is None or item.type is None or item.family is None:
+            raise NotSimple
+        values = []
+        for part, element in zip(node.expressions, elements, strict=True):
+            operand = Operand(element, index=parameter_index(part))
+            check_comparable("=", item, operand)
+            values.append(self.value(operand, item.type))
+        return InList(item.field, tuple(values), item.family, arrays=True)
+
     def _in(self, node: exp.In) -> Condition:
         if node.args.get("query") is not None or node.args.get("unnest") is not None or not node.expressions:
             raise NotSimple
+        elements = self.params.elements(node)
+        if elements:
+            return self._in_arrays(node, elements)
         item = self.operand(node.this)
         operands = [self.operand(part) for part in node.expressions]
         if item.field is None or any(operand.field is not None for operand in operands):

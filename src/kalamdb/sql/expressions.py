@@ -161,6 +161,7 @@ class Expressions:
     def __init__(self, params: Params, names: Names) -> None:
         self.params = params
         self.names = names
+        self._each: dict[int, Typed] = {}  # what array parameters stand for inside kalam_any and kalam_all
 
     # ---------- entry points ----------
     def value(self, node: exp.Expr, frame: Frame) -> Typed:
@@ -234,6 +235,8 @@ class Expressions:
     def _parameter(self, node: exp.Expr, frame: Frame) -> Typed:
         index = parameter_index(node)
         announced = self.params.type(index)
+        if index in self._each:
+            return self._each[index]
         typed = Typed("", UNKNOWN, param=index)
         return typed if announced is None else settle(typed, kind(announced.name), self.params)
 
@@ -383,10 +386,47 @@ class Expressions:
         if node.args.get("unnest") is not None or node.args.get("field") is not None:
             raise not_supported("this form of IN", node)
         left = node.this.unnest()
+        assert isinstance(node, exp.In)
+        elements = self.params.elements(node)
+        if elements:
+            return self._in_arrays(self.known(left, frame), node, elements)
         if isinstance(left, exp.Tuple):
             parts = [self._rows("=", left, part.unnest(), frame).sql for part in node.expressions]
             return Typed("(" + " OR ".join(parts) + ")", BOOL)
         return self._any_of("=", self.value(left, frame), [self.value(part, frame) for part in node.expressions], node)
+
+    def _in_arrays(self, item: Typed, node: exp.In, elements: Sequence[types.PgType]) -> Typed:
+        """IN array parameters: an empty one has no value, a NULL one has NULL."""
+        parts = []
+        for part, element in zip(node.expressions, elements, strict=True):
+            index = parameter_index(part)
+            self._alike("=", item, null(kind(element.name)), node)
+            form, sql = "a", item.sql
+            if item.kind.name == "numeric":
+                form, sql = "k", f"kalam_n_key({numeric_text(item).sql})"
+            elif item.kind.name in RAW and item.exact is not None:
+                form, sql = "r", item.exact
+            if item.kind.name != element.name and not {item.kind.name, element.name} <= INTEGERS | STRINGS:
+                raise not_supported(f"IN an array of {element.display}", node)
+            parts.append(f"(CASE WHEN \0e{index}\0 THEN FALSE ELSE {sql} IN (\0{form}{index}\0) END)")
+        return Typed(f"({' OR '.join(parts)})", BOOL)
+
+    def _each_element(self, node: exp.Expr, frame: Frame) -> Typed:
+        """kalam_any($1, condition), kalam_all: the condition with each element of the array for $1."""
+        assert isinstance(node, exp.Anonymous)
+        array = node.expressions[0] if len(node.expressions) == 2 else None
+        index = parameter_index(array) if isinstance(array, exp.Parameter) else -1
+        element = types.element_of(self.params.type(index)) if index >= 0 else None
+        if element is None:
+            raise not_supported(f"{function_name(node)} of this", node)
+        before = self._each.get(index)
+        self._each[index] = Typed(f"\0v{index}\0", NUMERIC if element.name == "numeric" else kind(element.name), True)
+        sql = self.condition(node.expressions[1], frame, "ANY")
+        del self._each[index]
+        if before is not None or "\0o" in sql:
+            raise not_supported("ANY and ALL inside each other", node)
+        begin = "o" if function_name(node) == "kalam_any" else "w"
+        return Typed(f"(\0{begin}{index}\0{sql}\0x{index}\0)", BOOL)
 
     def _any_of(self, sign: str, item: Typed, values: list[Typed], node: exp.Expr, word: str = " OR ") -> Typed:
         known = [each for each in values if not each.unknown]
@@ -599,6 +639,8 @@ class Expressions:
         window = "" if over is None else f" OVER ({self._over(over, frame)})"
 
         distinct, order = suffix
+        if name not in ("array_agg", "string_agg"):
+            order = ""  # changes nothing, and beside DISTINCT the query engine takes it only of what it adds up
 
         def wrap(call: str) -> str:
             head, _, rest = call.partition("(")
@@ -1129,5 +1171,6 @@ _SPECIAL: dict[str, Callable[[Expressions, exp.Expr, Frame], Typed]] = {
     "date_part": Expressions._date_part, "date_trunc": Expressions._date_trunc, "pg_typeof": Expressions._typeof,
     "gen_random_uuid": Expressions._uuid, "generate_series": Expressions._series, "unnest": Expressions._series,
     "row": Expressions._row, "array": Expressions._array_query, "cardinality": Expressions._cardinality,
-    "array_length": Expressions._cardinality,
+    "array_length": Expressions._cardinality, "kalam_any": Expressions._each_element,
+    "kalam_all": Expressions._each_element,
 }

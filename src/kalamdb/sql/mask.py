@@ -188,11 +188,10 @@ def _in_list(node: InList) -> _Made:
     if node.family not in _TYPES or node.family == "float" or not isinstance(node.item, Field):
         raise _NoMask
     column, wanted, family = _column(node.item, node.family), _TYPES[node.family], node.family
-    values = node.values
 
     def member(batch: pa.RecordBatch, params: Params) -> Any:
         array = column(batch, params)
-        listed = [value.get(params) for value in values]
+        listed = node.listed(params)
         known = [bool(each) if family == "bool" else each for each in listed if each is not None]
         found = pc.is_in(array, pa.array(known, wanted))
         unknown = pc.is_null(array)

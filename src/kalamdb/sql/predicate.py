@@ -8,11 +8,15 @@ of a ``Compare`` have been brought to one family of types when it is made; what 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from math import isnan
 from typing import Any
+
+import apsw
 
 from kalamdb.order import NUMERIC_FUNCTION, float_operand, numeric_bytes
 
@@ -25,6 +29,8 @@ FAMILIES: dict[str, str] = {
     "timestamp": "timestamp", "timestamptz": "timestamptz",
 }
 SEQ, USERID = -1, -2
+#: of IN, that are bound one by one
+FEW_VALUES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,14 @@ class Value:
         value = self.constant if self.index is None else params[self.index]
         return value if self.convert is None or value is None else self.convert(value)
 
+    def elements(self, params: Params) -> Sequence[Any]:
+        """Of an array parameter."""
+        assert self.index is not None
+        values = params[self.index]
+        if values is None:
+            return (None,)
+        return values if self.convert is None else [None if each is None else self.convert(each) for each in values]
+
 
 Operand = Field | Value
 
@@ -61,9 +75,37 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class InList:
+    """IN: values one by one, or the elements of array parameters."""
+
     item: Operand
     values: tuple[Value, ...]
     family: str
+    arrays: bool = False
+    _last: list[tuple[Params, Members]] = field(default_factory=list, compare=False, repr=False)
+
+    def listed(self, params: Params) -> list[Any]:
+        """What is looked for; NULL for an array that is NULL itself."""
+        if not self.arrays:
+            return [value.get(params) for value in self.values]
+        return [each for value in self.values for each in value.elements(params)]
+
+    def members(self, params: Params) -> Members:
+        """The same made ready, once for all rows of an execution."""
+        last = self._last[0] if self._last else None
+        if last is None or last[0] is not params:
+            last = params, Members(self.listed(params), self.family)
+            self._last[:] = [last]
+        return last[1]
+
+
+class Members:
+    """The elements of one IN, to be looked up by value."""
+
+    def __init__(self, listed: Sequence[Any], family: str) -> None:
+        key = _KEYS.get(family)
+        known = [each for each in listed if each is not None]
+        self.has_null = len(known) < len(listed)
+        self.keys = set(known if key is None else map(key, known))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +194,13 @@ def _compare(op: str, left: Any, right: Any, family: str) -> bool | None:
 
 
 def _in_list(node: InList, row: Sequence[Any], params: Params) -> bool | None:
-    item = _operand(node.item, row, params)
-    answers = [_compare("=", item, value.get(params), node.family) for value in node.values]
-    if True in answers:
+    members, item = node.members(params), _operand(node.item, row, params)
+    if item is None:
+        return None if members.keys or members.has_null else False
+    key = _KEYS.get(node.family)
+    if (item if key is None else key(item)) in members.keys:
         return True
-    return None if None in answers else False
+    return None if members.has_null else False
 
 
 def _junction(node: Junction, row: Sequence[Any], params: Params) -> bool | None:
@@ -206,19 +250,31 @@ class _Compiler:
     """Collects the values in the order of their question marks."""
 
     def __init__(self) -> None:
-        self.values: list[tuple[Value, str]] = []
+        self.values: list[Callable[[Params], Any]] = []
 
     def operand(self, item: Operand, family: str) -> str:
         if isinstance(item, Value):
-            self.values.append((item, family))
+            encode = SQLITE_VALUES.get(family)
+            self.values.append(item.get if encode is None else partial(_encoded, item, encode))
             return "?"
         return SQLITE_OPERANDS[family].format(item.sql) if family in SQLITE_OPERANDS else item.sql
+
+    def many(self, node: InList) -> str:
+        """Any number of values, which are bound as arrays: of what is stored as bytes, and of the rest."""
+        found = []
+        for part in (_plain_values, _byte_values, _null_flag):
+            left = self.operand(node.item, node.family) if part is not _null_flag else ""
+            self.values.append(partial(part, node))
+            found.append(f"{left} IN carray(?)" if left else "?")
+        return f"({' OR '.join(found)})"
 
     def sql(self, node: Condition) -> str:
         match node:
             case Compare():
                 left = self.operand(node.left, node.family)
                 return f"({left} {node.op} {self.operand(node.right, node.family)})"
+            case InList() if node.arrays or len(node.values) > FEW_VALUES:
+                return self.many(node)
             case InList():
                 left = self.operand(node.item, node.family)
                 return f"({left} IN ({', '.join(self.operand(value, node.family) for value in node.values)}))"
@@ -242,20 +298,44 @@ SQLITE_OPERANDS: dict[str, str] = {"numeric": NUMERIC_FUNCTION + "({})"}
 SQLITE_VALUES: dict[str, Callable[[Any], Any]] = {"numeric": numeric_bytes, "float": float_operand}
 
 
+def _encoded(value: Value, encode: Callable[[Any], Any], params: Params) -> Any:
+    found = value.get(params)
+    return None if found is None else encode(found)
+
+
+def _stored(node: InList, params: Params) -> list[Any]:
+    encode = SQLITE_VALUES.get(node.family)
+    known = [each for each in node.listed(params) if each is not None]
+    return known if encode is None else list(map(encode, known))
+
+
+def _plain_values(node: InList, params: Params) -> Any:
+    values = [each for each in _stored(node, params) if not isinstance(each, bytes)]
+    if not values:
+        return None  # for SQLite an array without elements
+    if isinstance(values[0], str):
+        return apsw.carray(tuple(values))
+    return apsw.carray(array("d" if node.family == "float" else "q", values))
+
+
+def _byte_values(node: InList, params: Params) -> Any:
+    values = tuple(each for each in _stored(node, params) if isinstance(each, bytes))
+    return apsw.carray(values) if values else None
+
+
+def _null_flag(node: InList, params: Params) -> Any:
+    return None if None in node.listed(params) else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """SQLite text and the values of its question marks."""
+    """SQLite text and what makes the values of its question marks."""
 
     sql: str
-    values: tuple[tuple[Value, str], ...]
+    values: tuple[Callable[[Params], Any], ...]
 
     def bind(self, params: Params) -> tuple[Any, ...]:
-        bound = []
-        for value, family in self.values:
-            found = value.get(params)
-            encode = SQLITE_VALUES.get(family)
-            bound.append(found if encode is None or found is None else encode(found))
-        return tuple(bound)
+        return tuple([value(params) for value in self.values])
 
 
 def compile_condition(node: Condition) -> Compiled:
@@ -275,7 +355,7 @@ class KeyRange:
     prefix: tuple[Value, ...] = ()
     low: tuple[Value, bool] | None = None
     high: tuple[Value, bool] | None = None
-    points: tuple[Value, ...] = ()  # the last key column IN (…), the others in prefix
+    points: InList | None = None  # the last key column IN (…), the others in prefix
     rest: Condition | None = None
 
 
@@ -328,7 +408,7 @@ def _range_after(prefix: tuple[Value, ...], key: Sequence[int], rest: list[Condi
         for item in rest:
             if isinstance(item, InList) and isinstance(item.item, Field) and item.item.position == position:
                 rest.remove(item)
-                return KeyRange(prefix, points=item.values, rest=conjunction(rest))
+                return KeyRange(prefix, points=item, rest=conjunction(rest))
     low: tuple[Value, bool] | None = None
     high: tuple[Value, bool] | None = None
     left: list[Condition] = []

@@ -20,6 +20,7 @@ from sqlglot import exp
 from kalamdb import types
 from kalamdb.api import Column, Result, Row
 from kalamdb.errors import KalamError
+from kalamdb.order import numeric_bytes
 from kalamdb.sql import access, coerce, native
 from kalamdb.sql.bind import Params
 from kalamdb.sql.cursors import BatchSource, Source, ThreadSource
@@ -38,6 +39,7 @@ from kalamdb.types import PgType
 
 SCAN_ROWS = 10_000
 _MARK = re.compile("\0([a-z]+)(\\d*)\0")
+_EACH = re.compile("\0([ow])(\\d+)\0(.*?)\0x\\2\0", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +243,31 @@ def _numbered(feed: Feed, rows: Sequence[Row]) -> pa.Table:
     return table.append_column(ROW_NUMBER, pa.array(range(len(rows)), pa.int64()))
 
 
+def _repeated(sql: str, kinds: Sequence[PgType | None], values: Sequence[Any]) -> str:
+    """With a copy of what kalam_any and kalam_all take for each element of the array."""
+
+    def repeat(found: re.Match[str]) -> str:
+        every, index, body = found.group(1) == "w", int(found.group(2)), found.group(3)
+        element = types.element_of(kinds[index])
+        assert element is not None
+        form = "n" if element.name == "numeric" else "p"
+        elements = (None,) if values[index] is None else values[index]
+        copies = [body.replace(f"\0v{index}\0", _parameter(form, element, each)) for each in elements]
+        return _balanced(copies, " AND " if every else " OR ") or ("TRUE" if every else "FALSE")
+
+    return _EACH.sub(repeat, sql) if "\0x" in sql else sql
+
+
+def _balanced(parts: list[str], word: str) -> str:
+    """A chain of any length, in parentheses so that it is nowhere deep."""
+    while len(parts) > 100:
+        parts = [f"({word.join(parts[at : at + 100])})" for at in range(0, len(parts), 100)]
+    return word.join(parts)
+
+
 def fill(sql: str, run: Run, kinds: Sequence[PgType]) -> str:
     """The statement with its parameters and the session's facts as literals."""
+    sql = _repeated(sql, kinds, run.params)
 
     def replace(found: re.Match[str]) -> str:
         what, number = found.groups()
@@ -253,8 +278,22 @@ def fill(sql: str, run: Run, kinds: Sequence[PgType]) -> str:
     return _MARK.sub(replace, sql)
 
 
+def _elements(form: str, element: PgType, values: Sequence[Any] | None) -> str:
+    """Of an array. Form e: has it none? k: numerics as their keys; r: as they are stored; a: as they are."""
+    if form == "e":
+        return "TRUE" if values is not None and not values else "FALSE"
+    if form == "k":
+        element, values = types.by_name("bytea"), [each and numeric_bytes(each) for each in values or (None,)]
+    elif form == "r":
+        element = types.by_name("bytea" if element.name == "uuid" else "int8")
+    return ", ".join(native.literal(element, each) for each in values or (None,))
+
+
 def _parameter(form: str, type_: PgType, value: Any) -> str:
-    """Form n: a numeric as its text."""
+    """Form n: a numeric as its text; for those of arrays see above."""
+    element = types.element_of(type_)
+    if element is not None:
+        return _elements(form, element, value)
     if form == "n":
         return "CAST(NULL AS VARCHAR)" if value is None else native.literal(types.TEXT, value)
     if type_.name in ("json", "jsonb"):
@@ -351,4 +390,4 @@ def _described(sql: str, kinds: Sequence[PgType | None]) -> str:
             return _parameter(what, kinds[int(number)] or types.TEXT, None)
         return facts.get(what, "CAST(NULL AS VARCHAR)")
 
-    return _MARK.sub(replace, sql)
+    return _MARK.sub(replace, _repeated(sql, kinds, [None] * len(kinds)))

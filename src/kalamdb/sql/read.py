@@ -87,15 +87,15 @@ class Filter:
     def keys(self, table: TableDef, params: Sequence[Any]) -> list[Key] | None:
         """The whole keys it asks for; None: not a set of whole keys."""
         found = self.range
-        if not table.key or len(found.prefix) + bool(found.points) != len(table.key):
+        if not table.key or len(found.prefix) + (found.points is not None) != len(table.key):
             return None
         prefix = tuple(value.get(params) for value in found.prefix)
         if None in prefix:
             return []
-        if not found.points:
+        if found.points is None:
             return [prefix]
         encode = part_encoder(table.columns[table.key[-1]].type.name)  # 1.0 and 1.00, NaN and NaN are one key
-        last = {encode(value): value for point in found.points if (value := point.get(params)) is not None}
+        last = {encode(value): value for value in found.points.listed(params) if value is not None}
         return [(*prefix, value) for value in last.values()]
 
 
