@@ -67,6 +67,7 @@ class Session:
         self.client = client
         self._link = link
         self._decoder = decoder
+        decoder.flights = True
         self._executor = executor
         self._block = Block(executor, client)
         self._statements: dict[str, Statement] = {}
@@ -151,8 +152,10 @@ class Session:
                 if message is None:
                     return
                 self._ready_sent = False
-                if not self._skipping or isinstance(message, wire.Sync | wire.Terminate):
+                if not self._skipping or type(message) in _NEVER_SKIPPED:
                     _HANDLERS[type(message)](self, message)
+                elif type(message) is wire.Flight:
+                    self._decoder.give_back(wire.SYNC_ONLY)
             except wire.WireError as error:
                 self._malformed(error)
             except KalamError as error:
@@ -547,6 +550,47 @@ class Session:
         self._skipping = False
         self._end_query(None)
 
+    def _on_flight(self, message: wire.Flight) -> None:
+        """A flight's five messages in one step, if its answer can be had and written at once."""
+        give_back = wire.SYNC_ONLY  # also after an error
+        try:
+            self._on_parse(message.parse)
+            statement = self._find_statement(message.bind.statement)
+            portal = bind(statement, message.bind)
+            self._close_portal("")
+            self._out.append(wire.BIND_COMPLETE)
+            if portal.context is None or statement.prepared is None:
+                self._portals[""] = portal
+                give_back = wire.DESCRIBE_ON
+                return
+            outcome = self._begin(portal)
+            if isinstance(outcome, Result) and outcome.stream is None and len(outcome.rows) <= CHUNK:
+                self._send_whole(portal, outcome)
+                give_back = 0
+                return
+            self._portals[""] = portal
+            give_back = wire.EXECUTE_ON
+            self._with_result(portal, outcome, self._describe_result)
+        finally:
+            self._decoder.give_back(give_back)
+
+    def _send_whole(self, portal: Portal, result: Result) -> None:
+        """Everything from Describe's answer on."""
+        if self.client.status != "I":  # else the portal ends with Sync
+            self._portals[""] = portal
+            portal.accept(result)
+            portal.done = True
+        formats = portal.result_formats
+        self._out.append(results.result_description(result, formats))
+        if result.notices:
+            self._out += [wire.notice_response(text) for text in result.notices]
+        if result.batches is not None:
+            self._out += results.arrow_rows(result)
+        elif result.columns is not None:
+            self._out.append(results.data_rows(result.columns, formats, result.rows))
+        self._complete(result, None)
+        self._end_query(None)
+
     # ---------- the rest ----------
 
     def _on_flush(self, _: wire.Flush) -> None:
@@ -569,7 +613,9 @@ class Session:
         raise KalamError("08P01", f"unexpected {type(message).__name__} message", severity="FATAL")
 
 
+_NEVER_SKIPPED: Final = frozenset({wire.Sync, wire.Terminate})
 _HANDLERS: Final[dict[type, Callable[[Session, Any], None]]] = {
+    wire.Flight: Session._on_flight,
     wire.Query: Session._on_query, wire.Parse: Session._on_parse, wire.Bind: Session._on_bind,
     wire.Describe: Session._on_describe, wire.Execute: Session._on_execute, wire.Close: Session._on_close,
     wire.Flush: Session._on_flush, wire.Sync: Session._on_sync, wire.Terminate: Session._on_terminate,

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from kalamdb.errors import KalamError
@@ -146,9 +147,19 @@ class FunctionCall:
     pass
 
 
+@dataclass(slots=True)
+class Flight:
+    """Parse and Bind of the unnamed portal, then Describe, Execute and Sync, that came in one piece: what libpq sends
+    for a statement with parameters. Whoever cannot handle it whole gives back what it has not (``Decoder.give_back``).
+    """
+
+    parse: Parse
+    bind: Bind
+
+
 #: Parse, Describe, Execute and Close are to be treated as immutable: equal messages may be one object.
 Message = (
-    Startup | SSLRequest | GSSENCRequest | CancelRequest | Password | Query | Parse | Bind | Describe | Execute | Close
+    Flight | Startup | SSLRequest | GSSENCRequest | CancelRequest | Password | Query | Parse | Bind | Describe | Execute | Close
     | Flush | Sync | Terminate | CopyInput | FunctionCall
 )
 
@@ -218,16 +229,18 @@ def _params(body: bytes, start: int) -> tuple[list[bytes | None], int]:
     (count,) = _U16.unpack_from(body, start)
     start += 2
     params: list[bytes | None] = []
+    length_at = _I32.unpack_from
     for _ in range(count):
-        (length,) = _I32.unpack_from(body, start)
+        (length,) = length_at(body, start)
         start += 4
         if length < 0:
             if length != -1:
                 raise _malformed("Bind")
             params.append(None)
             continue
-        params.append(body[start : start + length])
-        start += length
+        end = start + length
+        params.append(body[start:end])
+        start = end
     return params, start
 
 
@@ -265,6 +278,7 @@ def _kind_and_name(body: bytes, what: str) -> tuple[str, str]:
     return kind, _only_string(body[1:], what)
 
 
+_PARSE, _BIND = b"PB"
 _UNNAMED_PORTAL = Describe("P", "")
 _ALL_ROWS = Execute("", 0)
 
@@ -294,6 +308,12 @@ def _bare(make: Callable[[], Message], what: str) -> Callable[[bytes], Message]:
 
     return parse
 
+
+#: Describe, Execute and Sync as they end a flight
+_TAIL: Final = b"D\0\0\0\6P\0" + b"E\0\0\0\x09\0\0\0\0\0" + b"S\0\0\0\4"
+DESCRIBE_ON: Final = len(_TAIL)
+EXECUTE_ON: Final = 15
+SYNC_ONLY: Final = 5
 
 _LARGE = 0  # stands for the decoder's own limit
 
@@ -327,12 +347,14 @@ class Phase(Enum):
 
 
 class Decoder:
-    """Bytes of one client in, messages out. The owner sets ``phase`` as the conversation goes on."""
+    """Bytes of one client in, messages out. The owner sets ``phase`` as the conversation goes on, and ``flights`` if it
+    takes them."""
 
-    __slots__ = ("_data", "_limit", "_need", "_pos", "_skip", "_tail", "phase")
+    __slots__ = ("_data", "_limit", "_need", "_pos", "_skip", "_tail", "flights", "phase")
 
     def __init__(self, max_message: int = 256 << 20) -> None:
         self.phase = Phase.STARTUP
+        self.flights = False
         self._limit = max_message
         self._data = b""  # being read, from _pos
         self._pos = 0
@@ -381,6 +403,8 @@ class Decoder:
                 return None
             pos = 0
         self._need = 0
+        if kind == _PARSE and self.flights and self._data.endswith(_TAIL) and (flight := self._flight(pos, length)) is not None:
+            return flight
         self._pos = end = pos + 1 + length
         body = self._data[pos + 5 : end]
         try:
@@ -391,6 +415,25 @@ class Decoder:
             error = raised
         error.kind = chr(kind)
         raise error
+
+    def _flight(self, pos: int, length: int) -> Flight | None:
+        """What begins with the Parse message at ``pos``, if it is one to the end of what is at hand."""
+        data = self._data
+        bind, end = pos + 1 + length, len(data) - DESCRIBE_ON
+        if bind + 6 > end or data[bind] != _BIND or bind + 1 + _I32.unpack_from(data, bind + 1)[0] != end:
+            return None
+        if data[bind + 5]:  # the portal has a name, and what follows means another
+            return None
+        try:
+            flight = Flight(_parse(data[pos + 5 : bind]), _bind(data[bind + 5 : end]))
+        except (struct.error, WireError):  # each message on its own, to know whose fault it is
+            return None
+        self._pos = len(data)
+        return flight
+
+    def give_back(self, size: int) -> None:
+        """The last bytes of the message that ``next`` has just given come again."""
+        self._pos -= size
 
     def _join(self, need: int) -> bool:
         """Bring ``need`` bytes together at the front of ``_data``; False if they have not all come."""
@@ -505,6 +548,7 @@ ASK_PASSWORD: Final = _message(b"R", _I32.pack(3))
 READY: Final[Mapping[str, bytes]] = {status: _message(b"Z", status.encode()) for status in "ITE"}
 
 
+@lru_cache(1024)
 def command_complete(tag: str) -> bytes:
     return _message(b"C", _zero_ended(tag))
 
