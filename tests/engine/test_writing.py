@@ -355,7 +355,7 @@ def test_rows_of_a_stream_expire(run: Runner, later: Callable[[float], None]) ->
         one = engine.begin(None, isolation="repeatable read")
         assert read(one, table) == [(2, "new")]
         assert one.get(one.snapshot(), table, "t", (1,)) is None
-        assert one.get_newest(table, "t", (1,)) is None
+        assert engine.get_newest(table, "t", (1,)) is None
         assert await one.delete(table, [("t", (1,)), ("t", (2,))]) == 1
         assert one.insert_nowait(table, "t", (1, "again"))
         await refused("23505", one.insert(table, [("t", (1, "twice"))]))

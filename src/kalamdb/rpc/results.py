@@ -48,10 +48,21 @@ class _Shape:
 
 
 def _encoder(column: Column, format_code: int) -> Encoder:
+    """Gives a value's bytes with their length before them."""
     if format_code == 1:
-        return column.type.write_binary
+        return _with_length(column.type.write_binary)
     write = column.type.write
-    return lambda value: write(value).encode()
+    return _with_length(lambda value: write(value).encode())
+
+
+def _with_length(encode: Encoder) -> Encoder:
+    pack = _LENGTH.pack
+
+    def cell(value: Any) -> bytes:
+        data = encode(value)
+        return pack(len(data)) + data
+
+    return cell
 
 
 #: The SQL layer keeps one tuple of columns for each cached plan, so identity finds it again.
@@ -85,19 +96,10 @@ def data_rows(columns: tuple[Column, ...], formats: Formats, rows: Sequence[Row]
     width = len(encoders)
     out: list[bytes] = []
     for row in rows:
-        size = 6 + 4 * width
-        head = len(out)
-        out.append(b"")
-        for encode, value in zip(encoders, row, strict=True):
-            if value is None:
-                out.append(_NULL)
-            else:
-                data = encode(value)
-                length = len(data)
-                size += length
-                out.append(_LENGTH.pack(length))
-                out.append(data)
-        out[head] = _ROW_HEAD.pack(b"D", size, width)
+        data = b"".join([_NULL if value is None else encode(value)
+                         for encode, value in zip(encoders, row, strict=True)])
+        out.append(_ROW_HEAD.pack(b"D", 6 + len(data), width))
+        out.append(data)
     return b"".join(out)
 
 

@@ -159,8 +159,8 @@ class Flight:
 
 #: Parse, Describe, Execute and Close are to be treated as immutable: equal messages may be one object.
 Message = (
-    Flight | Startup | SSLRequest | GSSENCRequest | CancelRequest | Password | Query | Parse | Bind | Describe | Execute | Close
-    | Flush | Sync | Terminate | CopyInput | FunctionCall
+    Startup | SSLRequest | GSSENCRequest | CancelRequest | Password | Query | Flight | Parse | Bind | Describe | Execute
+    | Close | Flush | Sync | Terminate | CopyInput | FunctionCall
 )
 
 
@@ -403,8 +403,10 @@ class Decoder:
                 return None
             pos = 0
         self._need = 0
-        if kind == _PARSE and self.flights and self._data.endswith(_TAIL) and (flight := self._flight(pos, length)) is not None:
-            return flight
+        if kind == _PARSE and self.flights and self._data.endswith(_TAIL):
+            flight = self._flight(pos, length)
+            if flight is not None:
+                return flight
         self._pos = end = pos + 1 + length
         body = self._data[pos + 5 : end]
         try:

@@ -128,12 +128,7 @@ class SqlExecutor:
         inner = entry.inner or entry
         if not inner.planned:
             return Prepared(sql, announced, inner.columns, entry)
-        opened = current or self.engine.begin(None)
-        try:
-            bound = inner.bound(opened.catalog, path, self.queries)
-        finally:
-            if current is None:
-                opened.rollback()
+        bound = inner.bound(self.engine.committed if current is None else current.catalog, path, self.queries)
         key = (sql, announced, path)
         prepared = self._prepared.get(key)
         if prepared is None or prepared.columns is not bound.plan.columns:
@@ -188,7 +183,7 @@ class SqlExecutor:
             if run.own:
                 if not run.wrote:
                     if not run.handed:
-                        run.transaction.rollback()
+                        run.roll_back()
                     return _answer(run, outcome)
             elif not (context is not None and context.commit):
                 return _answer(run, outcome)
@@ -211,22 +206,20 @@ class SqlExecutor:
                 raise
         elif current is not None:
             check_usable(current)
-        own = current is None
-        if current is None:
-            current = self._begin_own(session, state, context)
         state.used = True
-        if context is not None and not own:
+        if context is not None and current is not None:
             for number in context.take:
                 current.snapshot(number)
             if context.snap:
                 current.snapshot(context.snap)  # before the statement writes, and also if it does not read
         session.tenant = access.tenant_of(session, context)
         return Run(
-            self, session, state, context, current, own, session.tenant, access.search_path(session, context),
+            self, session, state, context, current, current is None, session.tenant,
+            access.search_path(session, context),
             report=state.reports.of(context.stats) if context is not None and context.stats else None,
         )
 
-    def _begin_own(self, session: ClientSession, state: SessionState, context: Context | None) -> Any:
+    def begin_own(self, session: ClientSession, state: SessionState, context: Context | None) -> Any:
         if context is not None:
             return self.engine.begin(session, lock_timeout_ms=context.lock_timeout)
         if not session.settings and state.modes.read_only is None:
@@ -285,7 +278,7 @@ class SqlExecutor:
 
     def _plan(self, run: Run, entry: Entry, params: Sequence[bytes | None], formats: Sequence[int]
               ) -> Result | Awaitable[Result]:
-        bound: Bound = entry.bound(run.transaction.catalog, run.path, self.queries)
+        bound: Bound = entry.bound(run.catalog, run.path, self.queries)
         plan = bound.plan
         context = run.context
         if context is not None and not plan.wire and not context.exec:
@@ -307,7 +300,7 @@ class SqlExecutor:
                 if run.wrote:
                     await run.transaction.commit()
                 else:
-                    run.transaction.rollback()
+                    run.roll_back()
             elif not run.own and run.context is not None and run.context.commit:
                 await transaction.commit(run.session, run.state)
         except asyncio.CancelledError:
@@ -320,8 +313,8 @@ class SqlExecutor:
 
     def _abort(self, run: Run) -> None:
         if run.own:
-            run.transaction.rollback()
-        elif run.session.transaction is run.transaction:
+            run.roll_back()
+        elif run.session.transaction is run.begun:
             transaction.fail(run.session, run.context)
 
     # ---------- transaction control ----------

@@ -159,7 +159,7 @@ class ReadPlan:
             return None
         try:
             if alone and len(keys) == 1:  # one row is a snapshot of its own
-                return self._picked(run, [run.transaction.get_newest(self.table, tenant or "", keys[0])])
+                return self._picked(run, [run.engine.get_newest(self.table, tenant or "", keys[0])])
             return self._get(run, tenant or "", keys)
         except NotInMemory:  # a file has to be read: a worker's work
             return None

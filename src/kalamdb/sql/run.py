@@ -15,7 +15,7 @@ from kalamdb.sql.cursors import SMALL, BatchChunks, BatchSource, Chunks, Cursor,
 from kalamdb.sql.report import Report
 from kalamdb.sql.transaction import SessionState, milliseconds
 from kalamdb.sql.workers import Workers
-from kalamdb.txn.api import Engine, ScanStats, Snapshot, Transaction
+from kalamdb.txn.api import CatalogView, Engine, ScanStats, Snapshot, Transaction
 
 if TYPE_CHECKING:
     from kalamdb.sql.duck import QueryEngine
@@ -32,8 +32,8 @@ class Run:
     session: ClientSession
     state: SessionState
     context: Context | None
-    transaction: Transaction
-    own: bool  # autocommit: the transaction is this statement's
+    begun: Transaction | None
+    own: bool  # autocommit: the transaction is this statement's, and begins when something asks for it
     tenant: str | None
     path: tuple[str, ...]
     params: Sequence[Any] = ()
@@ -42,6 +42,21 @@ class Run:
     report: Report | None = None
     _snapshot: Snapshot | None = field(default=None)
     _now: int = 0
+
+    @property
+    def transaction(self) -> Transaction:
+        if self.begun is None:
+            self.begun = self.executor.begin_own(self.session, self.state, self.context)
+        return self.begun
+
+    @property
+    def catalog(self) -> CatalogView:
+        return self.engine.committed if self.begun is None else self.begun.catalog
+
+    def roll_back(self) -> None:
+        """End the statement's own transaction."""
+        if self.begun is not None:
+            self.begun.rollback()
 
     @property
     def engine(self) -> Engine:

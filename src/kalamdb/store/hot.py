@@ -137,6 +137,13 @@ class Layout:
                 values[place] = NAN
         return tuple(values)
 
+    def load_row(self, row: Row) -> Row:
+        """Brings back what ``stored`` changed, in a whole row."""
+        for place in self.floats:
+            if type(row[place]) is bytes:
+                return _with_nan(row, self.floats)
+        return row
+
     def loader(self, positions: Sequence[int], offset: int = 0) -> Callable[[list[Row]], list[Row]] | None:
         """Brings back what ``stored`` changed, for rows of these columns after ``offset`` others; None: nothing."""
         places = [offset + place for place, position in enumerate(positions) if position in self.floats]

@@ -180,9 +180,6 @@ class Transaction(Protocol):
     def get(self, snapshot: Snapshot, table: TableDef, tenant: str, key: Key) -> Row | None:
         """The row of a whole key: (*columns, _seq, _userid), or None. Microseconds; raises NotInMemory otherwise."""
 
-    def get_newest(self, table: TableDef, tenant: str, key: Key) -> Row | None:
-        """As ``get``, of the newest committed row: for a transaction that reads this one row and does nothing else."""
-
     def scan(self, snapshot: Snapshot, scan: Scan) -> ScanCursor: ...
 
     def sample(self, snapshot: Snapshot, sample: Sample) -> SampleCursor: ...
@@ -315,6 +312,14 @@ class Engine(Protocol):
         txn_id: str | None = None, lock_timeout_ms: int = 0,
     ) -> Transaction:
         """A transaction. Cheap: resources are taken at first use."""
+
+    @property
+    def committed(self) -> CatalogView:
+        """The catalog as last committed."""
+
+    def get_newest(self, table: TableDef, tenant: str, key: Key) -> Row | None:
+        """As ``Transaction.get``, of the newest committed row: for a statement that reads this one row, outside any
+        transaction."""
 
     def outcome(self, txn_id: str) -> Literal["committed", "aborted", "in progress"]:
         """What became of a transaction that its client named; known for an hour at least, over a restart too."""

@@ -21,7 +21,7 @@ import apsw
 
 from kalamdb import faults
 from kalamdb.api import ClientSession, Row
-from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, create_schema, meta
+from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, View, create_schema, meta
 from kalamdb.errors import KalamError
 from kalamdb.store.cold import CACHE_BYTES, ColdStore
 from kalamdb.store.hot import (
@@ -38,7 +38,7 @@ from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.storage import LOCAL, Storage, open_storages
 from kalamdb.store.writer import Settled, Writer, outcome, storage_error
 from kalamdb.txn import activity
-from kalamdb.txn.api import Isolation, LockInfo, NotInMemory, TableDef, TransactionInfo
+from kalamdb.txn.api import Isolation, Key, LockInfo, NotInMemory, TableDef, TransactionInfo
 from kalamdb.txn.clock import Clock, now_ms, seq_at
 from kalamdb.txn.jobs import Job
 from kalamdb.txn.locks import LockTable
@@ -71,6 +71,7 @@ class StoreEngine:
         self.node_id = node_id
         self.lock_timeout_ms = lock_timeout_ms or LOCK_TIMEOUT_MS
         self.catalog = catalog
+        self.committed = View(catalog)
         self.layouts = Layouts()
         self.locks = LockTable()
         self.live = LiveReader(path)
@@ -181,6 +182,28 @@ class StoreEngine:
 
     def segments(self) -> list[SegmentInfo]:
         return self.tiers.segments()
+
+    # ---------- one row ----------
+    def get_newest(self, table: TableDef, tenant: str, key: Key) -> Row | None:
+        layout = self.layouts.of(table)
+        return self.stored(table, layout, self.live, (tenant, layout.codec.encode(key)))
+
+    def stored(self, table: TableDef, layout: Layout, source: HotSnapshot | LiveReader, key: RowKey) -> Row | None:
+        """The committed row of a key, hot or cold: both looks of one instant, else it may move past them."""
+        if table.id not in self.tiered:
+            row = source.get(layout, *key)
+        else:
+            with source.instant():
+                row = source.get(layout, *key)
+                if row is None:
+                    return self.cold_row(source, layout, key)
+        return None if row is None else self.alive(table, layout, row)
+
+    def alive(self, table: TableDef, layout: Layout, row: Row) -> Row | None:
+        """A hot row as read back from SQLite; None where a stream's row has expired."""
+        if layout.stream and row[-2] <= self.horizon(table):
+            return None
+        return layout.load_row(row)
 
     # ---------- cold rows ----------
     def cold_row(self, source: HotSnapshot | LiveReader, layout: Layout, key: RowKey) -> Row | None:

@@ -117,21 +117,7 @@ class StoreTransaction:
         row = snapshot.hot.get(layout, tenant, k)
         if row is None:
             return self._engine.cold_row(snapshot.hot, layout, (tenant, k)) if table.id in self._engine.tiered else None
-        return self._alive(table, layout, row)
-
-    def get_newest(self, table: TableDef, tenant: str, key: Key) -> Row | None:
-        layout = self._engine.layouts.of(table)
-        return self._stored(table, layout, self._engine.live, (tenant, layout.codec.encode(key)))
-
-    def _alive(self, table: TableDef, layout: Layout, row: Row) -> Row | None:
-        """As read back from SQLite; None where a stream's row has expired."""
-        if layout.stream and row[-2] <= self._engine.horizon(table):
-            return None
-        if layout.floats:
-            load = layout.loader(range(len(layout.columns)))
-            if load is not None:
-                row = load([row])[0]
-        return row
+        return self._engine.alive(table, layout, row)
 
     def scan(self, snapshot: TxnSnapshot, scan: Scan) -> StoreScan:
         layout = self._engine.layouts.of(scan.table)
@@ -341,18 +327,7 @@ class StoreTransaction:
         return row
 
     def _committed_row(self, overlay: TableOverlay, source: HotSnapshot | LiveReader, key: RowKey) -> Row | None:
-        return self._stored(overlay.table, overlay.layout, source, key)
-
-    def _stored(self, table: TableDef, layout: Layout, source: HotSnapshot | LiveReader, key: RowKey) -> Row | None:
-        """The committed row of a key, hot or cold: both looks of one instant, else it may move past them."""
-        if table.id not in self._engine.tiered:
-            row = source.get(layout, *key)
-        else:
-            with source.instant():
-                row = source.get(layout, *key)
-                if row is None:
-                    return self._engine.cold_row(source, layout, key)
-        return None if row is None else self._alive(table, layout, row)
+        return self._engine.stored(overlay.table, overlay.layout, source, key)
 
     async def update(self, table: TableDef, changes: Sequence[tuple[RowId, Mapping[int, Any]]]) -> int:
         await self._enter(table)
