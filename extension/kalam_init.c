@@ -9,7 +9,7 @@
 
 #include "fmgr.h"
 
-#include "kalam.h"
+#include "kalam_read.h"
 
 PG_MODULE_MAGIC;
 
@@ -36,6 +36,7 @@ pg_kalam_handler(PG_FUNCTION_ARGS)
 
 	kalam_plan_routine(routine);
 	kalam_scan_routine(routine);
+	kalam_direct_routine(routine);
 	kalam_analyze_routine(routine);
 	kalam_modify_routine(routine);
 	PG_RETURN_POINTER(routine);

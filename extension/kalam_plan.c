@@ -247,8 +247,9 @@ kalam_GetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 
 /* ---------- plan ---------- */
 
-static bool
-is_stored(Form_pg_attribute att)
+/* A column that rows have on the server, too */
+bool
+kalam_is_stored(Form_pg_attribute att)
 {
 #if PG_VERSION_NUM >= 180000
 	if (att->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
@@ -294,7 +295,7 @@ fetched_columns(RelOptInfo *rel, Relation relation, List *local_exprs)
 	whole_row = bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, used);
 	for (AttrNumber attno = 1; attno <= desc->natts; attno++)
 	{
-		if (!is_stored(TupleDescAttr(desc, attno - 1)))
+		if (!kalam_is_stored(TupleDescAttr(desc, attno - 1)))
 			continue;
 		if (whole_row || bms_is_member(attno - FirstLowInvalidHeapAttributeNumber, used))
 			attrs = lappend_int(attrs, attno);

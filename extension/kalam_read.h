@@ -8,6 +8,8 @@
  * kalam_join.c          paths of joins
  * kalam_upper.c         paths of what is done with joined rows: groups, windows, DISTINCT, ORDER BY, LIMIT
  * kalam_scan.c          running a plan
+ * kalam_direct.c        UPDATE and DELETE that are sent whole
+ * kalam_parameter.c     what a statement's parameters are
  * kalam_reader.c        results to rows
  * kalam_size.c          how large a table is
  * kalam_analyze.c       ANALYZE
@@ -158,6 +160,19 @@ typedef struct KalamStatement
 } KalamStatement;
 
 extern void kalam_deparse_statement(StringInfo buf, const KalamStatement *statement, List **params);
+/* UPDATE or DELETE of one table */
+typedef struct KalamChange
+{
+	CmdType		operation;
+	KalamRelInfo *target;
+	const KalamScope *scope;
+	List	   *attnos;			/* UPDATE: columns to set, */
+	List	   *exprs;			/* and to what */
+	List	   *conds;			/* WHERE */
+	List	   *returning;		/* attnums of the columns that are wanted of the rows */
+} KalamChange;
+
+extern void kalam_deparse_change(StringInfo buf, const KalamChange *change, List **params);
 /* "public.orders r1, public.lines r2" */
 extern char *kalam_relation_names(KalamRelInfo *from);
 
@@ -191,6 +206,8 @@ typedef enum KalamPlanPart
 	KALAM_PLAN_RELATIONS,		/* String: its tables, where there are several or a step above */
 } KalamPlanPart;
 
+extern bool kalam_is_stored(Form_pg_attribute att);
+
 /* ForeignPath.fdw_private of a path with ORDER BY or LIMIT: a list of these three */
 typedef enum KalamPathPart
 {
@@ -206,6 +223,28 @@ extern void kalam_GetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stag
 									   RelOptInfo *output_rel, void *extra);
 /* rows of a table or join in the order of these keys; NIL if it cannot be had */
 extern List *kalam_order(KalamRelInfo *info, List *pathkeys);
+
+/* ---------- kalam_direct.c ---------- */
+extern void kalam_direct_routine(FdwRoutine *routine);
+
+/* ---------- kalam_parameter.c ---------- */
+/* zeroed before they are prepared */
+typedef struct KalamParameters
+{
+	int			n;
+	List	   *exprs;			/* of ExprState */
+	KalamConverter *converters;
+	Oid		   *types;
+	bool		needs_modes;	/* some travel as text */
+} KalamParameters;
+
+extern void kalam_parameters_prepare(KalamParameters *params, KalamConn *conn, List *exprs, PlanState *parent);
+extern void kalam_parameters_take(KalamParameters *params, ExprContext *econtext, KalamRequest *req);
+
+/* ---------- kalam_scan.c ---------- */
+extern Oid	kalam_scan_user(ForeignScanState *node, RangeTblEntry *entry);
+/* 42501 if the table is known to have rows of tenants, and there is none */
+extern void kalam_require_tenant(const char *tenant, KalamTable *table);
 
 /* ---------- kalam_reader.c ---------- */
 /* Turns results into rows, a block of rows at a time, column by column. */

@@ -48,11 +48,7 @@ typedef struct KalamScan
 	bool		locks;
 	bool		once;			/* it may be a transaction of its own */
 
-	int			nparams;
-	List	   *param_exprs;	/* of ExprState */
-	KalamConverter *converters;
-	Oid		   *types;
-
+	KalamParameters params;
 	KalamReader *reader;
 	bool		started;
 	uint32		flags;			/* of the requests of this execution */
@@ -143,8 +139,8 @@ statement_runs_once(EState *estate)
 
 /* ---------- beginning ---------- */
 
-static void
-require_tenant(const char *tenant, KalamTable *table)
+void
+kalam_require_tenant(const char *tenant, KalamTable *table)
 {
 	if (tenant != NULL || !table->has_type || table->type == KALAM_SHARED)
 		return;
@@ -172,8 +168,9 @@ scan_entries(ForeignScanState *node)
 	return entries;
 }
 
-static Oid
-scan_user(ForeignScanState *node, RangeTblEntry *entry)
+/* As whom a foreign scan or a direct modification acts. */
+Oid
+kalam_scan_user(ForeignScanState *node, RangeTblEntry *entry)
 {
 	Oid			userid;
 
@@ -183,24 +180,6 @@ scan_user(ForeignScanState *node, RangeTblEntry *entry)
 	userid = entry->checkAsUser;
 #endif
 	return OidIsValid(userid) ? userid : GetUserId();
-}
-
-static void
-prepare_parameters(KalamScan *scan, List *exprs)
-{
-	int			n = list_length(exprs);
-
-	scan->nparams = n;
-	scan->param_exprs = ExecInitExprList(exprs, (PlanState *) scan->node);
-	scan->converters = palloc(sizeof(KalamConverter) * Max(n, 1));
-	scan->types = palloc(sizeof(Oid) * Max(n, 1));
-	for (int i = 0; i < n; i++)
-	{
-		Node	   *expr = list_nth(exprs, i);
-
-		kalam_parameter_converter(&scan->converters[i], scan->conn, exprType(expr), exprTypmod(expr));
-		scan->types[i] = scan->converters[i].wire_oid;
-	}
 }
 
 /* A cursor that is left open is closed with the next request. */
@@ -229,10 +208,10 @@ scan_create(ForeignScanState *node)
 	scan->cxt = cxt;
 	scan->node = node;
 	scan->table = kalam_table_get(linitial_node(RangeTblEntry, entries)->relid);
-	user = kalam_user_mapping(scan->table->serverid, scan_user(node, linitial(entries)));
+	user = kalam_user_mapping(scan->table->serverid, kalam_scan_user(node, linitial(entries)));
 	scan->tenant = kalam_tenant(user);
 	foreach(lc, entries)
-		require_tenant(scan->tenant, kalam_table_get(lfirst_node(RangeTblEntry, lc)->relid));
+		kalam_require_tenant(scan->tenant, kalam_table_get(lfirst_node(RangeTblEntry, lc)->relid));
 	if (scan->tenant)
 		scan->tenant = pstrdup(scan->tenant);
 	scan->conn = kalam_connection_get(user);
@@ -241,7 +220,7 @@ scan_create(ForeignScanState *node)
 	scan->locks = boolVal(list_nth(plan->fdw_private, KALAM_PLAN_LOCKS));
 	scan->once = !scan->locks && statement_runs_once(node->ss.ps.state);
 	kalam_measure_begin(&scan->measure, node->ss.ps.state);
-	prepare_parameters(scan, plan->fdw_exprs);
+	kalam_parameters_prepare(&scan->params, scan->conn, plan->fdw_exprs, &node->ss.ps);
 	scan->reader = kalam_reader_create(cxt, desc, node->ss.ss_currentRelation, scan->conn,
 									   list_nth(plan->fdw_private, KALAM_PLAN_ATTRS));
 	scan->on_reset.func = scan_on_reset;
@@ -249,35 +228,6 @@ scan_create(ForeignScanState *node)
 	MemoryContextRegisterResetCallback(cxt, &scan->on_reset);
 	MemoryContextSwitchTo(old);
 	return scan;
-}
-
-/* ---------- parameters ---------- */
-
-/* Their values, in the expression context's memory, which lasts until the next row. */
-static void
-take_parameters(KalamScan *scan, KalamRequest *req)
-{
-	ExprContext *econtext = scan->node->ss.ps.ps_ExprContext;
-	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
-	int			n = scan->nparams;
-	char	  **values = palloc0(sizeof(char *) * n);
-	int		   *lengths = palloc0(sizeof(int) * n);
-	int		   *formats = palloc0(sizeof(int) * n);
-
-	for (int i = 0; i < n; i++)
-	{
-		bool		isnull;
-		Datum		value = ExecEvalExpr(list_nth_node(ExprState, scan->param_exprs, i), econtext, &isnull);
-
-		if (!isnull)
-			values[i] = kalam_to_param(&scan->converters[i], value, &lengths[i], &formats[i]);
-	}
-	req->nparams = n;
-	req->types = scan->types;
-	req->values = (const char *const *) values;
-	req->lengths = lengths;
-	req->formats = formats;
-	MemoryContextSwitchTo(old);
 }
 
 /* ---------- chunks ---------- */
@@ -343,7 +293,7 @@ start(KalamScan *scan)
 	MemoryContext cxt = new_chunk_context(scan);
 	bool		own = scan->once && kalam_transaction_is_lone(scan->conn);
 
-	take_parameters(scan, &req);
+	kalam_parameters_take(&scan->params, scan->node->ss.ps.ps_ExprContext, &req);
 	MemoryContextSwitchTo(cxt);
 	scan->flags = KALAM_REQ_ARROW | (own ? 0 : KALAM_REQ_TXN);
 	req.sql = scan->sql;

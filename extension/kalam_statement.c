@@ -1,7 +1,7 @@
 /*
- * kalam_statement.c: prints SELECT statements in the wire dialect of
- * docs/protocol.md: a table or join, and the steps that PostgreSQL would take
- * above it, which are the clauses of the same statement.
+ * kalam_statement.c: prints statements in the wire dialect of docs/protocol.md:
+ * SELECT of a table or join, and the steps that PostgreSQL would take above it,
+ * which are the clauses of the same statement; UPDATE and DELETE as a whole.
  *
  * With several tables each is called r and its number in the range table.
  */
@@ -180,6 +180,46 @@ kalam_deparse_statement(StringInfo buf, const KalamStatement *statement, List **
 	deparse_number(" OFFSET ", statement->offset, &cxt);
 	if (statement->locking != NULL)
 		appendStringInfo(buf, " %s", statement->locking);
+}
+
+/* ---------- UPDATE and DELETE ---------- */
+
+static void
+deparse_settings(Oid relid, List *attnos, List *exprs, KalamDeparse *cxt)
+{
+	ListCell   *attno;
+	ListCell   *expr;
+
+	forboth(attno, attnos, expr, exprs)
+	{
+		appendStringInfo(cxt->buf, "%s%s = ", attno == list_head(attnos) ? " SET " : ", ",
+						 kalam_quote(kalam_remote_column(relid, lfirst_int(attno))));
+		kalam_deparse(lfirst(expr), cxt);
+	}
+}
+
+static void
+deparse_returning(Oid relid, List *attnos, KalamDeparse *cxt)
+{
+	ListCell   *lc;
+
+	foreach(lc, attnos)
+		appendStringInfo(cxt->buf, "%s%s", lc == list_head(attnos) ? " RETURNING " : ", ",
+						 kalam_quote(kalam_remote_column(relid, lfirst_int(lc))));
+}
+
+void
+kalam_deparse_change(StringInfo buf, const KalamChange *change, List **params)
+{
+	KalamRelInfo *target = change->target;
+	Oid			relid = target->table->relid;
+	KalamDeparse cxt = {.buf = buf, .root = target->root, .scope = change->scope, .params = params};
+
+	appendStringInfoString(buf, change->operation == CMD_UPDATE ? "UPDATE " : "DELETE FROM ");
+	deparse_base(target, &cxt);
+	deparse_settings(relid, change->attnos, change->exprs, &cxt);
+	deparse_conditions("WHERE", change->conds, NIL, &cxt);
+	deparse_returning(relid, change->returning, &cxt);
 }
 
 /* ---------- for EXPLAIN ---------- */

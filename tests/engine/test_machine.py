@@ -288,11 +288,11 @@ class Engine(RuleBasedStateMachine):
         self.write(slot, [key], pair.real.delete(self.table, [key]), lambda: pair.model.delete(self.same(key)))
 
     def lock(self, slot: int) -> None:
-        """A locking read gives the newest version."""
+        """A locking read gives the newest version, unless the transaction wrote it after it took the snapshot."""
         number = self.a_number()
         pair, key = self.pair(slot), self.an_id()
         snapshot = pair.real.snapshot(number)
-        pair.model.view(number)
+        view = pair.model.view(number)
 
         async def lock() -> Any:
             row = (await pair.real.lock(snapshot, self.table, [key]))[0]
@@ -301,7 +301,9 @@ class Engine(RuleBasedStateMachine):
         def newest() -> Any:
             pair.model.fix()
             pair.model.lock(self.same(key))
-            return plain(pair.model.newest(self.same(key)))
+            row = pair.model.newest(self.same(key))
+            own = pair.model.own.get(self.same(key), row)
+            return None if own is not view.own.get(self.same(key), row) else plain(row)
 
         self.write(slot, [key], lock(), newest)
 

@@ -36,7 +36,7 @@ from kalamdb.sql.rows import RowQuery
 from kalamdb.sql.run import Run
 from kalamdb.sql.select import conjuncts
 from kalamdb.sql.statements import ArrowWrite
-from kalamdb.txn.api import ColumnDef, RowId, TableDef
+from kalamdb.txn.api import ColumnDef, NotInMemory, RowId, TableDef
 from kalamdb.types import PgType
 
 FIND_ROWS = 10_000
@@ -94,7 +94,7 @@ def _fixed_cell(item: exp.Expression, column: ColumnDef, params: Params) -> Cell
     return None
 
 
-_ARITHMETIC: dict[type[exp.Expression], Callable[[int, int], int]] = {
+_ARITHMETIC: dict[type[exp.Expr], Callable[[int, int], int]] = {
     exp.Add: lambda a, b: a + b, exp.Sub: lambda a, b: a - b, exp.Mul: lambda a, b: a * b,
 }
 _WIDTHS = {"int2": 15, "int4": 31, "int8": 63}
@@ -102,11 +102,12 @@ _WIDTHS = {"int2": 15, "int4": 31, "int8": 63}
 
 def _arithmetic(item: exp.Expression, column: ColumnDef, binder: Binder) -> RowCell | None:
     """``n + 1`` over integers: what counters do, without the query engine."""
-    work = _ARITHMETIC.get(type(item))
+    sides = item.unnest()
+    work = _ARITHMETIC.get(type(sides))
     if work is None:
         return None
     try:
-        left, right = binder.operand(item.this), binder.operand(item.expression)
+        left, right = binder.operand(sides.this), binder.operand(sides.expression)
     except NotSimple:
         return None
     if not all(side.type is not None and side.type.name in _WIDTHS for side in (left, right)):
@@ -235,8 +236,16 @@ class Finder:
         keys = self.filter.keys(self.table, run.params)
         return None if keys is None else [(tenant, key) for key in keys]
 
-    async def batches(self, run: Run, tenant: str | None) -> AsyncIterator[list[RowId]]:
+    def _present(self, run: Run, tenant: str | None) -> list[RowId] | None:
+        """Whole keys whose rows the snapshot sees: nobody waits for a row that is being inserted."""
         keys = self.keys(run, tenant)
+        try:
+            return keys and [id_ for id_ in keys if run.transaction.get(run.snapshot, self.table, *id_) is not None]
+        except NotInMemory:
+            return None
+
+    async def batches(self, run: Run, tenant: str | None) -> AsyncIterator[list[RowId]]:
+        keys = self._present(run, tenant)
         if keys is not None:
             yield keys
             return
@@ -288,7 +297,7 @@ class ChangePlan:
     params: Params
     names_tenant: bool
     writes: bool = True
-    wire: bool = False
+    wire: bool = True
 
     @property
     def columns(self) -> tuple[Column, ...] | None:
@@ -305,7 +314,7 @@ class ChangePlan:
         account = run.session.account
         access.write_tenant(account, self.table, run.tenant)
         tenant = access.read_tenant(account, self.table, run.tenant)
-        if tenant is None and not self.names_tenant:
+        if tenant is None and not self.names_tenant and (run.context is None or run.exec):
             raise KalamError("42501", f"{self.verb} for all tenants must name _userid",
                              hint="Add a condition on _userid, or set kalam.user_id to one tenant.")
         return tenant
@@ -330,6 +339,8 @@ class ChangePlan:
     def _direct(self, run: Run, tenant: str | None) -> bool:
         """Nothing to look at in the row before it is written?"""
         if self.returning is not None or tenant is None or self.finder.query is not None:
+            return False
+        if run.context is not None and run.context.snap:  # other parts of the statement may have written the row
             return False
         if self.finder.filter.keys(self.table, run.params) is None or self.finder.filter.range.rest is not None:
             return False

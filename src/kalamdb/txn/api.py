@@ -203,7 +203,8 @@ class Transaction(Protocol):
         self, snapshot: Snapshot, table: TableDef, ids: Sequence[RowId], *, share: bool = False,
         wait: Literal["wait", "nowait", "skip"] = "wait", timeout_ms: int = 0,
     ) -> list[Row | None]:
-        """Lock rows, then give their newest version ((*columns, _seq, _userid); None: gone or skipped)."""
+        """Lock rows, then give their newest version ((*columns, _seq, _userid); None: gone, skipped, or written by
+        the transaction itself after the snapshot: PostgreSQL, too, passes over what the same statement wrote)."""
 
     # DDL: visible to this transaction at once, to others after commit; transactional
     async def create_namespace(self, name: str) -> None: ...

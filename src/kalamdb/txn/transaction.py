@@ -326,6 +326,17 @@ class StoreTransaction:
                 raise _concurrent(deleted=row is None)
         return row
 
+    def _newest_unless_written(self, snapshot: TxnSnapshot, overlay: TableOverlay, key: RowKey) -> Row | None:
+        """``_newest``, or None where this transaction has written the row after it took the snapshot."""
+        version = overlay.rows.get(key)
+        if version is not None:
+            return None if version[0] > snapshot.position else self._newest(overlay, key)
+        if overlay.runs and overlay.runs.lookup(key) is not None and (
+            overlay.runs.lookup(key, snapshot.position) is None
+        ):
+            return None
+        return self._newest(overlay, key)
+
     def _committed_row(self, overlay: TableOverlay, source: HotSnapshot | LiveReader, key: RowKey) -> Row | None:
         return self._engine.stored(overlay.table, overlay.layout, source, key)
 
@@ -411,7 +422,7 @@ class StoreTransaction:
                 if wait == "nowait":
                     raise _locked(table)
                 await self._lock(lock_key, share=share, timeout_ms=timeout_ms)
-            found.append(await self._read(self._newest, overlay, row_key))
+            found.append(await self._read(self._newest_unless_written, snapshot, overlay, row_key))
             if place % TURN == 0:
                 await asyncio.sleep(0)
                 self._check_alive()
