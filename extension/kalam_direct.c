@@ -26,6 +26,7 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
 #include "parser/parsetree.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/partcache.h"
 #if PG_VERSION_NUM >= 180000
@@ -119,11 +120,15 @@ breaks_rules(Relation rel, List *attnos, List *exprs)
 	return false;
 }
 
-/* A value that no column decides is a parameter, of whatever type: it travels as in any other write. */
+/*
+ * A value that no column decides is a parameter, of whatever type: it travels
+ * as in any other write.  Not arrays: as parameters they are lists of values.
+ */
 static bool
 value_allowed(const KalamScope *scope, Expr *expr)
 {
-	if (kalam_is_parameter(scope->relids, expr) && (IsA(expr, Const) || IsA(expr, Param)))
+	if (kalam_is_parameter(scope->relids, expr) && (IsA(expr, Const) || IsA(expr, Param)) &&
+		!OidIsValid(get_element_type(getBaseType(exprType((Node *) expr)))))
 		return !IsA(expr, Param) || ((Param *) expr)->paramkind != PARAM_MULTIEXPR;
 	return kalam_is_shippable(scope, expr);
 }

@@ -197,9 +197,10 @@ def test_function_in_a_statement_sees_the_rows_before_it(pair: Pair) -> None:
 
 
 def test_two_sessions(pair: Pair, dsn: str) -> None:
-    """A condition is looked at again in the row's newest version; a row that is only being inserted is not waited for."""
+    """A condition is looked at again in the row's newest version; nobody waits for a row that is being inserted."""
     with psycopg.connect(dsn, autocommit=True) as other:
-        other.execute(f"SET search_path = {pair.kalam.schema}; SET kalam.user_id = 'alice'; SET lock_timeout = '5s'")
+        other.execute(f"SET search_path = {pair.kalam.schema}; SET kalam.user_id = 'alice'")
+        other.execute("SET lock_timeout = '5s'")
         pair.kalam.conn.execute("BEGIN")
         pair.kalam.conn.execute("INSERT INTO items (id, n) VALUES (70, 1)")
         assert other.execute("UPDATE items SET n = 5 WHERE id = 70").rowcount == 0
@@ -216,7 +217,8 @@ def test_partitions(dsn: str) -> None:
             side.conn.execute("CREATE TABLE local PARTITION OF whole FOR VALUES FROM (0) TO (10)")
             for name, low in (("p1", 10), ("p2", 20)):
                 side.conn.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, n int, t text) {using}")
-                side.conn.execute(f"ALTER TABLE whole ATTACH PARTITION {name} FOR VALUES FROM ({low}) TO ({low + 10})")
+                bounds = f"FROM ({low}) TO ({low + 10})"
+                side.conn.execute(f"ALTER TABLE whole ATTACH PARTITION {name} FOR VALUES {bounds}")
         pair.both("INSERT INTO whole SELECT g, g % 3, 'r' || g FROM generate_series(0, 29) g")
         sql = "UPDATE whole SET n = n + 1 WHERE n < 2 RETURNING id, n, tableoid::regclass"
         assert plan(pair, sql).count("->  Foreign Update on") == 2
