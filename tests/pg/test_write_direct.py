@@ -17,8 +17,8 @@ CREATE TABLE items (id int PRIMARY KEY, n int, b bigint NOT NULL DEFAULT 0, m nu
 CREATE TABLE other (id int PRIMARY KEY, ref int, t text) {using};
 """
 FILL = """
-INSERT INTO items SELECT g, g % 4, g * 1000, g * 1.25, g / 4.0, 'row ' || g, 'v' || g, 'c', '2024-01-01 UTC'::timestamptz
-    + g * interval '1 day', '2024-01-01'::date + g, NULL, json_build_object('g', g), g % 2 = 0, g
+INSERT INTO items SELECT g, g % 4, g * 1000, g * 1.25, g / 4.0, 'row ' || g, 'v' || g, 'c',
+    '2024-01-01 UTC'::timestamptz + g * interval '1 day', '2024-01-01'::date + g, NULL, json_build_object('g', g), g % 2 = 0, g
     FROM generate_series(1, 12) g;
 INSERT INTO items (id) VALUES (20), (21);
 INSERT INTO other VALUES (1, 3, 'three'), (2, 4, 'four'), (3, 3, 'again'), (4, 77, NULL);
@@ -54,7 +54,8 @@ DIRECT = [
     "UPDATE items SET n = length(t), t = substr(t, 2, 3) WHERE n + 1 > 2",
     "UPDATE items SET d = b, n = b WHERE id % 2 = 1 AND b < 5000",
     "UPDATE items SET y = n > 1, t = CASE WHEN y THEN 'yes' END",
-    "UPDATE items SET v = 'abcd', c = 'x', at = '2024-05-05 UTC', day = '2030-01-01', j = '{\"k\": [1.10]}' WHERE id = 1",
+    "UPDATE items SET v = 'abcd', c = 'x', at = '2024-05-05 UTC', day = '2030-01-01' WHERE id = 1",
+    "UPDATE items SET j = '{\"k\": [1.10]}', u = 'ffffffff-ffff-ffff-ffff-ffffffffffff' WHERE id = 1",
     "UPDATE items SET b = 5 WHERE at > '2024-01-05 UTC' AND day < '2024-01-10'",
     "UPDATE items SET n = n + 1 WHERE id = 3 RETURNING *",
     "UPDATE items SET n = n * 10 WHERE id > 7 RETURNING id, n, t, id + n",
