@@ -18,7 +18,8 @@ CREATE TABLE other (id int PRIMARY KEY, ref int, t text) {using};
 """
 FILL = """
 INSERT INTO items SELECT g, g % 4, g * 1000, g * 1.25, g / 4.0, 'row ' || g, 'v' || g, 'c',
-    '2024-01-01 UTC'::timestamptz + g * interval '1 day', '2024-01-01'::date + g, NULL, json_build_object('g', g), g % 2 = 0, g
+    '2024-01-01 UTC'::timestamptz + g * interval '1 day', '2024-01-01'::date + g, NULL,
+    json_build_object('g', g), g % 2 = 0, g
     FROM generate_series(1, 12) g;
 INSERT INTO items (id) VALUES (20), (21);
 INSERT INTO other VALUES (1, 3, 'three'), (2, 4, 'four'), (3, 3, 'again'), (4, 77, NULL);
