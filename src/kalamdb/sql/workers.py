@@ -7,6 +7,7 @@ the awaiting task is cancelled it interrupts the work, waits until the thread ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -15,6 +16,8 @@ from kalamdb.api import ClientSession
 from kalamdb.errors import KalamError
 
 T = TypeVar("T")
+
+INTERRUPT_SECONDS = 0.05
 
 
 def cancelled() -> KalamError:
@@ -35,13 +38,22 @@ class Workers:
         try:
             return await asyncio.shield(waiter)
         except asyncio.CancelledError:
-            interrupt()
-            await asyncio.wait([waiter])
+            await self._stop(waiter, interrupt)
             if not waiter.cancelled():
                 waiter.exception()  # looked at: what it was does not matter any more
             raise cancelled() from None
         finally:
             session.interrupt = previous
+
+    async def _stop(self, waiter: asyncio.Future[T], interrupt: Callable[[], None]) -> None:
+        """Until the thread has let go, whoever cancels once more: the transaction may not end beneath it.
+
+        An interrupt that comes between two steps of a query is forgotten by the query engine, so it is repeated.
+        """
+        while not waiter.done():
+            interrupt()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([waiter], timeout=INTERRUPT_SECONDS)
 
     async def run(self, session: ClientSession, interrupt: Callable[[], None], work: Callable[[], T]) -> T:
         return await self.wait(session, self.submit(work), interrupt)
