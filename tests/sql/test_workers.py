@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from kalamdb.api import Account, ClientSession
+from kalamdb.api import Account, ClientSession, Role
 from kalamdb.errors import KalamError
 from kalamdb.sql.workers import Workers
 
@@ -39,7 +39,7 @@ def test_a_cancelled_statement_ends_after_its_thread(interrupts: int) -> None:
     """Also one that was between two steps when the first interrupt came, and one that is cancelled twice."""
 
     async def play() -> None:
-        workers, work, session = Workers(1), Work(interrupts), ClientSession(1, Account("u", "user"))
+        workers, work, session = Workers(1), Work(interrupts), ClientSession(1, Account("u", Role.USER))
         task = asyncio.create_task(workers.run(session, work.interrupt, work))
         await asyncio.to_thread(work.running.wait, 20)
         task.cancel()
