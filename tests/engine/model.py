@@ -49,6 +49,24 @@ class Model:
     transactions: list[ModelTransaction] = field(default_factory=list)
     commits: int = 0
 
+    def alter(self, change: Callable[[Row], Row]) -> None:
+        """Every row of every snapshot; nobody has rows of its own."""
+        changed: dict[int, Rows] = {}
+
+        def altered(rows: Rows) -> Rows:
+            if id(rows) not in changed:
+                changed[id(rows)] = {key: (change(row), number) for key, (row, number) in rows.items()}
+            return changed[id(rows)]
+
+        before = self.committed, [(one, one.base, [view.base for view in one.views.values()])
+                                  for one in self.transactions]
+        self.committed = altered(before[0])
+        for one, base, views in before[1]:
+            assert not one.own
+            one.base = None if base is None else altered(base)
+            for view, rows in zip(one.views.values(), views, strict=True):
+                view.base = altered(rows)
+
     def holder(self, key: RowId) -> ModelTransaction | None:
         return next((one for one in self.transactions if key in one.locks), None)
 

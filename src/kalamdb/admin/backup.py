@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 
 from kalamdb.admin.files import Readable
-from kalamdb.catalog.catalog import FORMAT
+from kalamdb.catalog.catalog import FORMATS
 from kalamdb.errors import KalamError
 from kalamdb.store.files import sync
 from kalamdb.store.hot import open_connection
@@ -170,9 +170,10 @@ def _copy_database(data: Path, target: Path) -> dict[str, Any]:
         segments = tuple(SegmentCopy(*row) for row in rows)
     finally:
         copy.close(True)
-    if meta.get("format") != FORMAT:
-        raise KalamError("58000", f"the data directory has format {meta.get('format')}, this program reads {FORMAT}")
-    return {"format": FORMAT, "server_id": meta["server_id"], "last_seq": meta.get("last_seq", 0),
+    if meta.get("format") not in FORMATS:
+        raise KalamError("58000", f"the data directory has format {meta.get('format')}, this program reads formats up "
+                                  f"to {FORMATS[-1]}")
+    return {"format": meta["format"], "server_id": meta["server_id"], "last_seq": meta.get("last_seq", 0),
             "checksum": checksum_of(target), "segments": segments}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from kalamdb.admin.files import Readable
-from kalamdb.catalog.catalog import FORMAT, load_table
+from kalamdb.catalog.catalog import FORMATS, load_table
 from kalamdb.errors import KalamError
 from kalamdb.store import bloom, manifest
 from kalamdb.store.cold import ColdRange, ColdStore
@@ -60,8 +60,9 @@ class Check:
         try:
             yield from self._database()
             found = self._query("SELECT value FROM kalam_meta WHERE name = 'format'")
-            if found != [(FORMAT,)]:
-                yield f"hot.db: its format is {found[0][0] if found else 'not known'}, this program reads {FORMAT}"
+            if not found or found[0][0] not in FORMATS:
+                shown = found[0][0] if found else "not known"
+                yield f"hot.db: its format is {shown}, this program reads up to {FORMATS[-1]}"
                 return
             ((self._last_seq,),) = self._query("SELECT value FROM kalam_meta WHERE name = 'last_seq'") or [(0,)]
             tables = [load_table(number, text) for number, text in self._query(  # dropped ones, until they are purged
@@ -91,6 +92,8 @@ class Check:
                 self.counts.hot_rows += rows
             if newest is not None and newest > self._last_seq:
                 yield f"{name}: {each} has a row of commit {newest}, after the last one ({self._last_seq})"
+            if each == layout.table and (lost := set(layout.columns) - layout.present(self._connection)):
+                yield f"{name}: {each} does not have the column {min(lost)}"
         version = manifest.version_of(self._query, table.id)
         if not version:
             return

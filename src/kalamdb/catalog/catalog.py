@@ -18,7 +18,7 @@ from kalamdb import types
 from kalamdb.api import Role
 from kalamdb.errors import KalamError
 from kalamdb.store import manifest
-from kalamdb.store.hot import Layouts
+from kalamdb.store.hot import Layout, Layouts
 from kalamdb.txn.api import AccountDef, CheckDef, ColumnDef, TableDef
 
 TableName = tuple[str, str]
@@ -33,16 +33,17 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS kalam_outcomes (txn_id TEXT PRIMARY KEY, seq INTEGER NOT NULL, at INTEGER NOT NULL) "
     "STRICT, WITHOUT ROWID",
 )
-FORMAT = 1
+#: 2: tables that were altered, which a program of format 1 would misread
+FORMATS = (1, 2)
 
 
 def create_schema(connection: apsw.Connection) -> None:
     """The store's own tables, if they are not there. Raises KalamError where the data are of a later format."""
     for statement in (*_SCHEMA, *manifest.SCHEMA):
         connection.execute(statement)
-    found = meta(connection, "format", lambda: FORMAT)
-    if found != FORMAT:
-        raise KalamError("58000", f"the data directory has format {found}, this server reads format {FORMAT}")
+    found = meta(connection, "format", lambda: FORMATS[0])
+    if found not in FORMATS:
+        raise KalamError("58000", f"the data directory has format {found}, this server reads up to {FORMATS[-1]}")
 
 
 def meta(connection: apsw.Connection, name: str, make: Callable[[], Any]) -> Any:
@@ -59,27 +60,38 @@ def meta(connection: apsw.Connection, name: str, make: Callable[[], Any]) -> Any
 def dump_table(table: TableDef) -> str:
     return json.dumps({
         "namespace": table.namespace, "name": table.name, "kind": table.kind,
-        "columns": [
-            {"id": column.id, "name": column.name, "type": column.type.name, "declared": column.declared,
-             "typmod": column.typmod, "not_null": column.not_null, "default": column.default}
-            for column in table.columns
-        ],
+        "columns": [_dump_column(column) for column in table.columns],
         "key": list(table.key), "key_constraint": table.key_constraint,
         "checks": [[check.name, check.expression, check.enforced] for check in table.checks],
         "options": dict(table.options), "owner": table.owner, "version": table.version,
+        "last_column": table.last_column,
     }, ensure_ascii=False)
+
+
+def _dump_column(column: ColumnDef) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "id": column.id, "name": column.name, "type": column.type.name, "declared": column.declared,
+        "typmod": column.typmod, "not_null": column.not_null, "default": column.default,
+    }
+    if column.late:
+        shown["missing"] = None if column.missing is None else types.write_text(column.type, column.missing)
+    return shown
+
+
+def _load_column(item: dict[str, Any]) -> ColumnDef:
+    kind, late = types.by_name(item["type"]), "missing" in item
+    missing = item["missing"] if late else None
+    return ColumnDef(item["id"], item["name"], kind, item["declared"], item["typmod"], item["not_null"],
+                     item["default"], late, None if missing is None else types.read_text(kind, missing))
 
 
 def load_table(number: int, text: str) -> TableDef:
     found = json.loads(text)
-    columns = tuple(
-        ColumnDef(item["id"], item["name"], types.by_name(item["type"]), item["declared"], item["typmod"],
-                  item["not_null"], item["default"])
-        for item in found["columns"]
-    )
+    columns = tuple(map(_load_column, found["columns"]))
     checks = tuple(CheckDef(*check) for check in found["checks"])
     return TableDef(number, found["namespace"], found["name"], found["kind"], columns, tuple(found["key"]),
-                    found["key_constraint"], checks, found["options"], found["owner"], found["version"])
+                    found["key_constraint"], checks, found["options"], found["owner"], found["version"],
+                    found.get("last_column", 0))
 
 
 # ---------- committed ----------
@@ -92,6 +104,7 @@ class Catalog:
         self.by_id: dict[int, TableDef] = {}
         self.accounts: dict[str, AccountDef] = {}
         self._versions = itertools.count(1)
+        self._definitions = itertools.count(2)
         self.version = 0
         self._last_id = 0
 
@@ -106,6 +119,7 @@ class Catalog:
             self.accounts[name] = AccountDef(name, Role(role), password)
         ((number,),) = connection.execute("SELECT coalesce(max(id), 0) FROM kalam_tables").fetchall()
         self._last_id = number
+        self._definitions = itertools.count(max([1, *(table.version for table in self.by_id.values())]) + 1)
 
     def next_id(self) -> int:
         self._last_id += 1
@@ -114,6 +128,10 @@ class Catalog:
     def next_version(self) -> int:
         return next(self._versions)
 
+    def next_definition(self) -> int:
+        """A version for an altered table, which is nobody else's: what is rolled back may be in caches."""
+        return next(self._definitions)
+
     def _add(self, table: TableDef) -> None:
         self.by_name[table.namespace, table.name] = table
         self.by_id[table.id] = table
@@ -121,12 +139,12 @@ class Catalog:
     def publish(self, changes: CatalogChanges) -> None:
         """A committed transaction's definitions become everybody's."""
         self.namespaces |= changes.namespaces
-        for name, table in changes.tables.items():
+        for name in changes.tables:
             before = self.by_name.pop(name, None)
             if before is not None:
                 self.by_id.pop(before.id, None)
-            if table is not None:
-                self._add(table)
+        for table in changes.standing():
+            self._add(table)
         for user, account in changes.accounts.items():
             if account is None:
                 self.accounts.pop(user, None)
@@ -142,11 +160,17 @@ class CatalogChanges:
     namespaces: frozenset[str] = frozenset()
     tables: Mapping[TableName, TableDef | None] = field(default_factory=dict)
     dropped: tuple[int, ...] = ()  # ids of committed tables
+    altered: frozenset[int] = frozenset()  # and of those with another definition now
     accounts: Mapping[str, AccountDef | None] = field(default_factory=dict)
     version: int = 0
 
-    def created(self) -> list[TableDef]:
+    def standing(self) -> list[TableDef]:
+        """Created or altered tables."""
         return [table for table in self.tables.values() if table is not None]
+
+    def of(self, number: int) -> TableDef | None:
+        """The definition of a created or altered table."""
+        return next((table for table in self.standing() if table.id == number), None)
 
     def with_namespace(self, name: str, version: int) -> CatalogChanges:
         return replace(self, namespaces=self.namespaces | {name}, version=version)
@@ -154,10 +178,20 @@ class CatalogChanges:
     def with_table(self, table: TableDef, version: int) -> CatalogChanges:
         return replace(self, tables={**self.tables, (table.namespace, table.name): table}, version=version)
 
+    def with_altered(self, before: TableDef, table: TableDef, version: int) -> CatalogChanges:
+        """``before`` may have another name."""
+        own = self.of(table.id) is not None and table.id not in self.altered
+        return replace(
+            self, tables={**self.tables, (before.namespace, before.name): None, (table.namespace, table.name): table},
+            altered=self.altered if own else self.altered | {table.id}, version=version,
+        )
+
     def without_table(self, table: TableDef, version: int) -> CatalogChanges:
-        own = any(made is not None and made.id == table.id for made in self.tables.values())
-        return replace(self, tables={**self.tables, (table.namespace, table.name): None},
-                       dropped=self.dropped if own else (*self.dropped, table.id), version=version)
+        own = self.of(table.id) is not None and table.id not in self.altered
+        return replace(
+            self, tables={**self.tables, (table.namespace, table.name): None}, altered=self.altered - {table.id},
+            dropped=self.dropped if own else (*self.dropped, table.id), version=version,
+        )
 
     def with_account(self, name: str, account: AccountDef | None, version: int) -> CatalogChanges:
         return replace(self, accounts={**self.accounts, name: account}, version=version)
@@ -169,9 +203,12 @@ class CatalogChanges:
         now = int(time.time() * 1000)
         for number in self.dropped:
             connection.execute("UPDATE kalam_tables SET dropped_at = ? WHERE id = ?", (now, number))
-        for table in self.created():
-            connection.execute("INSERT INTO kalam_tables (id, definition) VALUES (?, ?)", (table.id, dump_table(table)))
+        for table in self.standing():
             layout = layouts.of(table)
+            if table.id in self.altered:
+                _alter(connection, table, layout)
+                continue
+            connection.execute("INSERT INTO kalam_tables (id, definition) VALUES (?, ?)", (table.id, dump_table(table)))
             connection.execute(layout.create)
             if layout.index is not None:
                 connection.execute(layout.index)
@@ -181,6 +218,16 @@ class CatalogChanges:
             else:
                 connection.execute("REPLACE INTO kalam_accounts VALUES (?, ?, ?)",
                                    (name, int(account.role), account.password_hash))
+
+
+def _alter(connection: apsw.Connection, table: TableDef, layout: Layout) -> None:
+    """Columns that are dropped stay in the hot table, where nobody names them, until their rows are written anew."""
+    connection.execute("UPDATE kalam_tables SET definition = ? WHERE id = ?", (dump_table(table), table.id))
+    present = layout.present(connection)
+    for name, addition in layout.additions.items():
+        if name not in present:
+            connection.execute(addition)
+    connection.execute("REPLACE INTO kalam_meta VALUES ('format', ?)", (FORMATS[-1],))
 
 
 class View:
@@ -218,15 +265,19 @@ class View:
             return self.changes.accounts[name]
         return self._catalog.accounts.get(name)
 
-    def has(self, table: TableDef) -> bool:
-        """Is this table still there?"""
+    def current(self, table: TableDef) -> TableDef | None:
+        """The definition that a table has now; None: it is gone."""
         if self.changes is not None:
             if table.id in self.changes.dropped:
-                return False
-            own = self.changes.tables.get((table.namespace, table.name))
-            if own is not None and own.id == table.id:
-                return True
-        return table.id in self._catalog.by_id
+                return None
+            own = self.changes.of(table.id)
+            if own is not None:
+                return own
+        return self._catalog.by_id.get(table.id)
+
+    def has(self, table: TableDef) -> bool:
+        """Is this table still there?"""
+        return self.current(table) is not None
 
 
 class Accounts:

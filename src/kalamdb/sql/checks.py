@@ -13,6 +13,7 @@ from kalamdb import types
 from kalamdb.api import Row
 from kalamdb.errors import KalamError
 from kalamdb.sql.bind import Binder, NotSimple, Params
+from kalamdb.sql.lexer import Token, quote, tokenize
 from kalamdb.sql.parse import parse_expression
 from kalamdb.sql.predicate import Condition, evaluate
 from kalamdb.sql.statements import CheckSpec
@@ -28,8 +29,45 @@ def define(table: TableDef, specs: Sequence[CheckSpec]) -> tuple[CheckDef, ...]:
         if any(check.name == name for check in made):
             raise KalamError("42710", f'check constraint "{name}" already exists', constraint=name)
         taken.add(name)
-        made.append(CheckDef(name, spec.expression, _condition_of(table, spec.expression) is not None))
+        made.append(definition(table, name, spec.expression))
     return tuple(made)
+
+
+def definition(table: TableDef, name: str, expression: str) -> CheckDef:
+    return CheckDef(name, expression, _condition_of(table, expression) is not None)
+
+
+def violation(table: TableDef, check: CheckDef) -> Condition | None:
+    """What holds for rows that violate a constraint; None where the server does not enforce it."""
+    return _condition_of(table, f"NOT ({check.expression})") if check.enforced else None
+
+
+# ---------- names in expressions ----------
+def mentions(check: CheckDef, column: str) -> bool:
+    return any(_names(tokens, place, column) for tokens in (tokenize(check.expression),)
+               for place in range(len(tokens)))
+
+
+def renamed(check: CheckDef, column: str, to: str) -> CheckDef:
+    """The constraint after a column's change of name."""
+    text, tokens = check.expression, tokenize(check.expression)
+    for place in reversed(range(len(tokens))):
+        if _names(tokens, place, column):
+            text = text[: tokens[place].start] + quote(to) + text[tokens[place].end :]
+    return CheckDef(check.name, text, check.enforced)
+
+
+def _names(tokens: list[Token], place: int, column: str) -> bool:
+    """Is this token the column's name? Not a type's after ``::``, and not a function's."""
+    token = tokens[place]
+    return (token.kind in ("word", "name") and token.value == column
+            and not (place and tokens[place - 1].is_op("::")) and not tokens[place + 1].is_op("("))
+
+
+def free_name(table: TableDef, column: str | None = None) -> str:
+    """As PostgreSQL names a constraint that has no name."""
+    base = f"{table.name}_{column}_check" if column is not None else f"{table.name}_check"
+    return _free_name(base, {check.name for check in table.checks} | {table.key_constraint})
 
 
 def _free_name(base: str, taken: set[str]) -> str:

@@ -82,7 +82,7 @@ async def create_table(statement: CreateTable, run: Run) -> Result:
     check_name(statement.name.table, "table")
     options = dict(statement.options)
     kind = _kind(statement, options)
-    _check_options(kind, options, run)
+    check_options(kind, options, run)
     namespace = await _namespace_for(statement.name, run)
     if run.transaction.catalog.table(namespace, statement.name.table) is not None:
         if not statement.if_not_exists:
@@ -103,7 +103,7 @@ def _kind(statement: CreateTable, options: dict[str, str]) -> Kind:
     return KINDS[statement.kind or given or "shared"]
 
 
-def _check_options(kind: Kind, options: Mapping[str, str], run: Run) -> None:
+def check_options(kind: Kind, options: Mapping[str, str], run: Run) -> None:
     for name, value in options.items():
         if name not in _OPTIONS or kind not in _OPTIONS[name]:
             valid = ", ".join(sorted(option for option, kinds in _OPTIONS.items() if kind in kinds))
@@ -151,7 +151,7 @@ def _is_flush_policy(value: str) -> bool:
 def _definition(statement: CreateTable, namespace: str, kind: Kind, options: dict[str, str]) -> TableDef:
     name = statement.name.table
     owner = options.pop("owner", None)
-    columns = [_column(place, spec) for place, spec in enumerate(statement.columns)]
+    columns = [column_of(place + 1, spec) for place, spec in enumerate(statement.columns)]
     names = [column.name for column in columns]
     for each in names:
         if names.count(each) > 1:
@@ -170,17 +170,20 @@ def _definition(statement: CreateTable, namespace: str, kind: Kind, options: dic
     return TableDef(0, namespace, name, kind, tuple(columns), key, constraint, made, options, owner)
 
 
-def _column(place: int, spec: ColumnSpec) -> ColumnDef:
-    check_name(spec.name, "column")
-    if spec.name in RESERVED_COLUMNS:
-        raise KalamError("42701", f'column name "{spec.name}" is reserved', column=spec.name,
+def check_reserved(name: str) -> None:
+    if name in RESERVED_COLUMNS:
+        raise KalamError("42701", f'column name "{name}" is reserved', column=name,
                          detail="_seq and _userid exist on every table without being declared.")
+
+
+def column_of(number: int, spec: ColumnSpec) -> ColumnDef:
+    check_reserved(check_name(spec.name, "column"))
     try:
         type_, typmod = types.parse_declared(spec.type)
     except KalamError as error:
         error.position = error.position or spec.position
         raise
-    column = ColumnDef(place + 1, spec.name, type_, spec.type, typmod, spec.not_null, spec.default)
+    column = ColumnDef(number, spec.name, type_, spec.type, typmod, spec.not_null, spec.default)
     if spec.default is not None:
         _check_default(column)
     return column

@@ -17,6 +17,7 @@ from kalamdb.api import CONTEXT_OID, ClientSession, Context, Prepared, Result, R
 from kalamdb.errors import KalamError
 from kalamdb.settings import Settings
 from kalamdb.sql import access, ddl, transaction
+from kalamdb.sql.alter import alter_table
 from kalamdb.sql.checks import check_row
 from kalamdb.sql.coerce import Snowflakes
 from kalamdb.sql.cursors import close_cursor, close_cursors, fetch
@@ -30,6 +31,7 @@ from kalamdb.sql.run import Run
 from kalamdb.sql.settings import reset_settings, set_setting
 from kalamdb.sql.show import show
 from kalamdb.sql.statements import (
+    AlterTable,
     CancelJob,
     CloseCursor,
     Commit,
@@ -60,7 +62,7 @@ from kalamdb.sql.storage import cancel_job, storage_job, table_stats
 from kalamdb.sql.transaction import CONTROL, ENDING, SessionState, check_usable
 from kalamdb.sql.values import decode
 from kalamdb.sql.workers import Workers, cancelled
-from kalamdb.txn.api import Engine
+from kalamdb.txn.api import Engine, StaleDefinition
 
 #: statement texts whose plans are kept
 ENTRIES = 4096
@@ -68,7 +70,7 @@ THREADS = 8
 
 _DEFINITIONS: dict[type[Statement], Callable[[Any, Run], Awaitable[Result]]] = {
     CreateNamespace: ddl.create_namespace, CreateTable: ddl.create_table, DropTable: ddl.drop_table,
-    CreateUser: ddl.create_user, DropUser: ddl.drop_user,
+    CreateUser: ddl.create_user, DropUser: ddl.drop_user, AlterTable: alter_table,
 }
 
 
@@ -174,8 +176,15 @@ class SqlExecutor:
         if isinstance(statement, CONTROL):
             return self._control(session, state, statement, context)
         run = self._open(session, state, context)
+        run.described = prepared.columns if context is None else None
+
+        def start() -> Result | Awaitable[Result]:
+            return self._start(run, entry, params, formats)
+
         try:
-            outcome = self._start(run, entry, params, formats)
+            outcome = start()
+        except StaleDefinition as stale:
+            outcome = self._again(run, start, stale)
         except BaseException:
             self._abort(run)
             raise
@@ -187,7 +196,7 @@ class SqlExecutor:
                     return _answer(run, outcome)
             elif not (context is not None and context.commit):
                 return _answer(run, outcome)
-        return self._finish(run, outcome)
+        return self._finish(run, outcome, start)
 
     def _state(self, session: ClientSession) -> SessionState:
         state = self._states.get(session.id)
@@ -281,6 +290,8 @@ class SqlExecutor:
         bound: Bound = entry.bound(run.catalog, run.path, self.queries)
         plan = bound.plan
         context = run.context
+        if run.described is not None and plan.columns != run.described:
+            raise KalamError("0A000", "cached plan must not change result type", hint="Prepare the statement anew.")
         if context is not None and not plan.wire and not context.exec:
             raise KalamError("42601", "the statement is not in the wire dialect",
                              hint='The context key "exec" runs any statement.')
@@ -293,9 +304,24 @@ class SqlExecutor:
         outcome: Result | Awaitable[Result] = plan.start(run)
         return outcome
 
-    async def _finish(self, run: Run, outcome: Result | Awaitable[Result]) -> Result:
+    async def _again(self, run: Run, start: Callable[[], Result | Awaitable[Result]], stale: StaleDefinition) -> Result:
+        """Start a statement anew whose table was altered between its planning and its turn; it has written nothing."""
+        while True:
+            await run.transaction.settled(stale.table)
+            run.forget_snapshot()
+            try:
+                outcome = start()
+                return outcome if isinstance(outcome, Result) else await outcome
+            except StaleDefinition as again:
+                stale = again
+
+    async def _finish(self, run: Run, outcome: Result | Awaitable[Result],
+                      start: Callable[[], Result | Awaitable[Result]]) -> Result:
         try:
-            result = outcome if isinstance(outcome, Result) else await outcome
+            try:
+                result = outcome if isinstance(outcome, Result) else await outcome
+            except StaleDefinition as stale:
+                result = await self._again(run, start, stale)
             if run.own and not run.handed:
                 if run.wrote:
                     await run.transaction.commit()

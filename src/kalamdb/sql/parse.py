@@ -18,13 +18,12 @@ from sqlglot.parsers.postgres import PostgresParser
 
 from kalamdb.errors import KalamError
 from kalamdb.sql.lexer import Token, tokenize
+from kalamdb.sql.parsetable import TableBody, alter_table
 from kalamdb.sql.statements import (
     ArrowWrite,
     Begin,
     CancelJob,
-    CheckSpec,
     CloseCursor,
-    ColumnSpec,
     Commit,
     CreateNamespace,
     CreateTable,
@@ -65,9 +64,6 @@ if TYPE_CHECKING:
 logging.getLogger("sqlglot").setLevel(logging.CRITICAL)  # its warnings name neither session nor statement
 
 _QUERY_WORDS = frozenset({"select", "with", "values", "table", "insert", "update", "delete"})
-#: words that end a column's type or default
-_COLUMN_WORDS = frozenset({"not", "null", "constraint", "primary", "check", "unique", "references", "collate",
-                           "generated", "default", "deferrable", "initially"})
 _FOREIGN_OPERATORS = frozenset({"==", "??", "**", "<=>", "//"})
 _UNSUPPORTED = frozenset({
     "alter", "analyze", "call", "checkpoint", "cluster", "comment", "copy", "declare", "do", "explain", "grant",
@@ -528,7 +524,7 @@ class Parser:
     def create_table(self, kind: str | None) -> CreateTable:
         exists = self.if_not_exists()
         name = self.table()
-        body = _TableBody(self)
+        body = TableBody(self)
         self.expect_op("(")
         while True:
             body.element()
@@ -611,90 +607,14 @@ class Parser:
         return CreateUser(name, password, role, alter)
 
     def alter(self) -> Statement:
-        if self.accept("user"):
+        if self.token.is_word("user") and not self.peek().is_word("table"):
+            self.advance()
             return self.account(alter=True)
+        kind = self.advance().value if self.token.is_word("user", "shared", "stream") else None
+        if self.accept("table"):
+            return alter_table(self, kind)
         what = self.token.value.upper() if self.token.kind == "word" else ""
         raise KalamError("0A000", f"ALTER {what} is not supported".replace("  ", " "), position=self.token.start + 1)
-
-
-class _TableBody:
-    """The parenthesised part of CREATE TABLE."""
-
-    def __init__(self, parser: Parser) -> None:
-        self.parser = parser
-        self.columns: list[ColumnSpec] = []
-        self.checks: list[CheckSpec] = []
-        self.key: tuple[str, ...] = ()
-        self.key_constraint: str | None = None
-
-    def element(self) -> None:
-        parser = self.parser
-        if not self._table_constraint():
-            self._column(parser.token)
-
-    def _table_constraint(self) -> bool:
-        parser = self.parser
-        constraint: str | None = None
-        if parser.token.is_word("constraint"):
-            parser.advance()
-            constraint = parser.name()
-        if parser.accept("primary", "key"):
-            self._set_key(parser.names(), constraint)
-            return True
-        if parser.token.is_word("check") and parser.peek().is_op("("):
-            parser.advance()
-            self._check(constraint)
-            return True
-        if parser.token.is_word("unique", "foreign", "exclude", "like") and (
-            constraint is not None or parser.peek().is_op("(") or parser.peek().is_word("key", "using")
-        ):
-            raise KalamError("0A000", f"{parser.token.value.upper()} is not supported on tables of this server",
-                             position=parser.token.start + 1)
-        if constraint is not None:
-            raise parser.error()
-        return False
-
-    def _set_key(self, columns: tuple[str, ...], constraint: str | None) -> None:
-        if self.key:
-            raise KalamError("42P16", "multiple primary keys for the table are not allowed",
-                             position=self.parser.token.start + 1)
-        self.key, self.key_constraint = columns, constraint
-
-    def _check(self, constraint: str | None) -> None:
-        parser = self.parser
-        parser.expect_op("(")
-        expression = parser.until()
-        parser.expect_op(")")
-        self.checks.append(CheckSpec(constraint, expression))
-
-    def _column(self, first: Token) -> None:
-        parser = self.parser
-        name = parser.name()
-        place = parser.token.start + 1
-        declared = parser.until(words=_COLUMN_WORDS)
-        not_null, default = False, None
-        while parser.token.kind == "word":
-            constraint = None
-            if parser.accept("constraint"):
-                constraint = parser.name()
-            if parser.accept("not", "null"):
-                not_null = True
-            elif parser.accept("null"):
-                pass
-            elif parser.accept("default"):
-                default = parser.until(words=_COLUMN_WORDS)
-            elif parser.accept("primary", "key"):
-                self._set_key((name,), constraint)
-            elif parser.accept("check"):
-                self._check(constraint)
-            elif parser.accept("collate"):
-                parser.table()
-            elif parser.token.is_word("unique", "references", "generated"):
-                raise KalamError("0A000", f"{parser.token.value.upper()} is not supported on tables of this server",
-                                 position=parser.token.start + 1)
-            else:
-                raise parser.error()
-        self.columns.append(ColumnSpec(name, declared, not_null, default, place))
 
 
 def _describe(parser: Parser) -> Statement:

@@ -40,6 +40,7 @@ class Run:
     handed: bool = False  # the transaction now belongs to a cursor or stream
     wrote: bool = False
     report: Report | None = None
+    described: tuple[Column, ...] | None = None  # what the client was told of the result
     _snapshot: Snapshot | None = field(default=None)
     _now: int = 0
 
@@ -95,6 +96,9 @@ class Run:
         if self._snapshot is None:
             self._snapshot = self.transaction.snapshot(self.context.snap if self.context is not None else 0)
         return self._snapshot
+
+    def forget_snapshot(self) -> None:
+        self._snapshot = None
 
     def fresh_snapshot(self) -> Snapshot:
         """One that sees this statement's own writes."""

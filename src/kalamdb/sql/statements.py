@@ -171,6 +171,88 @@ class CreateTable(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class AddColumn:
+    column: ColumnSpec
+    checks: tuple[CheckSpec, ...]
+    if_not_exists: bool
+    fill: str | None  # what rows that are there show, as text; "" is a text, too
+    filled: bool  # FILL was written: NULL where ``fill`` is None
+
+
+@dataclass(frozen=True, slots=True)
+class DropColumn:
+    name: str
+    if_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RenameColumn:
+    name: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenameTable:
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenameConstraint:
+    name: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetType:
+    column: str
+    type: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetDefault:
+    column: str
+    default: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetNotNull:
+    column: str
+    not_null: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddCheck:
+    check: CheckSpec
+    valid: bool  # look at the rows that are there
+
+
+@dataclass(frozen=True, slots=True)
+class DropConstraint:
+    name: str
+    if_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetOptions:
+    options: Mapping[str, str]
+    reset: tuple[str, ...] = ()
+
+
+Action = (AddColumn | DropColumn | RenameColumn | RenameTable | RenameConstraint | SetType | SetDefault | SetNotNull
+          | AddCheck | DropConstraint | SetOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class AlterTable(Statement):
+    name: Name
+    kind: str | None
+    if_exists: bool
+    actions: tuple[Action, ...]
+    owned_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DropTable(Statement):
     names: tuple[Name, ...]
     if_exists: bool

@@ -91,8 +91,10 @@ class DecodedGroup:
     def row(self, place: int, layout: Layout, segment: Segment, tenant: str) -> Row:
         """(*columns, _seq, _userid) in storage values."""
         arrays = self.arrays
-        values: list[Any] = [None if (array := arrays.get(name)) is None else array[place].as_py()
-                             for name in layout.columns]
+        values: list[Any] = [
+            layout.missing.get(name) if (array := arrays.get(name)) is None else array[place].as_py()
+            for name in layout.columns
+        ]
         for at in layout.booleans:
             if values[at] is not None:
                 values[at] = int(values[at])
@@ -445,9 +447,17 @@ def _projected(batch: pa.RecordBatch, columns: Sequence[str], layout: Layout, se
         elif name == "_userid":
             array = pa.repeat("", batch.num_rows)
         else:
-            array = pa.nulls(batch.num_rows, layout.arrow[name])
+            array = _missing(layout, name, batch.num_rows)
         arrays.append(array)
     return pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+
+def _missing(layout: Layout, name: str, rows: int) -> pa.Array:
+    """A column that is younger than the file."""
+    value, kind = layout.missing.get(name), layout.arrow[name]
+    if value is None:
+        return pa.nulls(rows, kind)
+    return pa.repeat(pa.scalar(bool(value) if kind == pa.bool_() else value, kind), rows)
 
 
 def joined(parts: Sequence[pa.RecordBatch], *, shared: bool) -> pa.RecordBatch:

@@ -7,6 +7,7 @@ open read transaction; connections are kept in a pool. Nothing here knows of tra
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
@@ -115,9 +116,24 @@ class Layout:
         owner = "NULL" if self.shared else "_userid"
         self.get = (f"SELECT {names}{', ' if names else ''}_seq, {owner} FROM {self.table} WHERE _userid = ? AND k = ?")
         self.exists = f"SELECT 1 FROM {self.table} WHERE _userid = ? AND k = ?"
-        self.put = f"REPLACE INTO {self.table} VALUES (?, ?, ?{', ?' * len(self.columns)})"
+        self.put = (f"REPLACE INTO {self.table} (_userid, k, _seq{''.join(f', {name}' for name in self.columns)}) "
+                    f"VALUES (?, ?, ?{', ?' * len(self.columns)})")
         self.delete = f"DELETE FROM {self.table} WHERE _userid = ? AND k = ?"
         self.last_key = f"SELECT max(k) FROM {self.table} WHERE _userid = ?"
+        #: what rows show that are older than a column
+        self.missing = {f"c{column.id}": column.missing for column in table.columns if column.late}
+        self.additions = {name: f"ALTER TABLE {self.table} ADD COLUMN {name} ANY DEFAULT {_literal(value)}"
+                          for name, value in self.missing.items()}
+
+    def present(self, connection: apsw.Connection) -> set[str]:
+        """Columns that the table has in the connection's snapshot; dropped ones may be among them."""
+        return {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (self.table,))}
+
+    def fitted(self, text: str, connection: apsw.Connection) -> str:
+        """A statement about a snapshot from before some of the columns were added."""
+        present = self.present(connection)
+        absent = {name: value for name, value in self.missing.items() if name not in present}
+        return _COLUMN.sub(lambda found: _literal(absent[found[0]]) if found[0] in absent else found[0], text)
 
     def output(self, position: int) -> str:
         if position == SEQ:
@@ -157,6 +173,35 @@ class Layout:
             return [_with_nan(row, places) for row in rows]
 
         return load
+
+
+_COLUMN = re.compile(r"\bc\d+\b")
+
+
+def _literal(value: Any) -> str:
+    """A stored value as SQLite's text."""
+    match value:
+        case None:
+            return "NULL"
+        case bytes():
+            return f"X'{value.hex()}'"
+        case str():
+            return "'" + value.replace("'", "''") + "'"
+        case float() if value != value:
+            return f"X'{NAN.hex()}'"
+        case float() if value in (float("inf"), float("-inf")):
+            return "9e999" if value > 0 else "-9e999"
+    return repr(value)
+
+
+def run_fitted(connection: apsw.Connection, layout: Layout, text: str, values: Sequence[Any]) -> apsw.Cursor:
+    """Execute a query that names the layout's columns, also where the snapshot is older than some of them."""
+    try:
+        return connection.cursor().execute(text, values)
+    except apsw.SQLError as error:
+        if not layout.missing or "no such column" not in str(error):
+            raise
+    return connection.cursor().execute(layout.fitted(text, connection), values)
 
 
 def _with_nan(row: Row, places: Sequence[int]) -> Row:
@@ -257,13 +302,13 @@ class Reader:
             finally:
                 self._running = None
 
-    def execute(self, text: str, values: Sequence[Any], stop: Stop) -> Any:
+    def execute(self, layout: Layout, text: str, values: Sequence[Any], stop: Stop) -> Any:
         """Begin a statement; None where its table is not in this snapshot."""
         with self.lock:
             stop.check()
             self._running = stop
             try:
-                cursor = self.connection.cursor().execute(text, values)
+                cursor = run_fitted(self.connection, layout, text, values)
                 self._cursors.append(cursor)
                 return cursor
             except apsw.InterruptError:
@@ -323,7 +368,7 @@ class HotSnapshot:
         self._pinned = True
         with reader.lock:
             try:
-                found = reader.connection.execute(layout.get, (tenant, k)).fetchall()
+                found = run_fitted(reader.connection, layout, layout.get, (tenant, k)).fetchall()
             except apsw.SQLError as error:
                 if "no such table" in str(error):
                     return None
@@ -406,8 +451,10 @@ class LiveReader:
         self._connection = open_connection(path, read_only=True)
         self._connection.execute("PRAGMA query_only=1")
 
-    def query(self, text: str, values: Sequence[Any]) -> list[Row]:
+    def query(self, text: str, values: Sequence[Any], layout: Layout | None = None) -> list[Row]:
         try:
+            if layout is not None:
+                return run_fitted(self._connection, layout, text, values).fetchall()
             return self._connection.execute(text, values).fetchall()
         except apsw.SQLError as error:
             if "no such table" in str(error):
@@ -424,7 +471,7 @@ class LiveReader:
             self._connection.execute("COMMIT")
 
     def get(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
-        found = self.query(layout.get, (tenant, k))
+        found = self.query(layout.get, (tenant, k), layout)
         return found[0] if found else None
 
     def exists(self, layout: Layout, tenant: str, k: int | bytes) -> bool:

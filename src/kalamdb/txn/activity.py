@@ -66,7 +66,7 @@ def _named(engine: StoreEngine, owner: Owner, key: LockKey) -> tuple[str | None,
 def _table(engine: StoreEngine, owner: Owner, number: int) -> TableDef | None:
     found = engine.catalog.by_id.get(number)
     if found is None and isinstance(owner, StoreTransaction) and owner.catalog.changes is not None:  # not committed
-        found = next((table for table in owner.catalog.changes.created() if table.id == number), None)
+        found = owner.catalog.changes.of(number)
     return found
 
 

@@ -32,6 +32,9 @@ class ColumnDef:
     typmod: int = -1
     not_null: bool = False
     default: str | None = None  # SQL text
+    #: added to a table that was there: rows of before do not have it, and show ``missing`` (a storage value)
+    late: bool = False
+    missing: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,13 @@ class TableDef:
     checks: tuple[CheckDef, ...] = ()
     options: Mapping[str, str] = ()  # type: ignore[assignment]
     owner: str | None = None  # "sysid/dboid/relid" of the PostgreSQL relation that manages it
-    version: int = 1
+    version: int = 1  # no two definitions of a table have the same
+    last_column: int = 0  # the highest column id ever given
+
+    @property
+    def next_column(self) -> int:
+        """The id of a column to come."""
+        return max([self.last_column, *(column.id for column in self.columns)]) + 1
 
 
 class CatalogView(Protocol):
@@ -76,6 +85,14 @@ class NotInMemory(Exception):
     def __init__(self, load: Callable[[], object]) -> None:
         super().__init__("the row is not in memory")
         self.load = load
+
+
+class StaleDefinition(Exception):
+    """The table was altered after the statement's plan was made. Nothing has been written: it is planned anew."""
+
+    def __init__(self, table: TableDef) -> None:
+        super().__init__(f"{table.namespace}.{table.name}")
+        self.table = table
 
 
 class Snapshot(Protocol):
@@ -212,6 +229,20 @@ class Transaction(Protocol):
         """Assigns id. 42P07 if it exists, 3F000 if the namespace does not."""
 
     async def drop_table(self, table: TableDef) -> None: ...
+
+    async def lock_table(self, table: TableDef) -> TableDef:
+        """Keep everybody else from writing to the table until the end; its definition of now. 42P01 if it is gone."""
+
+    async def alter_table(self, table: TableDef) -> TableDef:
+        """Another definition of a table that ``lock_table`` locked. Columns are the same if their ids are: new ones
+        take ``next_column``, and rows that are there show their ``missing``. A column's type changes only to one with
+        the same storage values. 42P07 where the name is taken."""
+
+    def newest(self) -> Snapshot:
+        """All that is committed now, whatever the isolation level, and own writes."""
+
+    async def settled(self, table: TableDef) -> None:
+        """Wait while somebody's change of the table's definition is being committed."""
 
     async def put_account(self, account: AccountDef) -> None:
         """Make an account, or replace the one of its name. It counts at log-in after the commit."""

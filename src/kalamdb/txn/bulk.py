@@ -70,6 +70,13 @@ class Runs:
         self._store = ColdStore({_STORAGE: _Scratch()}, CACHE_BYTES)
         self._manifest = Manifest(-1, 0)
 
+    def altered(self, table: TableDef, layout: Layout) -> Runs:
+        """The same runs under another definition of the table; they are one transaction's, and end once."""
+        made = Runs(table, layout)
+        made.written = list(self.written)
+        made._renew()
+        return made
+
     def __bool__(self) -> bool:
         return bool(self.written)
 

@@ -94,6 +94,8 @@ class StoreEngine:
         self._drop_grace_ms = int(drop_grace_hours * 3_600_000)
         self._purger = asyncio.create_task(self._purge_forever(), name="purge")
         self._commits: set[asyncio.Future[Any]] = set()
+        #: tables whose altered definitions may be on the disk and are nobody's yet
+        self.changing: dict[int, asyncio.Future[None]] = {}
         self.sizes = Sizes(self, self.cold)
         self.tiers = Tiers(self, self.cold, storages, flush_policy)
 
@@ -283,6 +285,22 @@ class StoreEngine:
             faults.reach("commit.applied")
             return seq
 
+        changing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for number in changes.altered if changes else ():
+            self.changing[number] = changing
+        try:
+            return await self._commit(job, overlays, changes)
+        finally:
+            for number in changes.altered if changes else ():
+                del self.changing[number]
+            changing.set_result(None)
+
+    async def wait_changed(self, number: int) -> None:
+        """Until a commit under way that alters a table is through."""
+        while (changing := self.changing.get(number)) is not None:
+            await asyncio.shield(changing)
+
+    async def _commit(self, job: Any, overlays: Sequence[TableOverlay], changes: CatalogChanges | None) -> int:
         seq: int = await outcome(self.submit(job))
         for overlay in overlays:  # not before: whoever counts rows now must find them
             table_id = overlay.table.id

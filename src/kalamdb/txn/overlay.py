@@ -41,6 +41,16 @@ class TableOverlay:
         self.rows: dict[RowKey, Version] = {}
         self._order: list[RowKey] = []  # keys in order, those that came last perhaps missing
 
+    def altered(self, table: TableDef, layout: Layout) -> TableOverlay:
+        """The same rows under another definition."""
+        made = TableOverlay(table, layout)
+        made.runs = self.runs.altered(table, layout)
+        places = {column.id: place for place, column in enumerate(self.table.columns)}
+        sources = [(places.get(column.id), column.missing) for column in table.columns]
+        for key, version in self.rows.items():
+            made.rows[key] = _altered(version, sources)
+        return made
+
     def forget(self, key: RowKey) -> None:
         del self.rows[key]
         self.forget_order()
@@ -91,6 +101,25 @@ class TableOverlay:
     def changes(self) -> Iterator[tuple[str, int | bytes, Row | None]]:
         for (tenant, k), version in self.rows.items():
             yield tenant, k, version[1]
+
+
+def _altered(version: Version, sources: Sequence[tuple[int | None, Any]]) -> Version:
+    chain: list[Version] = []
+    link: Version | None = version
+    while link is not None:
+        chain.append(link)
+        link = link[2]
+    made: Version | None = None
+    for position, row, _ in reversed(chain):
+        values = None if row is None else tuple(
+            missing if place is None else row[place] for place, missing in sources)
+        made = (position, values, made)
+    assert made is not None
+    return made
+
+
+#: in the undo log: the table had this overlay before it was altered
+_ALTERED: Any = object()
 
 
 @dataclass(slots=True)
@@ -148,6 +177,15 @@ class Overlay:
                                   if entry[0] is not overlay or entry[1] not in moved]
             self._undo.append((overlay, segment))
 
+    def alter(self, table: TableDef, layout: Layout) -> None:
+        """Own rows of a table take its new definition. Scans that are open keep what they have."""
+        before = self.tables.get(table.id)
+        if before is None:
+            return
+        self.tables[table.id] = before.altered(table, layout)
+        if self._marks:
+            self._undo.append((before, _ALTERED))
+
     def note_definition(self, before: CatalogChanges | None) -> None:
         if self._marks:
             self._undo.append((None, before))
@@ -171,6 +209,9 @@ class Overlay:
                 definitions.append(entry[1])
                 continue
             overlay, key = entry
+            if key is _ALTERED:
+                self.tables[overlay.table.id] = overlay
+                continue
             if isinstance(key, Segment):
                 overlay.runs.drop(key)
                 continue

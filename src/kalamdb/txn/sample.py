@@ -91,7 +91,7 @@ class StoreSample:
 
     # ---------- hot rows ----------
     def _select(self, text: str, values: Sequence[Any]) -> Iterator[list[Row]]:
-        cursor = self._reader.execute(text, values, self._stop)
+        cursor = self._reader.execute(self._layout, text, values, self._stop)
         while cursor is not None and (rows := self._reader.rows(cursor, TURN_ROWS, self._stop)):
             yield rows
 

@@ -133,7 +133,7 @@ class StoreScan:
         return self._layout.loader(self._scan.columns, head)
 
     def _chunks(self, text: str, values: tuple[Any, ...]) -> Iterator[list[Row]]:
-        self._cursor = self._snapshot.reader.execute(text, values, self._stop)
+        self._cursor = self._snapshot.reader.execute(self._layout, text, values, self._stop)
         while self._cursor is not None:
             rows = self._snapshot.reader.rows(self._cursor, TURN_ROWS, self._stop)
             if not rows:
@@ -321,7 +321,7 @@ def hiding_keys(reader: Reader, layout: Layout, batch: pa.RecordBatch, stop: Sto
     first, last = key_at(batch, 0), key_at(batch, batch.num_rows - 1)
     part = "SELECT _userid, k FROM {} WHERE (_userid, k) >= (?, ?) AND (_userid, k) <= (?, ?)"
     text = f"{part.format(layout.table)} UNION ALL {part.format(tombstones(layout.table_id))}"
-    cursor = reader.execute(text, (*first, *last) * 2, stop)
+    cursor = reader.execute(layout, text, (*first, *last) * 2, stop)
     if cursor is None:
         return []
     found: list[Any] = []

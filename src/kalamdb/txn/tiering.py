@@ -200,11 +200,11 @@ class Burial:
         return self._dead.all(self._manifest)
 
 
-def read_rows(snapshot: HotSnapshot, text: str, wide: Sequence[int] = ()) -> Iterator[list[Row]]:
+def read_rows(snapshot: HotSnapshot, layout: Layout, text: str, wide: Sequence[int] = ()) -> Iterator[list[Row]]:
     """A statement's rows in chunks; ``wide``: places of texts and bytes, whose lengths count."""
     reader, stop = snapshot.reader, Stop()
     pickers = [itemgetter(place) for place in wide]
-    cursor = reader.execute(text, (), stop)
+    cursor = reader.execute(layout, text, (), stop)
     if cursor is None:
         return
     while True:
@@ -234,7 +234,7 @@ def some_died(layout: Layout, snapshot: HotSnapshot, cold: ColdStore, manifest: 
     burial = Burial(layout, cold, manifest)
     for name in (tombstones(layout.table_id), layout.table):
         text = f"SELECT {'' if layout.shared else '_userid, '}k FROM {name} ORDER BY _userid, k"
-        for rows in read_rows(snapshot, text):
+        for rows in read_rows(snapshot, layout, text):
             burial.bury(types.rows_to_arrow(rows, kinds, schema))
             if burial.some:
                 return True
@@ -274,7 +274,7 @@ class Flush:
         load = layout.loader(range(len(layout.columns)), first)
         wide = [first + place for place, kind in enumerate(layout.types) if kind.arrow in WIDE]
         text = f"SELECT {head}k, _seq{names} FROM {layout.table} ORDER BY _userid, k"
-        for rows in read_rows(self._snapshot, text, wide):
+        for rows in read_rows(self._snapshot, layout, text, wide):
             batch = types.rows_to_arrow(rows if load is None else load(rows), self._kinds, self._output.schema)
             self._note_seqs(batch.column("_seq").to_pylist())
             self._burial.bury(batch.select(self._key_schema.names))
@@ -283,7 +283,7 @@ class Flush:
             self._job.progress = min(0.9, self._output.rows / self._expected)
         buried = 0
         text = f"SELECT {head}k, _seq FROM {tombstones(self._table.id)} ORDER BY _userid, k"
-        for rows in read_rows(self._snapshot, text):
+        for rows in read_rows(self._snapshot, layout, text):
             self._job.check()
             buried += len(rows)
             self._note_seqs([row[-1] for row in rows])
@@ -331,7 +331,7 @@ class Bulk:
         layout = self._overlay.layout
         kinds, schema = key_columns(layout)
         head = "" if layout.shared else "_userid, "
-        for rows in read_rows(snapshot, f"SELECT {head}k FROM {tombstones(self.table.id)} ORDER BY _userid, k"):
+        for rows in read_rows(snapshot, layout, f"SELECT {head}k FROM {tombstones(self.table.id)} ORDER BY _userid, k"):
             again = self._overlay.runs.has(types.rows_to_arrow(rows, kinds, schema))
             if again.num_rows:
                 burial.bury(again)

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import apsw
 
 from kalamdb import faults
+from kalamdb.catalog.catalog import load_table
 from kalamdb.errors import KalamError
 from kalamdb.store import manifest
 from kalamdb.store.cold import ColdStore
+from kalamdb.store.hot import HotSnapshot
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.txn.api import TableDef
 from kalamdb.txn.clock import now_ms
@@ -157,19 +159,29 @@ class Tiers:
         if table.id not in self._engine.catalog.by_id:
             raise KalamError("55000", f'table "{table.name}" is not committed', hint="Try again after COMMIT.")
 
-    def _check_still(self, table: TableDef) -> None:
-        """After the wait for the table's lock."""
+    def _still(self, table: TableDef) -> TableDef:
+        """The table's definition after the wait for its lock."""
         if self._closing:
             raise KalamError("57P01", "the server is shutting down")
-        if table.id not in self._engine.catalog.by_id:
+        found = self._engine.catalog.by_id.get(table.id)
+        if found is None:
             raise gone(table)
+        return found
+
+    def _as_of(self, snapshot: HotSnapshot, table: TableDef) -> TableDef:
+        """The definition that a snapshot's rows have. 42P01 where the table is gone."""
+        found = snapshot.query("SELECT definition FROM kalam_tables WHERE id = ? AND dropped_at IS NULL", (table.id,))
+        if not found:
+            raise gone(table)
+        made = load_table(table.id, found[0][0])
+        return table if made.version == table.version else made
 
     async def flush(self, table: TableDef) -> int:
         """Make all hot rows cold; how many there were. Background and on demand."""
         self._check_committed(table)
         await self._swept.wait()
         async with self._lock(table):
-            self._check_still(table)
+            table = self._still(table)
             self._flushed_at[table.id] = now_ms()
             with self.jobs.running("flush", table) as job:
                 return await self._flush(table, job)
@@ -183,6 +195,7 @@ class Tiers:
         snapshot = engine.hot_snapshot()
         try:
             snapshot.pin()
+            table = self._as_of(snapshot, table)
             found = self._cold.as_of(snapshot.query, table.id) or Manifest(table.id, 1)
             expected = await self.in_thread(lambda: self._count(table))
             self._counted.pop(table.id, None)
@@ -341,7 +354,7 @@ class Tiers:
         self._check_committed(table)
         await self._swept.wait()
         async with self._lock(table):
-            self._check_still(table)
+            table = self._still(table)
             found = self._cold.tables.get(table.id)
             if found is None or not found.segments:
                 return 0

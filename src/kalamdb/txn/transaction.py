@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from kalamdb import types
@@ -21,7 +22,7 @@ from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
 from kalamdb.store.manifest import Segment
 from kalamdb.store.segment import Written
 from kalamdb.txn import bulk
-from kalamdb.txn.api import AccountDef, Isolation, Key, NotInMemory, RowId, Sample, Scan, TableDef
+from kalamdb.txn.api import AccountDef, Isolation, Key, NotInMemory, RowId, Sample, Scan, StaleDefinition, TableDef
 from kalamdb.txn.locks import LockKey, Waiter
 from kalamdb.txn.overlay import FEW, Overlay, RowKey, TableOverlay, Version
 from kalamdb.txn.sample import StoreSample
@@ -92,6 +93,31 @@ class StoreTransaction:
             self._snapshots[number] = made
         return made
 
+    def newest(self) -> TxnSnapshot:
+        hot = self._engine.hot_snapshot()
+        hot.pin()
+        made = TxnSnapshot(hot, self._overlay.position)
+        self._overlay.position += 1
+        return made
+
+    def _check_definition(self, hot: HotSnapshot, table: TableDef) -> None:
+        """A snapshot must not be younger than the definition it is read by: a plan may have waited, and a commit is
+        on the disk before its definitions are everybody's."""
+        engine = self._engine
+        current = engine.catalog.by_id.get(table.id)
+        if current is None or (current.version == table.version and table.id not in engine.changing):
+            return
+        if self.catalog.changes is not None and self.catalog.changes.of(table.id) is not None:
+            return
+        found = hot.query("SELECT json_extract(definition, '$.version') FROM kalam_tables WHERE id = ? "
+                          "AND definition <> ''", (table.id,))
+        if found and found[0][0] > table.version:
+            raise StaleDefinition(table)
+
+    async def settled(self, table: TableDef) -> None:
+        await self._engine.wait_changed(table.id)
+        self._check_alive()
+
     def _committed(self) -> HotSnapshot:
         if self.isolation == "read committed":
             return self._engine.hot_snapshot()
@@ -105,6 +131,7 @@ class StoreTransaction:
 
     # ---------- reading ----------
     def get(self, snapshot: TxnSnapshot, table: TableDef, tenant: str, key: Key) -> Row | None:
+        self._check_definition(snapshot.hot, table)
         layout = self._engine.layouts.of(table)
         k = layout.codec.encode(key)
         overlay = self._overlay.tables.get(table.id)
@@ -123,6 +150,7 @@ class StoreTransaction:
         layout = self._engine.layouts.of(scan.table)
         since = self._engine.horizon(scan.table) if layout.stream else None
         snapshot.hot.pin()
+        self._check_definition(snapshot.hot, scan.table)
         overlay = self._overlay.tables.get(scan.table.id)
         own = _candidates(overlay, scan) if overlay is not None and overlay.rows else ()
         return StoreScan(snapshot.hot, layout, scan, since, own, snapshot.position,
@@ -134,6 +162,7 @@ class StoreTransaction:
         layout = self._engine.layouts.of(table)
         since = self._engine.horizon(table) if layout.stream else None
         snapshot.hot.pin()
+        self._check_definition(snapshot.hot, table)
         own = table.id in self._overlay.tables
         tenant = "" if layout.shared else sample.tenant
         whole = self.scan(snapshot, Scan(table, tenant, sample.columns, None, (), sample.key_prefix, sample.low,
@@ -174,8 +203,11 @@ class StoreTransaction:
             self._entered_table(table)
 
     def _entered_table(self, table: TableDef) -> None:
-        if not self.catalog.has(table):
+        current = self.catalog.current(table)
+        if current is None:
             raise _gone(table)
+        if current.version != table.version:
+            raise StaleDefinition(table)
         if self._pinned is None and self.isolation != "read committed":
             self._committed()  # a write, too, fixes what the transaction sees
         if self.level == 1:  # a savepoint's rollback gives the lock back
@@ -455,6 +487,30 @@ class StoreTransaction:
         if not self.catalog.has(table):
             raise _gone(table)
         self._define((self.catalog.changes or CatalogChanges()).without_table(table, self._version()))
+
+    async def lock_table(self, table: TableDef) -> TableDef:
+        self._check_writable()
+        await self._lock((table.id,))
+        current = self.catalog.current(table)
+        if current is None:
+            raise _gone(table)
+        if self._pinned is None and self.isolation != "read committed":
+            self._committed()
+        return current
+
+    async def alter_table(self, table: TableDef) -> TableDef:
+        before = await self.lock_table(table)
+        if (before.namespace, before.name) != (table.namespace, table.name):
+            for name in sorted([(before.namespace, before.name), (table.namespace, table.name)]):
+                await self._lock(("table", *name))
+            if self.catalog.table(table.namespace, table.name) is not None:
+                raise KalamError("42P07", f'relation "{table.name}" already exists', schema=table.namespace,
+                                 table=table.name)
+        made = replace(table, version=self._engine.catalog.next_definition(),
+                       last_column=max(before.next_column, table.next_column) - 1)
+        self._define((self.catalog.changes or CatalogChanges()).with_altered(before, made, self._version()))
+        self._overlay.alter(made, self._engine.layouts.of(made))
+        return made
 
     async def put_account(self, account: AccountDef) -> None:
         await self._change_account(account.name, account)
