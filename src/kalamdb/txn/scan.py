@@ -28,6 +28,8 @@ from kalamdb.txn.bulk import RunView
 from kalamdb.txn.overlay import RowKey, Version
 from kalamdb.types import PgType
 
+#: hot rows of one batch, about
+BATCH_ROWS = 8_192
 _KEY = operator.itemgetter(0, 1)
 _NAMES = re.compile(r"\b(?:c\d+|_seq|_userid)\b")
 
@@ -79,9 +81,9 @@ class StoreScan:
 
     def batches(self) -> Iterator[pa.RecordBatch] | None:
         scan = self._scan
-        if self._cold is None or self._runs is not None or scan.with_id or scan.limit is not None or not scan.columns:
+        if self._runs is not None or scan.with_id or scan.limit is not None or not scan.columns:
             return None
-        return self._as_batches(self._cold)
+        return self._as_batches()
 
     def interrupt(self) -> None:
         self._stop.asked = True
@@ -210,12 +212,27 @@ class StoreScan:
                 yield left
 
     # ---------- without rows ----------
-    def _as_batches(self, cold: Cold) -> Iterator[pa.RecordBatch]:
+    def _as_batches(self) -> Iterator[pa.RecordBatch]:
+        kinds = [_type_of(self._layout, position) for position in self._scan.columns]
+        schema = pa.schema([pa.field(str(place), kind.arrow) for place, kind in enumerate(kinds)])
+        if self._cold is not None:
+            yield from self._cold_as_batches(self._cold, schema)
+        self._cold = None
+        held: list[pa.RecordBatch] = []
+        count = 0
+        for rows in self._merged() if self._own else self._committed():
+            held.append(types.rows_to_arrow(rows, kinds, schema))
+            count += len(rows)
+            if count >= BATCH_ROWS:
+                yield pa.concat_batches(held)
+                held, count = [], 0
+        if held:
+            yield pa.concat_batches(held)
+
+    def _cold_as_batches(self, cold: Cold, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         layout, scan = self._layout, self._scan
         own = sorted({key for key, _ in self._own_visible()})
         names = [layout.output(position) for position in scan.columns]
-        kinds = [_type_of(layout, position) for position in scan.columns]
-        schema = pa.schema([pa.field(str(place), kind.arrow) for place, kind in enumerate(kinds)])
         columns = _needed(layout, ["_userid", "k", *names], scan.where)
         for batch in self.cold_batches(cold, columns, ordered=False):
             left = without(batch, _among(own, batch), shared=layout.shared)
@@ -223,9 +240,6 @@ class StoreScan:
                 left = self._masked(left)
             if left.num_rows:
                 yield pa.RecordBatch.from_arrays([_array(left, name) for name in names], schema=schema)
-        self._cold = None
-        for rows in self._merged() if self._own else self._committed():
-            yield types.rows_to_arrow(rows, kinds, schema)
 
     def _masked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The rows that satisfy the condition."""
