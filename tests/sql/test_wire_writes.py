@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,12 @@ from support.ports import wait_until
 from .client import Client, Failed, Wire, batch
 
 TXN = {"id": "0123456789abcdef0123456789abcdef"}
+
+
+@pytest.fixture(autouse=True)
+def fresh_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is over cannot be opened again."""
+    monkeypatch.setitem(TXN, "id", uuid.uuid4().hex)
 
 
 @pytest.fixture

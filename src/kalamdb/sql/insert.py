@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import itemgetter
 from typing import Any
 
 from sqlglot import exp
@@ -101,6 +103,7 @@ class InsertPlan:
     upsert: Upsert | None
     returning: Returning | None
     params: Params
+    whole: Callable[[Row], Row] | None = None  # makes a row of ``arrow`` the table's, where it has all columns
     writes: bool = True
     wire: bool = True
 
@@ -160,6 +163,10 @@ class InsertPlan:
     async def _batches(self, run: Run) -> Any:
         if self.arrow is not None:
             rows = types.rows_from_arrow(run.params[self.arrow], self.arrow_types)
+            if self.whole is not None:
+                for at in range(0, len(rows), BATCH_ROWS):
+                    yield list(zip(repeat(self._tenant(run)), map(self.whole, rows[at : at + BATCH_ROWS])))
+                return
             built = self._built(run, [self.source_cells], rows)
             while batch := _take(built, BATCH_ROWS):
                 yield batch
@@ -175,6 +182,12 @@ class InsertPlan:
             if self.computed is not None:
                 computed = await one_row(self.computed, run)
             yield list(self._built(run, self.rows, (computed,)))
+
+    def _tenant(self, run: Run) -> str:
+        """Of rows that name none."""
+        account, table = run.session.account, self.table
+        default = access.write_tenant(account, table, run.tenant)
+        return "" if table.kind == "shared" else access.row_tenant(account, default, None, run.tenant)
 
     def _built(self, run: Run, cells: list[list[Cell]], inputs: Iterable[Computed]) -> Iterator[tuple[str, Row]]:
         """Rows as the engine takes them: every input through every list of cells."""
@@ -354,4 +367,7 @@ def plan_arrow_insert(write: ArrowWrite, table: TableDef, params: Params) -> Ins
     for place, position in enumerate(positions):
         cells[planner.place(position)] = computed_cell(place, None)
     kinds = tuple(_column(table, position).type for position in positions)
-    return InsertPlan(table, [], None, cells, write.param, kinds, None, write.skip_conflicts, None, None, params)
+    whole = None
+    if sorted(positions) == list(range(len(table.columns))):
+        whole = tuple if len(positions) == 1 else itemgetter(*[positions.index(place) for place in sorted(positions)])
+    return InsertPlan(table, [], None, cells, write.param, kinds, None, write.skip_conflicts, None, None, params, whole)

@@ -39,6 +39,15 @@ class KeyCodec:
             return encoders[0](key[0])
         return b"".join([encode(value) for encode, value in zip(encoders, key, strict=True)])
 
+    def row_keys(self, rows: Sequence[tuple[str, Sequence[Any]]], places: Sequence[int]
+                 ) -> list[tuple[str, int | bytes]]:
+        """(tenant, encoded key) of rows whose keys are at these places."""
+        if self.integer:
+            place = places[0]
+            return [(tenant, row[place]) for tenant, row in rows]
+        encode = self.encode
+        return [(tenant, encode([row[place] for place in places])) for tenant, row in rows]
+
     def bounds(self, prefix: Sequence[Any], low: tuple[Any, bool] | None, high: tuple[Any, bool] | None
                ) -> tuple[list[tuple[str, int | bytes]], bool]:
         """Conditions ``(operator, value)`` on the encoded key; and False where no key satisfies them."""

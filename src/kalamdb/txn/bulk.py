@@ -135,6 +135,13 @@ class Runs:
         self._manifest = Manifest(-1, self._manifest.version + 1, tuple(segments))
 
     # ---------- reading ----------
+    def may_hold(self, keys: Sequence[Key]) -> bool:
+        """Might one of these keys be in a run? Their bounds tell."""
+        if not self.written:
+            return False
+        least, greatest = min([k for _, k in keys]), max([k for _, k in keys])
+        return any(segment.least <= greatest and least <= segment.greatest for segment, _ in self.written)
+
     def lookup(self, key: Key, position: int | None = None, *, wait: bool = False) -> Row | None:
         """The row of a key, (*columns, NULL, owner), if it was written at ``position`` or before. NotInMemory."""
         if all(not segment.may_hold(key) for segment in self._manifest.segments):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -73,6 +73,14 @@ class LockTable:
         if mine is None:
             owner.locks.append(key)
         held.holders[owner] = share
+        return True
+
+    def try_lock_new(self, owner: Owner, keys: Sequence[LockKey]) -> bool:
+        """Take locks that nobody has, none of them twice: all, or none if somebody has one."""
+        if not self._held.keys().isdisjoint(keys):
+            return False
+        self._held.update(dict.fromkeys(keys, owner))
+        owner.locks.extend(keys)
         return True
 
     async def lock(self, owner: Owner, key: LockKey, *, share: bool = False, timeout_ms: int = 0) -> bool:

@@ -163,6 +163,14 @@ class Overlay:
             overlay.fresh.append(key)
         self.write(overlay, key, row)
 
+    def insert_new(self, overlay: TableOverlay, keys: Sequence[RowKey], rows: Sequence[Row]) -> None:
+        """Rows of keys that nobody had before, this transaction included."""
+        position = self.position
+        overlay.rows.update(zip(keys, [(position, row, None) for row in rows], strict=True))
+        overlay.fresh.extend(keys)
+        if self._marks:
+            self._undo.extend([(overlay, key) for key in keys])
+
     def to_run(self, overlay: TableOverlay, rows: Sequence[tuple[RowKey, int, Row]], segment: Segment,
                written: Written) -> None:
         """These rows are in a run now."""

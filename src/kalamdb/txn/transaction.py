@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from kalamdb import types
@@ -237,9 +238,48 @@ class StoreTransaction:
         layout = self._engine.layouts.of(table)
         overlay = self._overlay.table(table, layout)
         last: dict[str, Any] = {}  # by tenant: the highest committed key, as long as nobody else had a turn
+        source, count = iter(rows), 0
+        while part := list(islice(source, TURN)):
+            if self._insert_new(overlay, part, last):
+                count += len(part)
+            else:
+                count += await self._insert_each(overlay, part, last, skip_conflicts=skip_conflicts)
+            if len(part) == TURN:
+                await asyncio.sleep(0)
+                self._check_alive()
+                last.clear()
+                await self._spill(overlay)
+        await self._spill(overlay)
+        return count
+
+    def _insert_new(self, overlay: TableOverlay, part: Sequence[tuple[str, Row]], last: dict[str, Any]) -> bool:
+        """Insert rows whose keys lie where no row is, as those of a load mostly do, all at once. False where each has
+        to be looked at, and nothing was done."""
+        table, tenants = overlay.table, {tenant for tenant, _ in part}
+        if len(part) < FEW or not table.key or table.checks:
+            return False
+        for column, values in zip(table.columns, zip(*[row for _, row in part], strict=True), strict=True):
+            if column.not_null and None in values:
+                return False
+        keys = overlay.layout.codec.row_keys(part, table.key)
+        for tenant in tenants:
+            if tenant not in last:
+                last[tenant] = self._engine.last_key(overlay.layout, tenant)
+        if any(last[tenant] is not None and k <= last[tenant] for tenant, k in keys):
+            return False
+        if len(set(keys)) < len(keys) or not overlay.rows.keys().isdisjoint(keys) or overlay.runs.may_hold(keys):
+            return False
+        if table.id not in self._bulk and not self._engine.locks.try_lock_new(self, [(table.id, *key) for key in keys]):
+            return False
+        self._overlay.insert_new(overlay, keys, [row for _, row in part])
+        return True
+
+    async def _insert_each(self, overlay: TableOverlay, part: Sequence[tuple[str, Row]], last: dict[str, Any], *,
+                           skip_conflicts: bool) -> int:
+        table, layout = overlay.table, overlay.layout
         try_lock, write = self._engine.locks.try_lock, self._overlay.insert
         count = 0
-        for place, (tenant, row) in enumerate(rows, 1):
+        for tenant, row in part:
             key = self._new_key(table, layout, tenant, row)
             if table.id not in self._bulk and not try_lock(self, (table.id, *key)):
                 await self._lock((table.id, *key))
@@ -252,12 +292,6 @@ class StoreTransaction:
             else:
                 write(overlay, key, row)
                 count += 1
-            if place % TURN == 0:
-                await asyncio.sleep(0)
-                self._check_alive()
-                last.clear()
-                await self._spill(overlay)
-        await self._spill(overlay)
         return count
 
     async def _spill(self, overlay: TableOverlay) -> None:
