@@ -15,10 +15,14 @@ from .client import Client, Failed, Wire, batch
 TXN = {"id": "0123456789abcdef0123456789abcdef"}
 
 
+def another() -> dict[str, str]:
+    return {"id": uuid.uuid4().hex}
+
+
 @pytest.fixture(autouse=True)
 def fresh_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is over cannot be opened again."""
-    monkeypatch.setitem(TXN, "id", uuid.uuid4().hex)
+    monkeypatch.setitem(TXN, "id", another()["id"])
 
 
 @pytest.fixture
@@ -174,7 +178,7 @@ def test_commit_in_the_same_flight(wire: Wire, wires: Callable[[], Wire], t: str
     wire(sql, ("int8", "2"), txn=TXN, commit=True)
     assert wire.status == "I"
     assert contents(wires(), t, '"id"') == [(1,), (2,)]
-    wire(sql, ("int8", "3"), txn={"id": "9" * 32}, commit=True)
+    wire(sql, ("int8", "3"), txn=another(), commit=True)
     wire(sql, ("int8", "4"), commit=True)
     assert len(contents(wires(), t)) == 4
 
@@ -235,7 +239,7 @@ def test_read_only(wire: Wire, t: str) -> None:
     txn = TXN | {"ro": True}
     wire.fails("25006", f'INSERT INTO {t} ("id") VALUES ($1)', ("int8", "1"), txn=txn)
     wire("ROLLBACK")
-    wire.fails("25006", f'CREATE TABLE {t[:-3]}"u" ("id" bigint)', txn=txn)
+    wire.fails("25006", f'CREATE TABLE {t[:-3]}"u" ("id" bigint)', txn=txn | another())
     wire("ROLLBACK")
 
 
@@ -314,20 +318,22 @@ def test_values_in_json(wire: Wire) -> None:
 # ---------- locks ----------
 def test_locks_of_rows(wire: Wire, wires: Callable[[], Wire], t: str) -> None:
     fill(wire, t)
-    other, txn2 = wires(), {"id": "7" * 32}
+    other = wires()
     lock = f'SELECT "id" FROM {t} WHERE ("id" <= $1) FOR UPDATE'
     assert len(wire(lock, ("int8", "2"), txn=TXN).rows) == 2
-    error = other.fails("55P03", lock + " NOWAIT", ("int8", "3"), txn=txn2)
+    error = other.fails("55P03", lock + " NOWAIT", ("int8", "3"), txn=another())
     assert error.message == 'could not obtain lock on row in relation "t"'
     other("ROLLBACK")
+    txn2 = another()
     assert other(lock + " SKIP LOCKED", ("int8", "4"), txn=txn2).rows == [(3,), (4,)]
     other.fails("55P03", lock, ("int8", "2"), txn=txn2, lock_timeout=20)
     other("ROLLBACK")
     share = lock.replace("UPDATE", "SHARE")
-    other.fails("55P03", share + " NOWAIT", ("int8", "2"), txn=txn2)
+    other.fails("55P03", share + " NOWAIT", ("int8", "2"), txn=another())
     other("ROLLBACK")
     wire("COMMIT")
-    assert len(wire(share, ("int8", "2"), txn=TXN).rows) == 2
+    txn2 = another()
+    assert len(wire(share, ("int8", "2"), txn=another()).rows) == 2
     assert len(other(share + " NOWAIT", ("int8", "2"), txn=txn2).rows) == 2
     other.fails("55P03", lock + " NOWAIT", ("int8", "2"), txn=txn2)
     other("ROLLBACK")
@@ -339,7 +345,7 @@ def test_a_lock_waits_and_sees_the_newest_row(wire: Wire, wires: Callable[[], Wi
     other = wires()
     change = f'UPDATE {t} SET ("a") FROM ARROW $1 KEY ("id")'
     wire(change, batch(a=("int4", [5]), id=("int8", [1])), txn=TXN)
-    other.send(f'SELECT "a" FROM {t} WHERE (NOT ("a" IS NULL)) FOR UPDATE', txn={"id": "8" * 32})
+    other.send(f'SELECT "a" FROM {t} WHERE (NOT ("a" IS NULL)) FOR UPDATE', txn=another())
     assert other.busy
     wire("COMMIT")
     wait_until(lambda: not other.busy, "the lock")
@@ -350,7 +356,7 @@ def test_a_lock_drops_rows_that_match_no_longer(wire: Wire, wires: Callable[[], 
     fill(wire, t, 2)
     other = wires()
     wire(f'UPDATE {t} SET ("a") FROM ARROW $1 KEY ("id")', batch(a=("int4", [None]), id=("int8", [1])), txn=TXN)
-    other.send(f'SELECT "id" FROM {t} WHERE ("a" IS NOT NULL) FOR UPDATE', txn={"id": "8" * 32})
+    other.send(f'SELECT "id" FROM {t} WHERE ("a" IS NOT NULL) FOR UPDATE', txn=another())
     assert other.busy
     wire("COMMIT")
     wait_until(lambda: not other.busy, "the lock")
@@ -359,7 +365,7 @@ def test_a_lock_drops_rows_that_match_no_longer(wire: Wire, wires: Callable[[], 
 
 def test_a_deadlock(wire: Wire, wires: Callable[[], Wire], t: str) -> None:
     fill(wire, t, 2)
-    other, txn2 = wires(), {"id": "6" * 32}
+    other, txn2 = wires(), another()
     lock = f'SELECT "id" FROM {t} WHERE ("id" = $1) FOR UPDATE'
     wire(lock, ("int8", "1"), txn=TXN)
     other(lock, ("int8", "2"), txn=txn2)
@@ -392,7 +398,7 @@ def test_locks_of_another_tenant_are_others(wire: Wire, wires: Callable[[], Wire
         wire(f'INSERT INTO {mine} ("id") VALUES ($1)', ("int4", "1"), user=user)
     lock = f'SELECT "id" FROM {mine} FOR UPDATE NOWAIT'
     assert wire(lock, user="a", txn=TXN).rows == [(1,)]
-    assert wires()(lock, user="b", txn={"id": "6" * 32}).rows == [(1,)]
+    assert wires()(lock, user="b", txn=another()).rows == [(1,)]
     wire("ROLLBACK")
 
 
