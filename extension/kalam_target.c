@@ -238,6 +238,7 @@ statement_is_lone(KalamModify *state)
 	return ActivePortal != NULL && ActivePortal->name[0] == '\0' &&
 		list_length(ActivePortal->stmts) == 1 &&
 		estate->es_plannedstmt == linitial(ActivePortal->stmts) &&
+		estate->es_plannedstmt->commandType == state->spec.operation &&	/* not a CTE's part */
 		list_length(estate->es_plannedstmt->resultRelations) == 1 &&
 		kalam_transaction_is_lone(state->spec.conn);
 }
