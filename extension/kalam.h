@@ -68,6 +68,7 @@ typedef struct KalamTable
 	int			batch_size;
 	bool		updatable;
 	bool		remote_estimate;	/* use_remote_estimate */
+	bool		async_capable;
 	double		startup_cost;
 	double		tuple_cost;
 } KalamTable;

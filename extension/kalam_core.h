@@ -121,6 +121,11 @@ extern PGresult *kalam_request_plain(KalamConn *conn, const char *sql);
 extern bool kalam_send_plain(KalamConn *conn, const char *sql);
 /* takes in what is under way: into the KalamAhead it is for, or nowhere */
 extern void kalam_settle(KalamConn *conn);
+/* is its answer still to come? */
+extern bool kalam_ahead_under_way(const KalamAhead *ahead);
+/* takes in what has come of it; true when that is all, or the connection broke: then kalam_ahead_wait does not wait */
+extern bool kalam_ahead_poll(KalamAhead *ahead);
+extern TimestampTz kalam_ahead_deadline(const KalamAhead *ahead);	/* 0: none */
 /* takes in the answer of one asked ahead within bounds, raising nothing */
 extern bool kalam_ahead_take(KalamAhead *ahead, TimestampTz deadline);
 /* closes, later, the cursor that a result names, if it names one */

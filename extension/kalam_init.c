@@ -9,6 +9,7 @@
 
 #include "fmgr.h"
 
+#include "kalam_core.h"
 #include "kalam_read.h"
 
 PG_MODULE_MAGIC;
@@ -37,6 +38,7 @@ pg_kalam_handler(PG_FUNCTION_ARGS)
 	kalam_plan_routine(routine);
 	kalam_scan_routine(routine);
 	kalam_direct_routine(routine);
+	kalam_async_routine(routine);
 	kalam_analyze_routine(routine);
 	kalam_modify_routine(routine);
 	PG_RETURN_POINTER(routine);

@@ -643,6 +643,8 @@ take_planning(KalamTable *table, List *options)
 			(void) parse_bool(defGetString(def), &table->updatable);
 		else if (strcmp(def->defname, "use_remote_estimate") == 0)
 			(void) parse_bool(defGetString(def), &table->remote_estimate);
+		else if (strcmp(def->defname, "async_capable") == 0)
+			(void) parse_bool(defGetString(def), &table->async_capable);
 		else if (strcmp(def->defname, "fdw_startup_cost") == 0)
 			(void) parse_real(defGetString(def), &table->startup_cost, 0, NULL);
 		else if (strcmp(def->defname, "fdw_tuple_cost") == 0)

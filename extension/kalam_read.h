@@ -10,6 +10,7 @@
  * kalam_scan.c          running a plan
  * kalam_direct.c        UPDATE and DELETE that are sent whole
  * kalam_parameter.c     what a statement's parameters are
+ * kalam_async.c         running several at the same time
  * kalam_reader.c        results to rows
  * kalam_size.c          how large a table is
  * kalam_analyze.c       ANALYZE
@@ -254,8 +255,24 @@ typedef struct KalamReader KalamReader;
 extern KalamReader *kalam_reader_create(MemoryContext cxt, TupleDesc desc, Relation rel, KalamConn *conn, List *attrs);
 /* the next result to read; first: of a new execution.  It must stay until the next one is given. */
 extern void kalam_reader_take(KalamReader *reader, PGresult *res, bool first);
+/* there is nothing to read until the next one is given */
+extern void kalam_reader_clear(KalamReader *reader);
 /* stores the next row; false at the result's end */
 extern bool kalam_reader_next(KalamReader *reader, TupleTableSlot *slot);
+
+/* ---------- kalam_scan.c, for kalam_async.c ---------- */
+extern KalamConn *kalam_scan_connection(ForeignScanState *node);
+/* what it has asked for and not read yet; NULL: nothing */
+extern KalamAhead *kalam_scan_asked(ForeignScanState *node);
+/* could it ask for rows, having asked for nothing? */
+extern bool kalam_scan_has_more(ForeignScanState *node);
+/* asks for the first or the next chunk, and does not wait for it */
+extern void kalam_scan_ask(ForeignScanState *node);
+/* takes what it has asked for, to read it; waits unless it is there */
+extern void kalam_scan_take(ForeignScanState *node);
+
+/* ---------- kalam_async.c ---------- */
+extern void kalam_async_routine(FdwRoutine *routine);
 
 /* ---------- kalam_explain.c ---------- */
 /* What EXPLAIN (ANALYZE) is to tell of a scan */

@@ -175,6 +175,13 @@ kalam_reader_take(KalamReader *reader, PGresult *res, bool first)
 		take_schema(reader);
 }
 
+void
+kalam_reader_clear(KalamReader *reader)
+{
+	reader->res = NULL;
+	reader->nrows = reader->at = 0;
+}
+
 /* ---------- blocks ---------- */
 
 static void

@@ -36,6 +36,7 @@ struct KalamAhead
 	uint64		made;			/* the connection it was asked on: cursors are named anew on each */
 	char	   *sql;
 	uint32		flags;
+	TimestampTz deadline;		/* the server's option timeout; 0: none */
 	MemoryContextCallback on_reset;
 };
 
@@ -707,17 +708,11 @@ settle_ownerless(KalamConn *conn, PGresult *res)
 		kalam_connection_drop(conn);
 }
 
-/* Whose answer is under way gets it. */
-void
-kalam_settle(KalamConn *conn)
+static void
+settle_with(KalamConn *conn, PGresult *res)
 {
-	KalamAhead *ahead;
-	PGresult   *res;
+	KalamAhead *ahead = conn->ahead;
 
-	if (!conn->busy)
-		return;
-	res = receive(conn);
-	ahead = conn->ahead;
 	conn->ahead = NULL;
 	conn->changing = false;
 	if (PQstatus(conn->pg) != CONNECTION_OK)
@@ -728,6 +723,45 @@ kalam_settle(KalamConn *conn)
 		settle_ahead(conn, ahead, res);
 	else
 		settle_ownerless(conn, res);
+}
+
+/* Whose answer is under way gets it. */
+void
+kalam_settle(KalamConn *conn)
+{
+	if (conn->busy)
+		settle_with(conn, receive(conn));
+}
+
+bool
+kalam_ahead_under_way(const KalamAhead *ahead)
+{
+	return ahead->under_way && ahead->conn->ahead == ahead;
+}
+
+bool
+kalam_ahead_poll(KalamAhead *ahead)
+{
+	KalamConn  *conn = ahead->conn;
+
+	if (!kalam_ahead_under_way(ahead))
+		return true;
+	(void) PQconsumeInput(conn->pg);	/* a failure shows in the connection's status */
+	(void) PQflush(conn->pg);
+	if (!take_results(conn))
+	{
+		if (ahead->deadline && kalam_ms_until(ahead->deadline) == 0)
+			request_timed_out(conn);
+		return false;
+	}
+	settle_with(conn, answer_complete(conn));
+	return true;
+}
+
+TimestampTz
+kalam_ahead_deadline(const KalamAhead *ahead)
+{
+	return ahead->deadline;
 }
 
 bool
@@ -767,6 +801,8 @@ kalam_request_ahead(KalamConn *conn, const KalamRequest *req)
 	}
 	ahead->under_way = true;
 	ahead->made = conn->made;
+	if (conn->timeout > 0)
+		ahead->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), conn->timeout);
 	conn->ahead = ahead;
 	return ahead;
 }

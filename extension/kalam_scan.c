@@ -285,31 +285,51 @@ ask_ahead(KalamScan *scan)
 	MemoryContextSwitchTo(scan->cxt);
 }
 
+static void
+first_request(KalamScan *scan, KalamRequest *req)
+{
+	bool		own = scan->once && kalam_transaction_is_lone(scan->conn);
+
+	kalam_parameters_take(&scan->params, scan->node->ss.ps.ps_ExprContext, req);
+	scan->flags = KALAM_REQ_ARROW | (own ? 0 : KALAM_REQ_TXN);
+	req->sql = scan->sql;
+	req->flags = scan->flags;
+	req->report = scan->measure.report;
+	req->tenant = scan->tenant;
+	req->fetch_size = scan->table->fetch_size;
+	if (scan->wanted > 0)
+		req->fetch_size = Min(scan->wanted, req->fetch_size);
+	if (!own)
+		req->snapshot = kalam_snapshot_number(scan->conn, scan->node->ss.ps.state);
+	scan->chunks = 0;
+	scan->started = true;
+}
+
 /* The first chunk. */
 static void
 start(KalamScan *scan)
 {
 	KalamRequest req = {0};
 	MemoryContext cxt = new_chunk_context(scan);
-	bool		own = scan->once && kalam_transaction_is_lone(scan->conn);
 
-	kalam_parameters_take(&scan->params, scan->node->ss.ps.ps_ExprContext, &req);
 	MemoryContextSwitchTo(cxt);
-	scan->flags = KALAM_REQ_ARROW | (own ? 0 : KALAM_REQ_TXN);
-	req.sql = scan->sql;
-	req.flags = scan->flags;
-	req.report = scan->measure.report;
-	req.tenant = scan->tenant;
-	req.fetch_size = scan->table->fetch_size;
-	if (scan->wanted > 0)
-		req.fetch_size = Min(scan->wanted, req.fetch_size);
-	if (!own)
-		req.snapshot = kalam_snapshot_number(scan->conn, scan->node->ss.ps.state);
-	scan->chunks = 0;
-	scan->started = true;
+	first_request(scan, &req);
 	take_chunk(scan, cxt, kalam_request(scan->conn, &req));
 	if (scan->cursor && scan->wanted == 0)
 		ask_ahead(scan);
+}
+
+/* Asks for the first chunk, and does not wait for it. */
+static void
+start_ahead(KalamScan *scan)
+{
+	KalamRequest req = {0};
+
+	scan->ahead_cxt = new_chunk_context(scan);
+	MemoryContextSwitchTo(scan->ahead_cxt);
+	first_request(scan, &req);
+	scan->ahead = kalam_request_ahead(scan->conn, &req);
+	MemoryContextSwitchTo(scan->cxt);
 }
 
 /* The next chunk; false if there is none. */
@@ -339,7 +359,7 @@ next_chunk(KalamScan *scan)
 	else
 		return false;
 	take_chunk(scan, cxt, res);
-	if (scan->cursor)
+	if (scan->cursor && (scan->wanted == 0 || scan->chunks > 1))
 		ask_ahead(scan);
 	return true;
 }
@@ -392,6 +412,8 @@ open_cursor(KalamScan *scan)
 
 	if (needs_other_nodes((Node *) plan->fdw_exprs, NULL))
 		take_snapshot(scan);
+	else if (scan->node->ss.ps.async_capable)
+		start_ahead(scan);
 	else
 		start(scan);
 	MemoryContextSwitchTo(old);
@@ -465,6 +487,8 @@ kalam_IterateForeignScan(ForeignScanState *node)
 	if (scan->started && kalam_reader_next(scan->reader, slot))
 		return slot;
 	ExecClearTuple(slot);		/* its values may go with the chunk */
+	if (node->ss.ps.async_capable)
+		return slot;			/* kalam_async.c gets the next one */
 	old = MemoryContextSwitchTo(scan->cxt);
 	if (!scan->started)
 		start(scan);
@@ -491,6 +515,7 @@ scan_stop(KalamScan *scan)
 	scan->chunk_cxt = NULL;
 	scan->res = NULL;
 	scan->started = false;
+	kalam_reader_clear(scan->reader);
 }
 
 static void
@@ -518,6 +543,51 @@ kalam_EndForeignScan(ForeignScanState *node)
 	node->fdw_state = NULL;
 	scan_stop(scan);
 	MemoryContextDelete(scan->cxt);
+}
+
+/* ---------- for kalam_async.c ---------- */
+
+KalamConn *
+kalam_scan_connection(ForeignScanState *node)
+{
+	return ((KalamScan *) node->fdw_state)->conn;
+}
+
+KalamAhead *
+kalam_scan_asked(ForeignScanState *node)
+{
+	return ((KalamScan *) node->fdw_state)->ahead;
+}
+
+bool
+kalam_scan_has_more(ForeignScanState *node)
+{
+	KalamScan  *scan = node->fdw_state;
+
+	return !scan->started || scan->cursor != NULL;
+}
+
+void
+kalam_scan_ask(ForeignScanState *node)
+{
+	KalamScan  *scan = node->fdw_state;
+	MemoryContext old = MemoryContextSwitchTo(scan->cxt);
+
+	if (scan->started)
+		ask_ahead(scan);
+	else
+		start_ahead(scan);
+	MemoryContextSwitchTo(old);
+}
+
+void
+kalam_scan_take(ForeignScanState *node)
+{
+	KalamScan  *scan = node->fdw_state;
+	MemoryContext old = MemoryContextSwitchTo(scan->cxt);
+
+	(void) next_chunk(scan);
+	MemoryContextSwitchTo(old);
 }
 
 /* ---------- EXPLAIN ---------- */
