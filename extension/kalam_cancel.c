@@ -189,12 +189,18 @@ kalam_drain(KalamConn *conn, TimestampTz deadline)
 bool
 kalam_cancel(KalamConn *conn)
 {
+	return kalam_cancel_within(conn, TOTAL_MS);
+}
+
+bool
+kalam_cancel_within(KalamConn *conn, int ms)
+{
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (!conn->busy)
 		return true;
-	if (!kalam_cancel_send(conn, TimestampTzPlusMilliseconds(now, CANCEL_MS)) ||
-		!kalam_drain(conn, TimestampTzPlusMilliseconds(now, TOTAL_MS)))
+	if (!kalam_cancel_send(conn, TimestampTzPlusMilliseconds(now, Min(ms, CANCEL_MS))) ||
+		!kalam_drain(conn, TimestampTzPlusMilliseconds(now, Min(ms, TOTAL_MS))))
 	{
 		kalam_connection_drop(conn);
 		return false;

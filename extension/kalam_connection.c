@@ -45,6 +45,8 @@ typedef struct Target
 	const char *application_name;
 	int			timeout;
 	bool		keep;
+	bool		parallel_commit;
+	bool		parallel_abort;
 	char	   *made_from;
 } Target;
 
@@ -184,6 +186,16 @@ expand_application_name(const char *pattern)
 	return buf.data;
 }
 
+static bool
+server_flag(const ForeignServer *server, const char *name, bool flag)
+{
+	const char *value = kalam_find_option(server->options, name);
+
+	if (value)
+		(void) parse_bool(value, &flag);
+	return flag;
+}
+
 static Target *
 make_target(UserMapping *user)
 {
@@ -212,12 +224,12 @@ make_target(UserMapping *user)
 	value = kalam_find_option(server->options, "timeout");
 	if (value)
 		(void) parse_int(value, &t->timeout, 0, NULL);
-	value = kalam_find_option(server->options, "keep_connections");
-	t->keep = true;
-	if (value)
-		(void) parse_bool(value, &t->keep);
-	t->made_from = psprintf("%s\n%s\n%s\n%s\n%s\n%s\n%d\n%d", t->host, t->port, t->mode, t->user,
-							t->password ? t->password : "", t->application_name, t->timeout, t->keep);
+	t->keep = server_flag(server, "keep_connections", true);
+	t->parallel_commit = server_flag(server, "parallel_commit", false);
+	t->parallel_abort = server_flag(server, "parallel_abort", false);
+	t->made_from = psprintf("%s\n%s\n%s\n%s\n%s\n%s\n%d\n%d%d%d", t->host, t->port, t->mode, t->user,
+							t->password ? t->password : "", t->application_name, t->timeout, t->keep,
+							t->parallel_commit, t->parallel_abort);
 	return t;
 }
 
@@ -501,6 +513,8 @@ remember_target(KalamConn *conn, const Target *t)
 	conn->made_from = MemoryContextStrdup(conn->cxt, t->made_from);
 	conn->timeout = t->timeout;
 	conn->keep = t->keep;
+	conn->parallel_commit = t->parallel_commit;
+	conn->parallel_abort = t->parallel_abort;
 	conn->stale = conn->outdated = false;
 }
 

@@ -8,6 +8,7 @@
  * kalam_request.c     one statement there and its answer back
  * kalam_cancel.c      the end of a statement nobody waits for any more
  * kalam_transaction.c what PostgreSQL's transactions mean over there
+ * kalam_commit.c      COMMIT, on one server or several
  * kalam_functions.c   the SQL functions; kalam_snowflake.c: snowflake_id()
  */
 #ifndef KALAM_CORE_H
@@ -52,6 +53,8 @@ struct KalamConn
 	char	   *made_from;		/* every parameter it was made from */
 	int			timeout;		/* of a request, in ms; 0: none */
 	bool		keep;			/* keep_connections */
+	bool		parallel_commit;
+	bool		parallel_abort;
 	bool		stale;			/* options changed since: compare them before the next use */
 	bool		outdated;		/* its own server's or mapping's did, or they are gone */
 	uint32		server_hash;	/* of their catalog rows, as invalidations name them */
@@ -70,6 +73,7 @@ struct KalamConn
 	bool		open;			/* the server is in a transaction of ours */
 	bool		lost;			/* it was, and the connection broke */
 	bool		wrote;
+	bool		told;			/* with others, to roll back: its answer is still to come */
 	char		txn_id[KALAM_TXN_ID_LEN + 1];
 	int			level;			/* savepoint levels on the server */
 	int			floor;			/* lowest local level since the last statement */
@@ -121,6 +125,8 @@ extern PGresult *kalam_request_plain(KalamConn *conn, const char *sql);
 extern bool kalam_send_plain(KalamConn *conn, const char *sql);
 /* takes in what is under way: into the KalamAhead it is for, or nowhere */
 extern void kalam_settle(KalamConn *conn);
+/* the same if it is all here already, else false */
+extern bool kalam_settle_nowait(KalamConn *conn);
 /* is its answer still to come? */
 extern bool kalam_ahead_under_way(const KalamAhead *ahead);
 /* takes in what has come of it; true when that is all, or the connection broke: then kalam_ahead_wait does not wait */
@@ -158,12 +164,13 @@ typedef enum KalamCommit
 	KALAM_COMMIT_INTERRUPTED,	/* cancelled, and no answer in time */
 } KalamCommit;
 
-/* takes in a COMMIT's answer, without letting an interrupt hide it */
-extern KalamCommit kalam_receive_commit(KalamConn *conn, PGresult **res);
+/* takes in a COMMIT's answer, without letting an interrupt hide it; in_vain: the server is asked to stop */
+extern KalamCommit kalam_receive_commit(KalamConn *conn, PGresult **res, bool in_vain);
 
 /* ---------- kalam_cancel.c ---------- */
 /* within a second: the running statement is over, or the connection dropped (false) */
 extern bool kalam_cancel(KalamConn *conn);
+extern bool kalam_cancel_within(KalamConn *conn, int ms);
 /* asks the server to stop it; false if that could not be said in time */
 extern bool kalam_cancel_send(KalamConn *conn, TimestampTz deadline);
 /* reads the answer until it ends or time is up, heeding no interrupt */
@@ -174,8 +181,12 @@ extern void kalam_transaction_use(KalamConn *conn);	/* this local transaction us
 extern void kalam_transaction_context(KalamConn *conn, StringInfo json, const KalamRequest *req);
 /* the server's state after an answer */
 extern void kalam_transaction_after(KalamConn *conn, uint32 flags);
+extern bool kalam_transaction_has_pending(KalamConn *conn);
+
+/* ---------- kalam_commit.c ---------- */
+/* ends the transactions of these connections, or raises why one could not commit */
+extern void kalam_commit(List *conns);
 /* a COMMIT's answer was lost: returns if it was committed after all, else raises */
 extern void kalam_transaction_resolve(KalamConn *conn, KalamCommit how);
-extern bool kalam_transaction_has_pending(KalamConn *conn);
 
 #endif							/* KALAM_CORE_H */

@@ -495,7 +495,7 @@ check_but_cancels(void)
  * if the answer is success.
  */
 KalamCommit
-kalam_receive_commit(KalamConn *conn, PGresult **res)
+kalam_receive_commit(KalamConn *conn, PGresult **res, bool in_vain)
 {
 	TimestampTz deadline = conn->timeout > 0 ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), conn->timeout) : 0;
 	bool		interrupted = false;
@@ -506,7 +506,7 @@ kalam_receive_commit(KalamConn *conn, PGresult **res)
 
 		if (take_results(conn))
 			break;
-		if (!interrupted && ((QueryCancelPending || ProcDiePending) ||
+		if (!interrupted && (in_vain || (QueryCancelPending || ProcDiePending) ||
 							 (deadline && kalam_ms_until(deadline) == 0)))
 		{
 			interrupted = true;
@@ -734,6 +734,19 @@ kalam_settle(KalamConn *conn)
 }
 
 bool
+kalam_settle_nowait(KalamConn *conn)
+{
+	if (!conn->busy)
+		return true;
+	(void) PQconsumeInput(conn->pg);	/* a failure shows in the connection's status */
+	(void) PQflush(conn->pg);
+	if (!take_results(conn))
+		return false;
+	settle_with(conn, answer_complete(conn));
+	return true;
+}
+
+bool
 kalam_ahead_under_way(const KalamAhead *ahead)
 {
 	return ahead->under_way && ahead->conn->ahead == ahead;
@@ -742,20 +755,11 @@ kalam_ahead_under_way(const KalamAhead *ahead)
 bool
 kalam_ahead_poll(KalamAhead *ahead)
 {
-	KalamConn  *conn = ahead->conn;
-
-	if (!kalam_ahead_under_way(ahead))
+	if (!kalam_ahead_under_way(ahead) || kalam_settle_nowait(ahead->conn))
 		return true;
-	(void) PQconsumeInput(conn->pg);	/* a failure shows in the connection's status */
-	(void) PQflush(conn->pg);
-	if (!take_results(conn))
-	{
-		if (ahead->deadline && kalam_ms_until(ahead->deadline) == 0)
-			request_timed_out(conn);
-		return false;
-	}
-	settle_with(conn, answer_complete(conn));
-	return true;
+	if (ahead->deadline && kalam_ms_until(ahead->deadline) == 0)
+		request_timed_out(ahead->conn);
+	return false;
 }
 
 TimestampTz
@@ -876,7 +880,7 @@ attempt(KalamConn *conn, const KalamRequest *req, bool last, PGresult **res)
 	*res = NULL;
 	was_sent = send_request(conn, req);
 	if (was_sent && commits)
-		outcome = kalam_receive_commit(conn, res);
+		outcome = kalam_receive_commit(conn, res, false);
 	else if (was_sent)
 		*res = receive(conn);
 	if (outcome != KALAM_COMMIT_DONE)

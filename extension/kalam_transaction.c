@@ -7,8 +7,8 @@
  * that the server has a level for.
  *
  * What can fail happens at PRE_COMMIT: pending writes are sent, then what
- * PostgreSQL's own commit may still refuse is tried, then COMMIT is sent.  From
- * then to the local commit no interrupt is heeded.  After an abort the server
+ * PostgreSQL's own commit may still refuse is tried, then COMMIT is sent
+ * (kalam_commit.c).  From then to the local commit no interrupt is heeded.  After an abort the server
  * is told within a bounded time, or the connection is closed, which undoes the
  * transaction, too; nothing is raised there.
  *
@@ -33,7 +33,6 @@
 #include "kalam_core.h"
 
 #define ABORT_MS 1000			/* for ROLLBACK and the like */
-#define RESOLVE_MS 10000		/* for the outcome of a COMMIT, unless the timeout says otherwise */
 
 /* One of PostgreSQL's snapshots as of one command, and the executor states that use it. */
 typedef struct HeldSnapshot
@@ -368,143 +367,14 @@ discard_from(int nestlevel)
 	}
 }
 
-/* ---------- outcome of a lost COMMIT ---------- */
-
-KALAM_NORETURN static void outcome_unknown(const char *where, const char *id, const char *why);
-
-static void
-outcome_unknown(const char *where, const char *id, const char *why)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
-			 errmsg("it is not known whether KalamDB at %s committed the transaction", where),
-			 errdetail_internal("%s", why),
-			 errhint("SHOW TRANSACTION OUTCOME '%s' on the server tells.", id)));
-}
-
-/* Will the server be there again? */
-static bool
-is_passing(int sqlstate)
-{
-	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION || sqlstate == ERRCODE_ADMIN_SHUTDOWN ||
-		sqlstate == ERRCODE_CRASH_SHUTDOWN || sqlstate == ERRCODE_CANNOT_CONNECT_NOW;
-}
-
-/*
- * Asks on a new connection; NULL while the server cannot be reached.  Any other
- * error must not look like that of a transaction undone: it becomes *why.
- */
-static char *
-ask_outcome(KalamConn *conn, const char *id, char **why)
-{
-	MemoryContext context = CurrentMemoryContext;
-	char	   *volatile answer = NULL;
-
-	PG_TRY();
-	{
-		PGresult   *res = kalam_request_plain(conn, psprintf("SHOW TRANSACTION OUTCOME '%s'", id));
-
-		if (PQntuples(res) == 1 && PQnfields(res) == 1)
-			answer = pstrdup(PQgetvalue(res, 0, 0));
-		else
-			*why = "The server does not know the transaction.";
-		kalam_result_free(res);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		if (!is_passing(error->sqlerrcode))
-			*why = pstrdup(error->message);
-		FreeErrorData(error);
-	}
-	PG_END_TRY();
-	return answer;
-}
-
-/* A cancel ends the waiting, and is over with that. */
-static bool
-wait_a_moment(void)
-{
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 50, kalam_wait_event(KALAM_WAIT_OUTCOME));
-	ResetLatch(MyLatch);
-	if (ProcDiePending)
-		CHECK_FOR_INTERRUPTS();
-	if (!QueryCancelPending)
-		return true;
-	QueryCancelPending = false;
-	return false;
-}
-
-/* A definite answer, or NULL and why there is none. */
-static char *
-await_outcome(KalamConn *conn, const char *where, char **why)
-{
-	int			limit = conn->timeout > 0 ? conn->timeout : RESOLVE_MS;
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit);
-	char	   *answer;
-
-	*why = NULL;
-	do
-	{
-		answer = ask_outcome(conn, conn->txn_id, why);
-		if (*why)
-			return NULL;
-		if (strcmp(where, conn->where) != 0)
-			*why = psprintf("The server is at %s by now.", conn->where);	/* and may be another one */
-		else if (answer && strcmp(answer, "in progress") != 0)
-			return answer;
-		else if (kalam_ms_until(deadline) == 0)
-			*why = "The connection was lost during COMMIT, and could not be made again in time.";
-		else if (!wait_a_moment())
-			*why = "The connection was lost during COMMIT, and the wait for a new one was ended.";
-	} while (*why == NULL);
-	return NULL;
-}
-
-void
-kalam_transaction_resolve(KalamConn *conn, KalamCommit how)
-{
-	char	   *where = pstrdup(conn->where);
-	char	   *why;
-	char	   *answer;
-
-	kalam_connection_drop(conn);
-	conn->lost = false;
-	conn->wrote = false;
-	if (how == KALAM_COMMIT_INTERRUPTED)
-	{
-		if (ProcDiePending)
-			CHECK_FOR_INTERRUPTS();
-		QueryCancelPending = false;
-		outcome_unknown(where, conn->txn_id, "The wait for its answer was ended.");
-	}
-	answer = await_outcome(conn, where, &why);
-	if (answer == NULL)
-		outcome_unknown(where, conn->txn_id, why);
-	if (strcmp(answer, "committed") == 0)
-		return;
-	if (strcmp(answer, "aborted") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("connection to KalamDB at %s was lost during COMMIT", where),
-				 errdetail("The server did not commit the transaction.")));
-	outcome_unknown(where, conn->txn_id, psprintf("The server says \"%s\".", answer));
-}
-
 /* ---------- commit ---------- */
 
-/* Connections used by this transaction, one after the other; f must not end the transaction. */
-static void
-each_used(void (*f) (KalamConn *conn))
+static List *
+used_connections(void)
 {
 	HASH_SEQ_STATUS scan;
 	KalamConn  *conn;
 	List	   *used = NIL;
-	ListCell   *lc;
 
 	hash_seq_init(&scan, kalam_connections);
 	while ((conn = hash_seq_search(&scan)) != NULL)
@@ -512,75 +382,16 @@ each_used(void (*f) (KalamConn *conn))
 		if (conn->used)
 			used = lappend(used, conn);
 	}
-	foreach(lc, used)
+	return used;
+}
+
+static void
+each_used(void (*f) (KalamConn *conn))
+{
+	ListCell   *lc;
+
+	foreach(lc, used_connections())
 		f(lfirst(lc));
-	list_free(used);
-}
-
-static void
-check_commit(KalamConn *conn, PGresult *res)
-{
-	if (PQresultStatus(res) != PGRES_COMMAND_OK)
-		kalam_raise(conn, res, "COMMIT", 0);
-	if (strcmp(PQcmdStatus(res), "COMMIT") == 0)
-	{
-		PQclear(res);
-		return;
-	}
-	PQclear(res);
-	ereport(ERROR,
-			(errcode(ERRCODE_TRANSACTION_ROLLBACK),
-			 errmsg("KalamDB at %s rolled the transaction back", conn->where),
-			 errdetail("A statement in it had failed there.")));
-}
-
-/* The answer decides, so it is waited for. */
-static void
-commit_now(KalamConn *conn)
-{
-	PGresult   *res = NULL;
-	KalamCommit outcome = KALAM_COMMIT_BROKEN;
-
-	conn->changing = true;
-	if (!kalam_send_plain(conn, "COMMIT"))
-	{
-		kalam_connection_drop(conn);
-		kalam_connection_lost(conn, NULL);
-	}
-	outcome = kalam_receive_commit(conn, &res);
-	if (outcome != KALAM_COMMIT_DONE)
-	{
-		if (res)
-			PQclear(res);
-		kalam_transaction_resolve(conn, outcome);
-		return;
-	}
-	conn->changing = false;
-	kalam_transaction_after(conn, 0);
-	check_commit(conn, res);
-}
-
-/* Nothing was written: its end is sent, and the answer taken in at the next use. */
-static void
-commit_later(KalamConn *conn)
-{
-	conn->open = false;
-	if (!kalam_send_plain(conn, "COMMIT"))
-		kalam_connection_drop(conn);
-}
-
-static void
-commit_one(KalamConn *conn)
-{
-	if (conn->lost)
-		kalam_connection_lost(conn, "The transaction's changes on the server are undone.");
-	kalam_settle(conn);
-	if (conn->lost)
-		kalam_connection_lost(conn, "The transaction's changes on the server are undone.");
-	if (conn->open && conn->wrote)
-		commit_now(conn);
-	else if (conn->open)
-		commit_later(conn);
 }
 
 static int	writers;
@@ -648,7 +459,7 @@ pre_commit(void)
 	if (writers > 0)
 		try_local_commit();
 	flush_last();
-	each_used(commit_one);
+	kalam_commit(used_connections());
 	if (writers > 0)
 		hold_interrupts();
 }
@@ -670,14 +481,14 @@ refuse_prepare(KalamConn *conn)
  * it is enough to close the connection, which undoes the transaction there.
  */
 static void
-quietly(void (*f) (KalamConn *conn, int nestlevel), KalamConn *conn, int nestlevel)
+quietly(void (*f) (KalamConn *conn, int n), KalamConn *conn, int n)
 {
 	MemoryContext context = CurrentMemoryContext;
 	uint32		holdoff = InterruptHoldoffCount;
 
 	PG_TRY();
 	{
-		f(conn, nestlevel);
+		f(conn, n);
 	}
 	PG_CATCH();
 	{
@@ -689,16 +500,51 @@ quietly(void (*f) (KalamConn *conn, int nestlevel), KalamConn *conn, int nestlev
 	PG_END_TRY();
 }
 
-/* A statement of our own, its answer waited for within bounds; else the connection goes. Raises nothing. */
 static void
-tell_bounded(KalamConn *conn, const char *sql)
+drop_if_in_trouble(KalamConn *conn)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ABORT_MS);
+	if (conn->pg && (in_error_recursion_trouble() || (conn->changing && !conn->busy)))
+		kalam_connection_drop(conn);
+}
+
+/* Whatever is under way is over after this, within ms. */
+static void
+stop_within(KalamConn *conn, int ms)
+{
+	drop_if_in_trouble(conn);
+	if (conn->pg && conn->busy)
+		kalam_cancel_within(conn, ms);
+}
+
+static bool
+needs_rollback(KalamConn *conn, int nestlevel)
+{
+	return conn->pg && conn->open && Min(conn->level, conn->floor) >= nestlevel;
+}
+
+static void
+send_rollback(KalamConn *conn, int nestlevel)
+{
+	char		sql[64] = "ROLLBACK";
+
+	if (nestlevel > 1)
+		snprintf(sql, sizeof(sql), "ROLLBACK TO LEVEL %d", nestlevel);
+	conn->changing = true;
+	conn->level = nestlevel - 1;
+	if (!kalam_send_plain(conn, sql))
+		kalam_connection_drop(conn);
+}
+
+/* Its answer, waited for within bounds; else the connection goes. */
+static void
+take_rollback(KalamConn *conn, int ms)
+{
 	bool		ok;
 
-	conn->changing = true;
-	ok = kalam_send_plain(conn, sql) && kalam_drain(conn, deadline);
-	ok = ok && conn->partial && PQresultStatus(conn->partial) == PGRES_COMMAND_OK;
+	if (conn->pg == NULL)
+		return;
+	ok = kalam_drain(conn, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms)) &&
+		conn->partial && PQresultStatus(conn->partial) == PGRES_COMMAND_OK;
 	if (conn->partial)
 		PQclear(conn->partial);
 	conn->partial = NULL;
@@ -709,19 +555,37 @@ tell_bounded(KalamConn *conn, const char *sql)
 	}
 	conn->changing = false;
 	kalam_transaction_after(conn, 0);
+	if (conn->open && conn->level == 0)
+		kalam_connection_drop(conn);
 }
 
+/* Those with parallel_abort are told all at once. */
 static void
-abort_one(KalamConn *conn, int nestlevel)
+rollback_all(int nestlevel)
 {
-	if (conn->pg && (in_error_recursion_trouble() || (conn->changing && !conn->busy)))
-		kalam_connection_drop(conn);
-	if (conn->pg && conn->busy)
-		kalam_cancel(conn);
-	if (conn->pg && conn->open)
-		tell_bounded(conn, "ROLLBACK");
-	if (conn->pg && conn->open)
-		kalam_connection_drop(conn);
+	TimestampTz deadline;
+	HASH_SEQ_STATUS scan;
+	KalamConn  *conn;
+
+	hash_seq_init(&scan, kalam_connections);
+	while ((conn = hash_seq_search(&scan)) != NULL)
+	{
+		conn->told = conn->used && conn->parallel_abort && needs_rollback(conn, nestlevel);
+		if (conn->told)
+			quietly(send_rollback, conn, nestlevel);
+	}
+	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ABORT_MS);
+	hash_seq_init(&scan, kalam_connections);
+	while ((conn = hash_seq_search(&scan)) != NULL)
+	{
+		if (conn->told)
+			quietly(take_rollback, conn, kalam_ms_until(deadline));
+		else if (conn->used && needs_rollback(conn, nestlevel))
+		{
+			quietly(send_rollback, conn, nestlevel);
+			quietly(take_rollback, conn, ABORT_MS);
+		}
+	}
 }
 
 /* The local transaction is over, however. */
@@ -763,14 +627,19 @@ abort_all(void)
 {
 	HASH_SEQ_STATUS scan;
 	KalamConn  *conn;
+	int			busy = 0;
 
 	discard_from(1);
 	hash_seq_init(&scan, kalam_connections);
 	while ((conn = hash_seq_search(&scan)) != NULL)
+		busy += conn->used && conn->busy;
+	hash_seq_init(&scan, kalam_connections);
+	while ((conn = hash_seq_search(&scan)) != NULL)
 	{
 		if (conn->used)
-			quietly(abort_one, conn, 1);
+			quietly(stop_within, conn, ABORT_MS / Max(busy, 1));
 	}
+	rollback_all(1);
 	end_all();
 }
 
@@ -817,38 +686,42 @@ settle_bounded(KalamConn *conn)
 		kalam_cancel(conn);
 }
 
+/* What is under way for an outer level stays so. */
 static void
-undo_level(KalamConn *conn, int nestlevel)
+settle_level(KalamConn *conn, int nestlevel)
 {
-	char		sql[64];
-
-	if (conn->pg && (in_error_recursion_trouble() || (conn->changing && !conn->busy)))
-		kalam_connection_drop(conn);
-	if (conn->pg && conn->busy && (conn->open || conn->changing))
+	drop_if_in_trouble(conn);
+	if (conn->pg && conn->busy && Min(conn->level, conn->floor) >= nestlevel)
 		settle_bounded(conn);
-	if (conn->pg && conn->open && Min(conn->level, conn->floor) >= nestlevel)
-	{
-		snprintf(sql, sizeof(sql), "ROLLBACK TO LEVEL %d", nestlevel);
-		tell_bounded(conn, sql);
-		conn->level = nestlevel - 1;
-	}
 }
 
 static void
-end_level(int nestlevel, bool abort)
+abort_level(int nestlevel)
 {
 	HASH_SEQ_STATUS scan;
 	KalamConn  *conn;
 
-	if (abort)
-		discard_from(nestlevel);
+	discard_from(nestlevel);
+	hash_seq_init(&scan, kalam_connections);
+	while ((conn = hash_seq_search(&scan)) != NULL)
+	{
+		if (conn->used)
+			quietly(settle_level, conn, nestlevel);
+	}
+	rollback_all(nestlevel);
+}
+
+static void
+end_level(int nestlevel)
+{
+	HASH_SEQ_STATUS scan;
+	KalamConn  *conn;
+
 	hash_seq_init(&scan, kalam_connections);
 	while ((conn = hash_seq_search(&scan)) != NULL)
 	{
 		if (!conn->used)
 			continue;
-		if (abort)
-			quietly(undo_level, conn, nestlevel);
 		conn->floor = Min(conn->floor, nestlevel - 1);
 		if (conn->flush_level >= nestlevel)
 			conn->flush_level = 0;
@@ -870,10 +743,11 @@ on_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, v
 			flush_from(NULL, nestlevel);	/* their errors belong to this block */
 			break;
 		case SUBXACT_EVENT_COMMIT_SUB:
-			end_level(nestlevel, false);
+			end_level(nestlevel);
 			break;
 		case SUBXACT_EVENT_ABORT_SUB:
-			end_level(nestlevel, true);
+			abort_level(nestlevel);
+			end_level(nestlevel);
 			break;
 	}
 }

@@ -21,6 +21,7 @@ from support.proxy import Proxy
 from support.server import KalamServer
 
 from .ddl import Session
+from .shards import Shards
 
 TEMPLATE = "template_kalam"
 CRASH = re.compile(r"^.*(terminated by signal (?!2:|3:|9:|15:)|PANIC:|TRAP:).*\n?.*$", re.MULTILINE)
@@ -40,6 +41,17 @@ def installed(request: pytest.FixtureRequest) -> Installed:
 def running_server() -> Iterator[KalamServer]:
     server = KalamServer()
     _logs["KalamDB server"] = server
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def running_second() -> Iterator[KalamServer]:
+    server = KalamServer()
+    _logs["second KalamDB server"] = server
     try:
         server.start()
         yield server
@@ -71,6 +83,13 @@ def server(running_server: KalamServer) -> KalamServer:
     """The KalamDB server: `port`, `kill`, `stop`, `start`, `restart`, `dsn`."""
     running_server.start()
     return running_server
+
+
+@pytest.fixture
+def second_server(running_second: KalamServer) -> KalamServer:
+    """One more KalamDB server, with data of its own."""
+    running_second.start()
+    return running_second
 
 
 @pytest.fixture
@@ -150,6 +169,13 @@ def proxy(server: KalamServer, dsn: str, ns: str) -> Iterator[Proxy]:
             conn.execute(f"CREATE SERVER {ns}_proxy FOREIGN DATA WRAPPER pg_kalam "
                          f"OPTIONS (host '127.0.0.1', port '{proxy.port}')")
         yield proxy
+
+
+@pytest.fixture
+def shards(db: Session, ns: str, server: KalamServer, second_server: KalamServer) -> Iterator[Shards]:
+    """Both servers, each behind a proxy."""
+    with Proxy(server.port) as a, Proxy(second_server.port) as b:
+        yield Shards(db, ns, a, b)
 
 
 @pytest.hookimpl(tryfirst=True)
