@@ -16,8 +16,10 @@ class Shards:
     def __init__(self, db: Session, ns: str, a: Proxy, b: Proxy) -> None:
         self.db, self.ns, self.a, self.b = db, ns, a, b
         for name, proxy in (("a", a), ("b", b)):
-            db(f"CREATE SERVER {ns}_{name} FOREIGN DATA WRAPPER pg_kalam "
-               f"OPTIONS (host '127.0.0.1', port '{proxy.port}')")
+            db(
+                f"CREATE SERVER {ns}_{name} FOREIGN DATA WRAPPER pg_kalam "
+                f"OPTIONS (host '127.0.0.1', port '{proxy.port}')"
+            )
         db(f"SET search_path = {ns}, public")
 
     def options(self, how: str = "ADD", **values: str) -> None:
@@ -27,8 +29,10 @@ class Shards:
             self.db(f"ALTER SERVER {self.ns}_{name} OPTIONS ({given})")
 
     def table(self, name: str, shard: str, columns: str = "id int PRIMARY KEY, v text") -> None:
-        self.db(f"CREATE TABLE {name} ({columns}) USING kalamdb WITH (type = 'shared', server = '{self.ns}_{shard}', "
-                "system_columns = 'false')")
+        self.db(
+            f"CREATE TABLE {name} ({columns}) USING kalamdb WITH (type = 'shared', server = '{self.ns}_{shard}', "
+            "system_columns = 'false')"
+        )
 
     def partitioned(self, name: str, places: str, columns: str = "id int NOT NULL, k int, v text") -> None:
         """Partitions NAME_0, NAME_1 … by LIST (k), one a letter of `places`: a, b, or h for an ordinary table."""
@@ -38,8 +42,9 @@ class Shards:
             if place == "h":
                 self.db(f"CREATE TABLE {name}_{k} {bound}")
             else:
-                self.db(f"CREATE FOREIGN TABLE {name}_{k} {bound} SERVER {self.ns}_{place} "
-                        "OPTIONS (table_type 'shared')")
+                self.db(
+                    f"CREATE FOREIGN TABLE {name}_{k} {bound} SERVER {self.ns}_{place} OPTIONS (table_type 'shared')"
+                )
 
     def fill(self, name: str, places: str, rows: int) -> None:
         """Rows 1 to `rows`, in all partitions in turn."""

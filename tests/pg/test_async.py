@@ -111,8 +111,9 @@ def test_writes(parts: Shards) -> None:
     assert parts.sorted("UPDATE p SET v = v || '!' WHERE id % 50 = 0 RETURNING id, v") == sorted(
         repr((i, f"v{i}!")) for i in range(50, ROWS + 1, 50)
     )
-    assert db("WITH d AS (DELETE FROM p WHERE id > 900 RETURNING id) SELECT count(*), (SELECT count(*) FROM p) FROM d"
-              ) == [(100, ROWS)]
+    assert db(
+        "WITH d AS (DELETE FROM p WHERE id > 900 RETURNING id) SELECT count(*), (SELECT count(*) FROM p) FROM d"
+    ) == [(100, ROWS)]
     assert db("INSERT INTO p SELECT id + 1000, k, v FROM p RETURNING 1")[899:] == [(1,)]
     assert db.value("SELECT count(*) FROM p") == 1800
     db("UPDATE p SET id = p.id + 5000 FROM p q WHERE q.id = p.id AND md5(q.v) < '8'")
@@ -164,8 +165,10 @@ def test_functions_that_use_the_same_connections(parts: Shards) -> None:
     assert db("SELECT count(*) FROM p WHERE CASE WHEN id < 6 THEN fails_within(id) = id ELSE true END") == [(ROWS,)]
     assert db("SELECT count(*), sum(id) FROM p WHERE writes(id) = id") == [(ROWS, ROWS * (ROWS + 1) // 2)]
     assert db.value("SELECT count(*) FROM p") == 2 * ROWS
-    db("DO $$ BEGIN FOR i IN 1..3 LOOP BEGIN PERFORM 1 / (id - 500) FROM p; EXCEPTION WHEN division_by_zero THEN END;"
-       " END LOOP; IF (SELECT count(*) FROM p) <> 2000 THEN RAISE 'rows'; END IF; END $$")
+    db(
+        "DO $$ BEGIN FOR i IN 1..3 LOOP BEGIN PERFORM 1 / (id - 500) FROM p; EXCEPTION WHEN division_by_zero THEN END;"
+        " END LOOP; IF (SELECT count(*) FROM p) <> 2000 THEN RAISE 'rows'; END IF; END $$"
+    )
 
 
 # ---------- both at once ----------

@@ -85,8 +85,10 @@ def test_commit_rollback_and_savepoints(both: Both) -> None:
     db("ROLLBACK TO deeper; ROLLBACK TO s")
     both.write(5)
     db("RELEASE s")
-    db("DO $$ BEGIN BEGIN INSERT INTO ta VALUES (6, 'x'); INSERT INTO tb VALUES (5, 'twice');"
-       " EXCEPTION WHEN unique_violation THEN INSERT INTO tb VALUES (7, 'x'); END; END $$")
+    db(
+        "DO $$ BEGIN BEGIN INSERT INTO ta VALUES (6, 'x'); INSERT INTO tb VALUES (5, 'twice');"
+        " EXCEPTION WHEN unique_violation THEN INSERT INTO tb VALUES (7, 'x'); END; END $$"
+    )
     db("COMMIT")
     assert both.rows() == [[1, 3, 5], [1, 3, 5, 7], [1, 3, 5]]
     db("BEGIN; INSERT INTO ta VALUES (8, 'x')")
@@ -98,13 +100,17 @@ def test_commit_rollback_and_savepoints(both: Both) -> None:
 LONE: dict[str, tuple[str, list[list[int]]]] = {
     "insert from the other": ("INSERT INTO ta SELECT id + 10, v FROM tb WHERE id = 1", [[1, 2, 11], [1, 2]]),
     "delete using the other": ("DELETE FROM ta USING tb WHERE tb.id = ta.id AND tb.id = 1", [[2], [1, 2]]),
-    "both in one statement": ("WITH d AS (DELETE FROM ta RETURNING id, v) INSERT INTO tb SELECT id + 10, v FROM d",
-                              [[], [1, 2, 11, 12]]),
+    "both in one statement": (
+        "WITH d AS (DELETE FROM ta RETURNING id, v) INSERT INTO tb SELECT id + 10, v FROM d",
+        [[], [1, 2, 11, 12]],
+    ),
     "by a function": ("INSERT INTO ta SELECT other(3), 'x'", [[1, 2, 3], [1, 2, 103]]),
     "by a BEFORE trigger": ("INSERT INTO tb VALUES (7, 'x')", [[1, 2, 1007], [1, 2, 7]]),
     "by an AFTER trigger": ("UPDATE ta SET id = 50 WHERE id = 2", [[1, 50], [1, 2, 2050]]),
-    "two statements at once": ("INSERT INTO ta VALUES (3, 'x'); INSERT INTO tb VALUES (4, 'x')",
-                               [[1, 2, 3], [1, 2, 4]]),
+    "two statements at once": (
+        "INSERT INTO ta VALUES (3, 'x'); INSERT INTO tb VALUES (4, 'x')",
+        [[1, 2, 3], [1, 2, 4]],
+    ),
 }
 
 
@@ -114,14 +120,19 @@ def test_statements_outside_a_block(both: Both, name: str) -> None:
     db = both.db
     db("INSERT INTO ta VALUES (1, 'x'), (2, 'x'); INSERT INTO tb VALUES (1, 'x'), (2, 'x')")
     if "function" in name:
-        db("CREATE FUNCTION other(int) RETURNS int LANGUAGE sql VOLATILE AS "
-           "$$ INSERT INTO tb VALUES ($1 + 100, 'x') RETURNING $1 $$")
+        db(
+            "CREATE FUNCTION other(int) RETURNS int LANGUAGE sql VOLATILE AS "
+            "$$ INSERT INTO tb VALUES ($1 + 100, 'x') RETURNING $1 $$"
+        )
     if "trigger" in name:
-        when, table, target, n = ("BEFORE INSERT", "tb", "ta", 1000) if "BEFORE" in name else (
-            "AFTER UPDATE", "ta", "tb", 2000)
-        db("CREATE FUNCTION copies() RETURNS trigger LANGUAGE plpgsql AS "
-           f"$$ BEGIN INSERT INTO {target} VALUES (NEW.id + {n}, 'x'); RETURN NEW; END $$;"
-           f"CREATE TRIGGER t {when} ON {table} FOR EACH ROW EXECUTE FUNCTION copies()")
+        when, table, target, n = (
+            ("BEFORE INSERT", "tb", "ta", 1000) if "BEFORE" in name else ("AFTER UPDATE", "ta", "tb", 2000)
+        )
+        db(
+            "CREATE FUNCTION copies() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN INSERT INTO {target} VALUES (NEW.id + {n}, 'x'); RETURN NEW; END $$;"
+            f"CREATE TRIGGER t {when} ON {table} FOR EACH ROW EXECUTE FUNCTION copies()"
+        )
     sql, wanted = LONE[name]
     db(sql)
     assert both.rows()[:2] == (wanted if name != "by an AFTER trigger" else [[1, 50], [1, 2, 2050]])
