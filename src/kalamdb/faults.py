@@ -1,6 +1,7 @@
 """Named failure points, for tests of what a crash or a failing disk leaves behind.
 
-``reach(name)`` does nothing unless the process was started with ``KALAM_FAULT=name:action``; the action is ``kill``
+``reach(name)`` does nothing unless the process was started with ``KALAM_FAULT=name:action`` (or ``arm`` says so later);
+the action is ``kill``
 (SIGKILL, at once) or ``error`` (OSError ENOSPC). A number after a second colon means the n-th time it is reached.
 """
 
@@ -10,8 +11,17 @@ import errno
 import os
 import signal
 
-_spec = os.environ.get("KALAM_FAULT", "").split(":")
-_left = int(_spec[2]) if len(_spec) > 2 else 1
+_spec: list[str]
+_left: int
+
+
+def arm(spec: str) -> None:
+    global _spec, _left
+    _spec = spec.split(":")
+    _left = int(_spec[2]) if len(_spec) > 2 else 1
+
+
+arm(os.environ.get("KALAM_FAULT", ""))
 
 
 def reach(name: str) -> None:

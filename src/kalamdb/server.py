@@ -173,7 +173,7 @@ async def _open_engine(settings: Settings) -> Any:
             cache_bytes=settings.tiers.cache_mib << 20, flush_policy=settings.tiers.flush_policy,
         )
     except KalamError as error:
-        raise StartError(error.message) from error
+        raise StartError(f"cannot use the data directory {settings.data}: {error.message}") from error
 
 
 def _settle_garbage_collector() -> None:

@@ -108,13 +108,13 @@ def test_after_a_kill(server: KalamServer) -> None:
 
 def test_a_directory_in_use(server: KalamServer) -> None:
     done = kalam("check", "--data", server.data)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert "error: a server uses the data directory" in done.stderr
 
 
 def test_no_directory(tmp_path: Path) -> None:
     done = kalam("check", "--data", tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "is not a data directory" in done.stderr
 
 

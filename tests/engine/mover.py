@@ -1,4 +1,4 @@
-"""A process that commits, flushes and compacts all the time until it is killed: ``mover.py DIRECTORY``.
+"""A process that commits, flushes and compacts all the time until it is killed.
 
 Session ``s`` does commits 1, 2, 3 …, each a function of its number (``apply``), and says so after each. Everything is
 small, so that a few hundred rows fill row groups, segments and runs.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from pathlib import Path
 
+import kalamdb.store.hot
 import kalamdb.store.segment
 import kalamdb.txn.bulk
 import kalamdb.txn.tiering
 import kalamdb.txn.tiers
-from kalamdb import types
+from kalamdb import faults, types
 from kalamdb.txn.api import ColumnDef, TableDef
 from kalamdb.txn.engine import StoreEngine, open_engine
 
@@ -58,6 +58,7 @@ def state(commits: int) -> State:
 
 
 def make_small() -> None:
+    kalamdb.store.hot.LOG_PAGES = 200
     kalamdb.store.segment.GROUP_ROWS = 16
     kalamdb.txn.bulk.BULK_ROWS = 20
     kalamdb.txn.tiering.CHUNK_ROWS = 8
@@ -125,5 +126,7 @@ async def main(directory: Path) -> None:
     await asyncio.gather(move(engine, table), *[session(engine, table, number) for number in range(SESSIONS)])
 
 
-if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+def run(directory: str, fault: str) -> None:
+    """In a process of its own; ``fault`` as ``KALAM_FAULT`` has it."""
+    faults.arm(fault)
+    asyncio.run(main(Path(directory)))

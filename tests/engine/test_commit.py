@@ -7,6 +7,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,36 @@ def test_a_full_disk_refuses_the_big_and_stores_the_small(run: Runner) -> None:
             await refused("53100", tasks[1])
             await soon(asyncio.gather(tasks[0], *tasks[2:]))
         assert stored(engine, table) == [(number, "small") for number in range(3)]
+
+    run(test)
+
+
+def test_readers_without_end_do_not_make_the_log_long(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is always somebody who reads, each for a moment: the log is used from its beginning all the same."""
+    monkeypatch.setattr("kalamdb.store.hot.LOG_PAGES", 100)
+    monkeypatch.setattr("kalamdb.store.writer.LONG_LOG", 1 << 20)
+    monkeypatch.setattr("kalamdb.store.writer.REST", 0.0)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        sizes = []
+        done = False
+
+        async def look(after: float) -> None:
+            await asyncio.sleep(after)
+            while not done:
+                snapshot = engine.hot_snapshot()
+                snapshot.pin()
+                await asyncio.sleep(0.004)
+                snapshot.close()
+
+        readers = [asyncio.create_task(look(0.001 * place)) for place in range(4)]
+        for number in range(400):
+            await put(engine, table, *[(10 * number + place, "x" * 1000) for place in range(10)])
+            sizes.append((run.directory / "hot.db-wal").stat().st_size)
+        done = True
+        await asyncio.gather(*readers)
+        assert sum(before > after for before, after in pairwise(sizes)) > 1  # 8 MB were written
 
     run(test)
 

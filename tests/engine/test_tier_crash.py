@@ -7,38 +7,62 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
+import re
+import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.mover import SESSIONS, State, state
 from engine.rig import Runner, stored
+from kalamdb import faults
 from kalamdb.admin.check import Check
 from kalamdb.admin.files import LocalFiles
 from kalamdb.txn.engine import StoreEngine
+from support.nursery import Nursery
 
-SCRIPT = Path(__file__).with_name("mover.py")
-ROUNDS = int(os.environ.get("KALAM_CRASH_ROUNDS", "12"))
+MEMORY = Path("/dev/shm")
+SOURCE = Path(faults.__file__).parent
+#: rounds on the same data; with every one there is more to look at
+SERIES = 10
+ROUNDS = int(os.environ.get("KALAM_CRASH_ROUNDS", "80"))
 POINTS = [
     "segment.written", "segment.put", "flush.publish", "flush.published", "flush.cleaned", "compaction.publish",
     "compaction.published", "segment.removed", "bulk.put", "bulk.publish", "commit.applied", "commit.durable",
 ]
 
 
-def move_until(directory: Path, lines: int, fault: str = "") -> tuple[dict[int, int], bool]:
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    found = Nursery("engine.mover", "kalamdb.admin.check")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Runner]:
+    """In memory, if there is such a place: a killed process needs no disk, and a hundred rounds wait for none."""
+    with tempfile.TemporaryDirectory(prefix="kalam-", dir=MEMORY if os.access(MEMORY, os.W_OK) else tmp_path) as place:
+        yield Runner(Path(place))
+
+
+@pytest.fixture(autouse=True)
+def small_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalamdb.store.hot.LOG_PAGES", 200)  # it is opened very often
+
+
+def move_until(nursery: Nursery, directory: Path, lines: int, fault: str = "") -> tuple[dict[int, int], bool]:
     """Run the process until it kills itself, or has acknowledged that many commits; the last of each session."""
-    environment = {**os.environ, "KALAM_FAULT": fault}
-    process = subprocess.Popen([sys.executable, str(SCRIPT), str(directory)], stdout=subprocess.PIPE, env=environment)
-    assert process.stdout is not None
-    with process, process.stdout as output:
-        said = [line for _ in range(lines) if (line := output.readline())]
-        process.kill()
-        said += output.readlines()
+    nursery.said()
+    process = nursery.spawn("engine.mover:run", str(directory), fault)
+    said = process.lines(lines)
+    process.kill()
+    assert process.wait() == -9
+    said += nursery.said()
     last: dict[int, int] = {}
-    for session, commit in (line.split() for line in said if line.endswith(b"\n")):
+    for session, commit in (line.split() for line in said):
         last[int(session)] = int(commit)
     return last, len(said) < lines
 
@@ -85,14 +109,20 @@ def verify(run: Runner, told: dict[int, int]) -> None:
     assert problems(run.directory) == []
 
 
+def test_the_points_are_all_that_there_are() -> None:
+    reached = {name for path in SOURCE.rglob("*.py")
+               for name in re.findall(r'faults\.reach\("([\w.]+)"\)', path.read_text(encoding="utf-8"))}
+    assert reached == set(POINTS)
+
+
 @pytest.mark.slow
-def test_killed_at_every_point(run: Runner) -> None:
+def test_killed_at_every_point(run: Runner, nursery: Nursery) -> None:
     told: dict[int, int] = {}
-    move_until(run.directory, 30)
+    move_until(nursery, run.directory, 30)
     told.update(dict.fromkeys(range(SESSIONS), 0))
     _catch_up(run, told)
     for turn, point in enumerate(POINTS * 2):
-        last, died = move_until(run.directory, 400, f"{point}:kill:{1 + turn % 5}")
+        last, died = move_until(nursery, run.directory, 400, f"{point}:kill:{1 + turn % 5}")
         assert died, f"{point} was not reached"
         told.update(last)
         verify(run, told)
@@ -107,12 +137,13 @@ def _catch_up(run: Runner, told: dict[int, int]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 10 * ROUNDS)
-def test_killed_at_any_moment(run: Runner) -> None:
+@pytest.mark.parametrize("series", range((ROUNDS + SERIES - 1) // SERIES))
+def test_killed_at_any_moment(run: Runner, nursery: Nursery, series: int) -> None:
+    """Again and again on the same data, for which the next process has to go on."""
     told: dict[int, int] = {}
-    generator = random.Random(5)
-    for _ in range(ROUNDS):
-        last, died = move_until(run.directory, generator.randrange(1, 150))
+    generator = random.Random(series)
+    for _ in range(SERIES):
+        last, died = move_until(nursery, run.directory, generator.randrange(1, 120))
         assert not died, "it ended by itself"
         told.update(last)
         verify(run, told)

@@ -14,13 +14,14 @@ from typing import Any
 
 import psycopg
 
+from .nursery import Child, Nursery
 from .ports import wait_until
 
 
 class KalamServer:
     """One server; settings as their names with __ for the dot (``rpc__max_message="1"``).
 
-    The first start takes free ports, later ones the same again, as clients know them.
+    From a nursery it starts at once. The first start takes free ports, later ones the same again, as clients know them.
     """
 
     def __init__(self, **settings: str) -> None:
@@ -28,7 +29,8 @@ class KalamServer:
         self.data = self.dir / "data"
         self.log = self.dir / "log"
         self.settings = {"rpc__port": "0", "http__port": "0", **settings}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Child | None = None
+        self.nursery: Nursery | None = None
         self.port = 0
         self.http: str | None = None
 
@@ -53,11 +55,7 @@ class KalamServer:
         if self.running:
             return
         (self.data / "server.json").unlink(missing_ok=True)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "kalamdb.server"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), cwd=self.dir,
-            )  # fmt: skip
+        self.process = self.spawn()
         wait_until(self._state, "the server's start", 30)
         state = self._state()
         self.port = state["rpc"]["port"]
@@ -65,6 +63,16 @@ class KalamServer:
         self.settings["rpc__port"] = str(self.port)
         if self.http:
             self.settings["http__port"] = self.http.rpartition(":")[2]
+
+    def spawn(self) -> subprocess.Popen[bytes] | Child:
+        """Its process, which may end at once."""
+        if self.nursery is not None:
+            return self.nursery.spawn("kalamdb.server:main", [], environment=self._environment(), log=self.log)
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "kalamdb.server"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), cwd=self.dir,
+            )  # fmt: skip
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KALAM_")}

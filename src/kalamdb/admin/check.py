@@ -45,18 +45,25 @@ class Check:
         self.orphans: list[str] = []
         self._storages = storages
         self._quick = quick
+        self._unreadable = ""
         try:
             self._connection = open_connection(data / "hot.db", read_only=True)
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            self._unreadable = str(error)
         except apsw.Error as error:
             raise KalamError("58030", f"cannot open {data / 'hot.db'}: {error}") from None
 
     def close(self) -> None:
-        self._connection.close(True)
+        if not self._unreadable:
+            self._connection.close(True)
 
     def _query(self, text: str, values: Sequence[Any] = ()) -> list[Any]:
         return self._connection.execute(text, values).fetchall()
 
     def problems(self) -> Iterator[str]:
+        if self._unreadable:
+            yield f"hot.db: {self._unreadable}"
+            return
         try:
             yield from self._database()
             found = self._query("SELECT value FROM kalam_meta WHERE name = 'format'")

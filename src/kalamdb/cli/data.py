@@ -15,6 +15,9 @@ from rich.text import Text
 from kalamdb.cli.output import err, fail, out, told
 from kalamdb.settings import Settings, load
 
+#: of a check: there are problems; it could not be made, as with arguments that are wrong
+PROBLEMS, NOT_CHECKED = 1, 2
+
 
 def _settings(data: Path) -> Settings:
     return load({"data": str(data)})
@@ -40,7 +43,7 @@ def check(data: Path, *, quick: bool, as_json: bool) -> None:
     from kalamdb.admin.check import Check
     from kalamdb.admin.files import offline, readable_storages
 
-    with told(), offline(data), readable_storages(data, _settings(data)) as storages:
+    with told(NOT_CHECKED), offline(data), readable_storages(data, _settings(data)) as storages:
         checking = Check(data, storages, quick=quick)
         try:
             problems = []
@@ -59,7 +62,7 @@ def check(data: Path, *, quick: bool, as_json: bool) -> None:
         err.print(Text(f"{counts.tables} tables, {counts.hot_rows:,} hot rows, {counts.segments} segments, "
                        f"{counts.cold_rows:,} cold rows: {len(problems) or 'no'} problems"))
     if problems:
-        raise typer.Exit(1)
+        raise typer.Exit(PROBLEMS)
 
 
 def backup(data: Path, root: Path, *, keep: int, show: bool, as_json: bool) -> None:

@@ -205,7 +205,7 @@ def check(
 ) -> None:
     """Verify a data directory whose server is down: database, manifests, segment files, keys.
 
-    One line for each problem; exit code 1 if there is one.
+    One line for each problem; exit code 1 if there is one, 2 where it could not be verified.
     """
     from kalamdb.cli import data as commands
 

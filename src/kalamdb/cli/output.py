@@ -33,19 +33,19 @@ def fail(message: str, hint: str | None = None, code: int = 1) -> typer.Exit:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """What a user can cause ends the command with its message."""
+def told(code: int = 1) -> Iterator[None]:
+    """What a user can cause ends the command with its message and this exit code."""
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read this has seen enough; the interpreter must not try again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
+        raise typer.Exit(code) from None
     except (StackError, KalamError, SettingError) as error:
-        raise fail(error.message, error.hint) from None
+        raise fail(error.message, error.hint, code) from None
     except psycopg.Error as error:
-        raise fail(str(error).strip()) from None
+        raise fail(str(error).strip(), code=code) from None
     except OSError as error:
-        raise fail(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
+        raise fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=code) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

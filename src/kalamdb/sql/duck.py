@@ -47,14 +47,14 @@ _BY_MESSAGE: tuple[tuple[str, str], ...] = (
     (r"cannot compare values", "42883"),
     (r"must appear in the group by|cannot contain aggregates|cannot contain window|nested", "42803"),
     (r"referenced column|does not have a column|not found in from clause", "42703"),
-    (r"same number of result columns", "42601"),
+    (r"same number of result columns", "42601"), (r"no space left on device", "53100"),
 )
 _BY_CLASS: tuple[tuple[type[duckdb.Error], str], ...] = (
     (duckdb.InterruptException, "57014"), (duckdb.OutOfMemoryException, "53200"), (duckdb.ParserException, "42601"),
     (duckdb.SyntaxException, "42601"), (duckdb.ConversionException, "22P02"), (duckdb.OutOfRangeException, "22003"),
     (duckdb.PermissionException, "42501"), (duckdb.NotImplementedException, "0A000"),
     (duckdb.TypeMismatchException, "42804"), (duckdb.CatalogException, "42P01"), (duckdb.BinderException, "42804"),
-    (duckdb.InvalidInputException, "22023"),
+    (duckdb.InvalidInputException, "22023"), (duckdb.IOException, "58030"),
 )
 
 

@@ -7,7 +7,10 @@ reference to the table.
 
 from __future__ import annotations
 
+import errno
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +19,17 @@ from kalamdb.errors import KalamError
 
 #: bytes that a relation may have in memory
 IN_MEMORY = 64 << 20
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise KalamError("53100" if full else "58030",
+                         f"could not write a temporary file for the query: {error.strerror or error}",
+                         hint="Free space in the temporary directory." if full else None) from None
 
 
 class Spool:
@@ -35,15 +49,12 @@ class Spool:
             self._spill()
 
     def _spill(self) -> None:
-        try:
+        with _writing():
             if self._writer is None:
                 self._file = tempfile.NamedTemporaryFile(prefix="kalam-query-")  # noqa: SIM115 - as long as the table
                 self._writer = pa.ipc.new_file(self._file.name, self._parts[0].schema)
             for part in self._parts:
                 self._writer.write_table(part)
-        except OSError as error:
-            raise KalamError("53100", f"could not write a temporary file for the query: {error.strerror or error}",
-                             hint="Free space in the temporary directory.") from None
         self._parts.clear()
         self._held = 0
 
@@ -51,8 +62,9 @@ class Spool:
         """All pieces; None where there was none."""
         spilled = []
         if self._writer is not None:
-            self._writer.close()
-            spilled = [pa.ipc.open_file(pa.memory_map(self._file.name)).read_all()]
+            with _writing():
+                self._writer.close()
+                spilled = [pa.ipc.open_file(pa.memory_map(self._file.name)).read_all()]
             self._file.close()  # the mapping keeps its bytes
         parts = [*spilled, *self._parts]
         if len(parts) <= 1:

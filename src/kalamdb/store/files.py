@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kalamdb.errors import KalamError
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}){0,7}", re.ASCII)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -75,6 +78,14 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def unlink_scratch(path: Path) -> None:
+    """An unfinished file that nobody needs. Where it cannot be removed it goes when its directory is opened anew."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("unfinished file %s is not removed: %s", path, error.strerror)
 
 
 class Scratch:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from itertools import count, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import apsw
 
@@ -57,6 +57,7 @@ def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
         connection.execute("PRAGMA journal_mode=WAL").fetchall()
         connection.execute("PRAGMA synchronous=FULL")
         connection.pragma("wal_autocheckpoint", LOG_PAGES)
+        connection.pragma("journal_size_limit", LOG_PAGES * connection.pragma("page_size"))
     connection.pragma("cache_size", READER_CACHE if read_only else WRITER_CACHE)
     _add_functions(connection)
     return connection
@@ -65,6 +66,33 @@ def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
 def _add_functions(connection: apsw.Connection) -> None:
     # apsw's type for a function has any number of arguments
     connection.create_scalar_function(NUMERIC_FUNCTION, _numeric_order, 1, deterministic=True)  # type: ignore[arg-type]
+
+
+_DISK = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.NotADBError, apsw.BusyError, apsw.ProtocolError,
+         apsw.PermissionsError)
+
+
+def storage_error(error: BaseException, action: str = "write to") -> BaseException:
+    """What a client is told of a failed write (or "read"); the error itself where the disk is not to blame."""
+    hint = "Nothing of the transaction was stored." if action == "write to" else None
+    if isinstance(error, apsw.FullError) or (
+            isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE):
+        return KalamError("53100", f"could not {action} the data directory: no space left on device",
+                          hint=f"{hint} Free space and repeat it." if hint else None)
+    if isinstance(error, apsw.CorruptError):
+        return KalamError("XX001", "hot.db in the data directory is damaged", detail=str(error),
+                          hint="kalam check tells more; restore it from a backup.")
+    if isinstance(error, _DISK):
+        return KalamError("58030", f"could not {action} the data directory: {error}", hint=hint)
+    return error
+
+
+def _fail(error: apsw.Error) -> NoReturn:
+    """Of reading."""
+    told = storage_error(error, "read")
+    if told is error:
+        raise error
+    raise told from error
 
 
 def extend_log(connection: apsw.Connection) -> None:
@@ -300,6 +328,8 @@ class Reader:
             except apsw.InterruptError:
                 stop.check()
                 raise
+            except apsw.Error as error:
+                _fail(error)
             finally:
                 self._running = None
 
@@ -315,10 +345,10 @@ class Reader:
             except apsw.InterruptError:
                 stop.check()
                 raise
-            except apsw.SQLError as error:
-                if "no such table" in str(error):
+            except apsw.Error as error:
+                if _no_table(error):
                     return None
-                raise
+                _fail(error)
             finally:
                 self._running = None
 
@@ -358,10 +388,7 @@ class HotSnapshot:
     def pin(self) -> None:
         """Fix the instant now, not at the first read."""
         if not self._pinned:
-            reader = self.reader
-            with reader.lock:
-                reader.connection.execute("SELECT 1 FROM kalam_meta LIMIT 1").fetchall()
-            self._pinned = True
+            self.query("SELECT 1 FROM kalam_meta LIMIT 1", ())
 
     def get(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
         """(*columns, _seq, _userid) as stored, or None."""
@@ -370,17 +397,20 @@ class HotSnapshot:
         with reader.lock:
             try:
                 found = run_fitted(reader.connection, layout, layout.get, (tenant, k)).fetchall()
-            except apsw.SQLError as error:
-                if "no such table" in str(error):
+            except apsw.Error as error:
+                if _no_table(error):
                     return None
-                raise
+                _fail(error)
         return found[0] if found else None
 
     def query(self, text: str, values: Sequence[Any]) -> list[Row]:
         reader = self.reader
         self._pinned = True
         with reader.lock:
-            return reader.connection.execute(text, values).fetchall()
+            try:
+                return reader.connection.execute(text, values).fetchall()
+            except apsw.Error as error:
+                _fail(error)
 
     @staticmethod
     def instant() -> AbstractContextManager[None]:
@@ -396,6 +426,10 @@ class HotSnapshot:
     def __del__(self) -> None:
         with suppress(Exception):  # at the interpreter's end
             self.close()
+
+
+def _no_table(error: apsw.Error) -> bool:
+    return isinstance(error, apsw.SQLError) and "no such table" in str(error)
 
 
 class ReaderPool:
@@ -426,7 +460,10 @@ class ReaderPool:
         try:
             return self._idle.pop()
         except IndexError:
-            return Reader(self._path)
+            try:
+                return Reader(self._path)
+            except apsw.Error as error:
+                _fail(error)
 
     def give_back(self, reader: Reader) -> None:
         try:
@@ -457,10 +494,10 @@ class LiveReader:
             if layout is not None:
                 return run_fitted(self._connection, layout, text, values).fetchall()
             return self._connection.execute(text, values).fetchall()
-        except apsw.SQLError as error:
-            if "no such table" in str(error):
+        except apsw.Error as error:
+            if _no_table(error):
                 return []
-            raise
+            _fail(error)
 
     @contextmanager
     def instant(self) -> Iterator[None]:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from kalamdb.errors import KalamError
 from kalamdb.store import bloom
+from kalamdb.store.files import unlink_scratch
 from kalamdb.txn.api import TableDef
 
 FORMAT = "1"
@@ -142,7 +143,7 @@ class SegmentWriter:
                 column_encoding=dict.fromkeys(plain, "DELTA_BINARY_PACKED"),
             )
         except BaseException:  # it writes already
-            path.unlink(missing_ok=True)
+            unlink_scratch(path)
             raise
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -201,7 +202,7 @@ class SegmentWriter:
                 self._writer.close()
         finally:
             self._writer.is_open = False  # or it tries again when it is collected
-            self.path.unlink(missing_ok=True)
+            unlink_scratch(self.path)
 
 
 def _parts(batch: pa.RecordBatch, most: int) -> Iterator[pa.RecordBatch]:

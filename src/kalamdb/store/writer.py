@@ -2,14 +2,16 @@
 
 It takes every job that is queued, applies them in one SQLite transaction (each within a savepoint, so that one that
 fails does not take others along) and synchronises once. A job's future is resolved in the event loop after the data
-are on the disk.
+are on the disk. It keeps the write-ahead log short, too: readers that overlap for ever would let it grow for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -18,27 +20,18 @@ from typing import Any
 import apsw
 
 from kalamdb.errors import KalamError
+from kalamdb.store.hot import storage_error
 
 log = logging.getLogger(__name__)
 
 Job = Callable[[apsw.Connection], Any]
 #: jobs of one SQLite transaction
 GROUP = 256
-
-
-_DISK = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.CorruptError, apsw.NotADBError, apsw.BusyError,
-         apsw.ProtocolError, apsw.PermissionsError)
-
-
-def storage_error(error: BaseException) -> BaseException:
-    """What a client is told of a failed write."""
-    if isinstance(error, apsw.FullError):
-        return KalamError("53100", "could not write to the data directory: no space left on device",
-                          hint="Nothing of the transaction was stored. Free space and repeat it.")
-    if isinstance(error, _DISK):
-        return KalamError("58030", f"could not write to the data directory: {error}",
-                          hint="Nothing of the transaction was stored.")
-    return error
+#: bytes of the log beyond which readers are waited for
+LONG_LOG = 64 << 20
+READERS_WAIT_MS = 100
+#: seconds to the next time; longer after each wait in vain
+REST, LONGEST_REST = 1.0, 60.0
 
 
 class Settled(asyncio.Future[Any]):
@@ -68,6 +61,9 @@ class Writer:
         self._loop = loop
         self._after_group = after_group
         self._closed = False
+        self._log = connection.filename_wal
+        self._rest = REST
+        self._tend_at = 0.0
         self._queue: SimpleQueue[tuple[Job, asyncio.Future[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="kalam-writer", daemon=True)
         self._thread.start()
@@ -107,6 +103,7 @@ class Writer:
                 else:
                     group.append(job)
         self._resolve(self._commit(group))
+        self._tend_log()
         return more
 
     def _resolve(self, outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
@@ -117,14 +114,18 @@ class Writer:
                 ) -> list[tuple[asyncio.Future[Any], Any, BaseException | None]]:
         connection = self._connection
         outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        committing = False
         try:
             connection.execute("BEGIN IMMEDIATE")
             for job, future in group:
                 outcomes.append((future, *self._apply(job, alone=len(group) == 1)))
             self._after_group(connection)
+            committing = True
             connection.execute("COMMIT")
         except BaseException as error:
             self._roll_back()
+            if committing:
+                self._void()
             if len(group) > 1:  # one of them may be to blame: each by itself
                 return [outcome for item in group for outcome in self._commit([item])]
             log.error("commit failed: %r", error)
@@ -151,6 +152,51 @@ class Writer:
         with suppress(apsw.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+
+    def _void(self) -> None:
+        """A commit whose synchronisation failed lies complete in the log, and a restart would find it, though its
+        client was told that nothing was stored: a commit of nothing is written over it. That one is not synchronised,
+        which would fail again, nor may it move the log: the next commit that succeeds does both."""
+        connection = self._connection
+        pages = connection.pragma("wal_autocheckpoint")
+        try:
+            connection.pragma("wal_autocheckpoint", 0)
+            connection.pragma("synchronous", "OFF")
+            connection.execute("BEGIN IMMEDIATE")
+            self._after_group(connection)
+            connection.execute("COMMIT")
+        except apsw.Error as error:
+            self._roll_back()
+            log.error("a failed commit could not be made void; a restart before the next commit may find it: %r", error)
+        finally:
+            connection.pragma("synchronous", "FULL")
+            connection.pragma("wal_autocheckpoint", pages)
+
+    def _tend_log(self) -> None:
+        """A checkpoint by itself waits for nobody, and while somebody reads, the log goes on at its end. Once it is
+        long, those who read now are waited for; whoever comes meanwhile does no harm."""
+        now = time.monotonic()
+        if now < self._tend_at or _size(self._log) < LONG_LOG:
+            return
+        connection = self._connection
+        before = connection.pragma("busy_timeout")
+        try:
+            connection.set_busy_timeout(READERS_WAIT_MS)
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+            self._rest = REST
+        except apsw.Error as error:
+            self._rest = min(2 * self._rest, LONGEST_REST)
+            log.debug("the write-ahead log stays long: %r", error)
+        finally:
+            connection.set_busy_timeout(before)
+            self._tend_at = time.monotonic() + self._rest
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def _settle(outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:

@@ -22,6 +22,7 @@ from kalamdb import types
 from kalamdb.api import Row
 from kalamdb.store import bloom
 from kalamdb.store.cold import Absent, ColdRange, ColdStore, positions_in
+from kalamdb.store.files import unlink_scratch
 from kalamdb.store.hot import Layout
 from kalamdb.store.manifest import Manifest, Positions, Segment
 from kalamdb.store.segment import Key, SegmentWriter, Written, key_at, segment_schema
@@ -120,13 +121,13 @@ class Runs:
         """A savepoint's rollback takes the run back."""
         self.written = [item for item in self.written if item[0] is not segment]
         self._store.forget(segment.id)
-        Path(segment.file).unlink(missing_ok=True)
+        unlink_scratch(Path(segment.file))
         self._renew()
 
     def clear(self) -> None:
         for segment, _ in self.written:
             self._store.forget(segment.id)
-            Path(segment.file).unlink(missing_ok=True)
+            unlink_scratch(Path(segment.file))
         self.written = []
         self._renew()
 

@@ -33,10 +33,11 @@ from kalamdb.store.hot import (
     apply_rows,
     extend_log,
     open_connection,
+    storage_error,
 )
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.storage import LOCAL, Storage, open_storages
-from kalamdb.store.writer import Settled, Writer, outcome, storage_error
+from kalamdb.store.writer import Settled, Writer, outcome
 from kalamdb.txn import activity
 from kalamdb.txn.api import Isolation, Key, LockInfo, NotInMemory, TableDef, TransactionInfo
 from kalamdb.txn.clock import Clock, now_ms, seq_at

@@ -18,7 +18,7 @@ from kalamdb import types
 from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import CatalogChanges, View
 from kalamdb.errors import KalamError
-from kalamdb.store.files import told
+from kalamdb.store.files import told, unlink_scratch
 from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
 from kalamdb.store.manifest import Segment
 from kalamdb.store.segment import Written
@@ -315,7 +315,7 @@ class StoreTransaction:
             segment, written = await self._engine.tiers.in_thread(write, pool="bulk")
             self._check_alive()
         except BaseException:
-            path.unlink(missing_ok=True)
+            unlink_scratch(path)
             raise
         self._overlay.to_run(overlay, rows, segment, written)
 
