@@ -82,6 +82,12 @@ alter(Oid relid, List *cmds)
 	CommandCounterIncrement();
 }
 
+void
+kalam_attach_pin_column(Oid relid, const char *column)
+{
+	alter(relid, list_make1(add_option(AT_AlterColumnGenericOptions, column, "column_name", column)));
+}
+
 /* ---------- creating ---------- */
 
 /* Places are numbers that somebody wrote: they must be 1, 2, 3 … */

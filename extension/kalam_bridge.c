@@ -78,10 +78,10 @@ kalam_bridge_alter(KalamUtility *u)
 			return;
 	}
 	kalam_refuse_alter(stmt);
-	if (stmt == (AlterTableStmt *) u->pstmt->utilityStmt)
+	if (OidIsValid(relid) && kalam_is_being_created(relid))
 		kalam_utility_run(u);
 	else
-		kalam_utility_run_as(u, (Node *) stmt);
+		kalam_alter_run(u, stmt);
 }
 
 /* ---------- COPY ---------- */

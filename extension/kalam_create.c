@@ -357,6 +357,18 @@ rewrite_column(Rewrite *rw, ColumnDef *column)
 	rw->elements = lappend(rw->elements, column);
 }
 
+void
+kalam_create_added_column(Oid serverid, ColumnDef *column)
+{
+	Rewrite		rw = {.server = GetForeignServer(serverid)};
+
+	if (has_constraint(column, CONSTR_PRIMARY))
+		kalam_refuse("ADD PRIMARY KEY", "Declare the key when you create the table.");
+	if (kalam_find_option(column->fdwoptions, "key"))
+		kalam_refuse("ADD COLUMN to the key", "Declare the key when you create the table.");
+	rewrite_column(&rw, column);
+}
+
 static void
 take_element(Rewrite *rw, Node *element)
 {

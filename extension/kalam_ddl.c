@@ -137,8 +137,7 @@ dispatch(KalamUtility *u)
 			kalam_bridge_alter(u);
 			break;
 		case T_RenameStmt:
-			kalam_refuse_rename((RenameStmt *) stmt);
-			kalam_utility_run(u);
+			kalam_rename_run(u);
 			break;
 		case T_IndexStmt:
 			kalam_refuse_index((IndexStmt *) stmt);

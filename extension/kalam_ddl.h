@@ -5,6 +5,8 @@
  * kalam_create.c  CREATE TABLE … USING kalamdb becomes CREATE FOREIGN TABLE
  * kalam_mirror.c  a foreign table that exists locally is created on the server
  * kalam_attach.c  or compared with the one that is there
+ * kalam_alter.c   ALTER TABLE and RENAME: who is told
+ * kalam_definition.c  what changed, as an ALTER for the server
  * kalam_drop.c    what DROP, in all its forms, means for the server
  * kalam_refuse.c  statements that would leave the two sides apart
  * kalam_secret.c  secrets given on a server go into a mapping
@@ -47,6 +49,8 @@ extern CreateForeignTableStmt *kalam_create_rewrite(const CreateStmt *stmt);
 /* CREATE FOREIGN TABLE on a server of ours: pins namespace and table; false if IF NOT EXISTS makes it nothing */
 extern bool kalam_create_pin(CreateForeignTableStmt *stmt);
 extern Oid	kalam_extension_namespace(Oid serverid);
+/* ADD COLUMN: what CREATE TABLE … USING does to a column; refuses what a column that comes late cannot be */
+extern void kalam_create_added_column(Oid serverid, ColumnDef *column);
 
 /* ---------- kalam_mapping.c ---------- */
 /* 42501 if CREATE or ALTER USER MAPPING changes who is bound to which tenant, and is not the owner's */
@@ -66,9 +70,27 @@ extern char *kalam_mirror_fact(PGresult *rows, const char *name);
 extern bool kalam_mirror_is_managed(Oid relid);
 /* type's name in server SQL, with its modifier; "text" for what is kept as text */
 extern char *kalam_mirror_type(KalamConn *conn, Oid typid, int32 typmod);
+extern const char *kalam_mirror_column_type(KalamConn *conn, Oid relid, Form_pg_attribute att);
+/* a column's DEFAULT in server SQL; NULL: none, or one that is PostgreSQL's alone */
+extern const char *kalam_mirror_default(Relation rel, Oid serverid, AttrNumber attnum);
+/* is every column of the expression called the same on both sides? */
+extern bool kalam_mirror_same_names(Relation rel, Node *expr);
+extern int	kalam_mirror_set_modes(void);	/* for text in statements; undo with kalam_reset_transmission_modes */
+extern const char *const kalam_mirror_options[];	/* table options that are the server's too; NULL at the end */
+
+/* ---------- kalam_definition.c ---------- */
+typedef struct KalamDefinition KalamDefinition;
+
+extern KalamDefinition *kalam_definition_take(Oid relid);
+extern void kalam_definition_send(KalamDefinition *before);
+
+/* ---------- kalam_alter.c ---------- */
+extern void kalam_alter_run(KalamUtility *u, AlterTableStmt *stmt);
+extern void kalam_rename_run(KalamUtility *u);
 
 /* ---------- kalam_attach.c ---------- */
 extern void kalam_attach(Oid relid);
+extern void kalam_attach_pin_column(Oid relid, const char *column);	/* OPTIONS (column_name …) of its present name */
 
 /* ---------- kalam_drop.c ---------- */
 extern void kalam_drop_init(void);
@@ -76,13 +98,17 @@ extern void kalam_drop_run(KalamUtility *u);	/* runs a DROP of any kind, then te
 /* runs stmt and returns the foreign table it created, InvalidOid if none */
 extern Oid	kalam_create_run(KalamUtility *u, CreateForeignTableStmt *stmt);
 
+/* runs stmt, which alters these tables: columns that they lose are the caller's business */
+extern void kalam_altered_run(KalamUtility *u, Node *stmt, List *tables);
+
 extern bool kalam_is_being_created(Oid relid);
 
 /* ---------- kalam_refuse.c ---------- */
 KALAM_NORETURN extern void kalam_refuse(const char *what, const char *hint);
 extern void kalam_refuse_constraint(ConstrType type);	/* returns if the type is one that foreign tables have */
 extern void kalam_refuse_alter(const AlterTableStmt *stmt);
-extern void kalam_refuse_rename(const RenameStmt *stmt);
+extern bool kalam_alter_is_mirrored(const AlterTableCmd *cmd);
+extern void kalam_refuse_managed(const AlterTableCmd *cmd);
 extern void kalam_refuse_create_as(const CreateTableAsStmt *stmt);
 extern void kalam_refuse_index(const IndexStmt *stmt);
 

@@ -31,7 +31,7 @@ typedef struct DroppedTable
 {
 	Oid			relid;
 	Oid			serverid;
-	AttrNumber	column;			/* 0: the whole table; else only this column went */
+	char	   *column;			/* NULL: the whole table; else only this column (its remote name) went */
 	char	   *local;
 	char	   *remote;			/* "ns"."t" */
 	char	   *owner;
@@ -43,6 +43,7 @@ typedef struct Scope
 	MemoryContext context;
 	List	   *dropped;		/* DroppedTable */
 	List	   *servers;		/* OIDs of servers that went */
+	List	   *altered;		/* OIDs of tables whose lost columns are somebody else's business */
 	bool		creating;
 	List	   *created;		/* OIDs of relations made meanwhile, an event trigger's among them */
 } Scope;
@@ -113,21 +114,26 @@ tell_server(const DroppedTable *table)
 	kalam_result_free(res);
 }
 
+/* A column that went by the CASCADE of something else, as DROP TYPE. */
 static void
-refuse_lost_column(const DroppedTable *table)
+tell_of_column(const DroppedTable *table)
 {
+	StringInfoData sql;
+
 	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table->relid)))
 		return;					/* its table went as well */
-	if (kalam_mirror_is_managed(table->relid))
-		kalam_refuse(psprintf("dropping a column of \"%s\" by CASCADE", table->local),
-					 "Create a new table without the column and copy the rows by INSERT ... SELECT.");
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "ALTER TABLE IF EXISTS %s OWNED BY ", table->remote);
+	kalam_append_literal(&sql, table->owner);
+	appendStringInfo(&sql, " DROP COLUMN IF EXISTS %s", table->column);
+	kalam_result_free(kalam_mirror_request(kalam_connection_for_server(table->serverid, GetUserId()), sql.data));
 }
 
 static void
 settle_table(const DroppedTable *table)
 {
-	if (table->column != 0)
-		refuse_lost_column(table);
+	if (table->column)
+		tell_of_column(table);
 	else if (scope && list_member_oid(scope->servers, table->serverid))
 		notice_detached(table);
 	else if (IsBinaryUpgrade)
@@ -169,6 +175,28 @@ kalam_drop_run(KalamUtility *u)
 	PG_END_TRY();
 }
 
+void
+kalam_altered_run(KalamUtility *u, Node *stmt, List *tables)
+{
+	Scope		inner;
+	ListCell   *lc;
+
+	enter(&inner);
+	inner.altered = tables;
+	PG_TRY();
+	{
+		kalam_utility_run_as(u, stmt);
+		CommandCounterIncrement();
+		foreach(lc, inner.dropped)
+			settle_table(lfirst(lc));
+	}
+	PG_FINALLY();
+	{
+		scope = inner.outer;
+	}
+	PG_END_TRY();
+}
+
 Oid
 kalam_create_run(KalamUtility *u, CreateForeignTableStmt *stmt)
 {
@@ -192,13 +220,14 @@ kalam_create_run(KalamUtility *u, CreateForeignTableStmt *stmt)
 }
 
 /*
- * CREATE FOREIGN TABLE gives column options in an ALTER of its own, which must
- * not be taken for a user's.
+ * CREATE FOREIGN TABLE and ADD COLUMN give column options in an ALTER of its
+ * own, which must not be taken for a user's.
  */
 bool
 kalam_is_being_created(Oid relid)
 {
-	return scope && scope->creating && list_member_oid(scope->created, relid);
+	return scope && ((scope->creating && list_member_oid(scope->created, relid)) ||
+					 list_member_oid(scope->altered, relid));
 }
 
 /* ---------- the hook ---------- */
@@ -215,7 +244,7 @@ note_dropped(Oid relid, AttrNumber column)
 	kalam_deparse_table(&remote, mapping);
 	table->relid = relid;
 	table->serverid = mapping->serverid;
-	table->column = column;
+	table->column = column == 0 ? NULL : pstrdup(kalam_quote(kalam_remote_column(relid, column)));
 	table->local = get_rel_name(relid);
 	table->remote = remote.data;
 	table->owner = kalam_mirror_owner(relid);
@@ -238,6 +267,12 @@ note_server(Oid serverid)
 	MemoryContextSwitchTo(context);
 }
 
+static bool
+is_settled(Oid relid, AttrNumber column)
+{
+	return column != 0 && ((scope && list_member_oid(scope->altered, relid)) || kalam_is_system_column(relid, column));
+}
+
 /* Columns may go one by one although their table is on the list, too. */
 static void
 on_drop(Oid class, Oid object, int column)
@@ -247,7 +282,7 @@ on_drop(Oid class, Oid object, int column)
 	else if (class == UserMappingRelationId)
 		kalam_mapping_drop(object);
 	else if (class == RelationRelationId && get_rel_relkind(object) == RELKIND_FOREIGN_TABLE &&
-			 kalam_is_relation(object))
+			 kalam_is_relation(object) && !is_settled(object, column))
 		note_dropped(object, column);
 }
 

@@ -32,9 +32,9 @@
 #include "kalam_ddl.h"
 
 /* table options that are the server's too */
-static const char *const server_options[] = {
+const char *const kalam_mirror_options[] = {
 	"storage_id", "flush_policy", "deleted_retention_hours", "ttl_seconds", "access_level",
-	"use_user_storage", "compression",
+	"use_user_storage", "compression", NULL,
 };
 
 typedef struct Mirror
@@ -170,16 +170,16 @@ check_key_type(Mirror *m, Form_pg_attribute att)
 /* ---------- defaults ---------- */
 
 static bool
-is_snowflake(Mirror *m, Oid funcid)
+is_snowflake(Oid serverid, Oid funcid)
 {
 	char	   *name = get_func_name(funcid);
 
 	return name && strcmp(name, "snowflake_id") == 0 && get_func_nargs(funcid) == 0 &&
-		get_func_namespace(funcid) == kalam_extension_namespace(m->table->serverid);
+		get_func_namespace(funcid) == kalam_extension_namespace(serverid);
 }
 
 static const char *
-server_function(Mirror *m, Node *node)
+server_function(Oid serverid, Node *node)
 {
 	if (IsA(node, SQLValueFunction))
 		return ((SQLValueFunction *) node)->op == SVFOP_CURRENT_TIMESTAMP ? "now()" : NULL;
@@ -193,16 +193,19 @@ server_function(Mirror *m, Node *node)
 		case F_GEN_RANDOM_UUID:
 			return "gen_random_uuid()";
 		default:
-			return is_snowflake(m, ((FuncExpr *) node)->funcid) ? "snowflake_id()" : NULL;
+			return is_snowflake(serverid, ((FuncExpr *) node)->funcid) ? "snowflake_id()" : NULL;
 	}
 }
 
-static void
-append_constant(StringInfo buf, Const *constant)
+static char *
+constant_text(const Const *constant)
 {
+	StringInfoData buf;
 	Oid			output;
 	bool		varlena;
 	char	   *text;
+
+	initStringInfo(&buf);
 
 	getTypeOutputInfo(constant->consttype, &output, &varlena);
 	text = OidOutputFunctionCall(output, constant->constvalue);
@@ -211,14 +214,12 @@ append_constant(StringInfo buf, Const *constant)
 		case INT2OID:
 		case INT4OID:
 		case INT8OID:
-			appendStringInfo(buf, " DEFAULT %s", text);
-			break;
+			return text;
 		case BOOLOID:
-			appendStringInfo(buf, " DEFAULT %s", DatumGetBool(constant->constvalue) ? "TRUE" : "FALSE");
-			break;
+			return DatumGetBool(constant->constvalue) ? "TRUE" : "FALSE";
 		default:
-			appendStringInfoString(buf, " DEFAULT ");
-			kalam_append_literal(buf, text);
+			kalam_append_literal(&buf, text);
+			return buf.data;
 	}
 }
 
@@ -235,47 +236,51 @@ default_expression(Relation rel, AttrNumber attnum)
 	return NULL;
 }
 
-static void
-append_default(Mirror *m, Form_pg_attribute att)
+const char *
+kalam_mirror_default(Relation rel, Oid serverid, AttrNumber attnum)
 {
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
 	Node	   *node;
 	const char *function;
 
 	if (!att->atthasdef || att->attgenerated)
-		return;
-	node = default_expression(m->rel, att->attnum);
+		return NULL;
+	node = default_expression(rel, attnum);
 	if (node == NULL)
-		return;
+		return NULL;
 	node = (Node *) expression_planner((Expr *) node);
 	while (IsA(node, RelabelType))
 		node = (Node *) ((RelabelType *) node)->arg;
 	if (IsA(node, Const))
-	{
-		if (!((Const *) node)->constisnull)
-			append_constant(&m->sql, (Const *) node);
-		return;
-	}
-	function = server_function(m, node);
-	if (function && exprType(node) == getBaseType(att->atttypid))
-		appendStringInfo(&m->sql, " DEFAULT %s", function);
+		return ((Const *) node)->constisnull ? NULL : constant_text((Const *) node);
+	function = server_function(serverid, node);
+	return function && exprType(node) == getBaseType(att->atttypid) ? function : NULL;
 }
 
 /* ---------- CREATE TABLE ---------- */
+
+const char *
+kalam_mirror_column_type(KalamConn *conn, Oid relid, Form_pg_attribute att)
+{
+	const char *type = kalam_find_option(GetForeignColumnOptions(relid, att->attnum), "remote_type");
+
+	return type ? type : kalam_mirror_type(conn, att->atttypid, att->atttypmod);
+}
 
 static void
 append_column(Mirror *m, Form_pg_attribute att)
 {
 	Oid			relid = RelationGetRelid(m->rel);
-	const char *type = kalam_find_option(GetForeignColumnOptions(relid, att->attnum), "remote_type");
 	bool		is_key = list_member_int(m->key, att->attnum);
+	const char *value;
 
 	if (is_key)
 		check_key_type(m, att);
-	if (type == NULL)
-		type = kalam_mirror_type(m->conn, att->atttypid, att->atttypmod);
-	appendStringInfo(&m->sql, "%s %s%s", kalam_quote(kalam_remote_column(relid, att->attnum)), type,
-					 att->attnotnull || is_key ? " NOT NULL" : "");
-	append_default(m, att);
+	appendStringInfo(&m->sql, "%s %s%s", kalam_quote(kalam_remote_column(relid, att->attnum)),
+					 kalam_mirror_column_type(m->conn, relid, att), att->attnotnull || is_key ? " NOT NULL" : "");
+	value = kalam_mirror_default(m->rel, m->table->serverid, att->attnum);
+	if (value)
+		appendStringInfo(&m->sql, " DEFAULT %s", value);
 }
 
 static void
@@ -317,9 +322,8 @@ append_key(Mirror *m)
 	appendStringInfoChar(&m->sql, ')');
 }
 
-/* Is every column of the expression called the same on both sides? */
-static bool
-same_names(Relation rel, Node *expr)
+bool
+kalam_mirror_same_names(Relation rel, Node *expr)
 {
 	Bitmapset  *used = NULL;
 	int			i = -1;
@@ -347,7 +351,7 @@ append_checks(Mirror *m)
 	{
 		Node	   *expr = stringToNode(constr->check[i].ccbin);
 
-		if (same_names(m->rel, expr))
+		if (kalam_mirror_same_names(m->rel, expr))
 			appendStringInfo(&m->sql, ", CONSTRAINT %s CHECK (%s)", kalam_quote(constr->check[i].ccname),
 							 deparse_expression(expr, context, false, false));
 	}
@@ -359,13 +363,13 @@ append_options(Mirror *m)
 	List	   *options = GetForeignTable(RelationGetRelid(m->rel))->options;
 
 	appendStringInfoString(&m->sql, ") WITH (");
-	for (int i = 0; i < lengthof(server_options); i++)
+	for (int i = 0; kalam_mirror_options[i]; i++)
 	{
-		const char *value = kalam_find_option(options, server_options[i]);
+		const char *value = kalam_find_option(options, kalam_mirror_options[i]);
 
 		if (value == NULL)
 			continue;
-		appendStringInfo(&m->sql, "%s = ", server_options[i]);
+		appendStringInfo(&m->sql, "%s = ", kalam_mirror_options[i]);
 		kalam_append_literal(&m->sql, value);
 		appendStringInfoString(&m->sql, ", ");
 	}
@@ -394,13 +398,21 @@ type_word(KalamTableType type)
  * PostgreSQL's own with their schema: the server must not take a user's
  * lower() for the one it knows.
  */
-static void
-build_create(Mirror *m)
+int
+kalam_mirror_set_modes(void)
 {
 	int			nestlevel = kalam_set_transmission_modes();
 
 	(void) set_config_option("standard_conforming_strings", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
 							 0, false);
+	return nestlevel;
+}
+
+static void
+build_create(Mirror *m)
+{
+	int			nestlevel = kalam_mirror_set_modes();
+
 	appendStringInfo(&m->sql, "CREATE %s TABLE ", type_word(m->table->type));
 	kalam_deparse_table(&m->sql, m->table);
 	appendStringInfoString(&m->sql, " (");

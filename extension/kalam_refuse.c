@@ -2,15 +2,14 @@
  * kalam_refuse.c: statements that PostgreSQL would run, or would refuse for a
  * reason that helps nobody, and that would leave the two sides apart.
  *
- * A change of columns, defaults or constraints of a table that manages its
- * remote table is refused until it is mirrored.  Of a table that is merely
- * attached, such a change is local and goes through, as with postgres_fdw.
+ * Of a table that manages its remote one, what the server cannot follow is
+ * refused; of a table that is merely attached it is local and goes through, as
+ * with postgres_fdw.
  */
 #include "postgres.h"
 
 #include "catalog/namespace.h"
 #include "catalog/pg_foreign_table.h"
-#include "catalog/pg_inherits.h"
 #include "commands/defrem.h"
 #include "utils/lsyscache.h"
 
@@ -62,15 +61,6 @@ kalam_refuse_create_as(const CreateTableAsStmt *stmt)
 
 /* ---------- ALTER ---------- */
 
-static const char *
-constraint_command(const AlterTableCmd *cmd)
-{
-	kalam_refuse_constraint(((Constraint *) cmd->def)->contype);
-	if (((Constraint *) cmd->def)->contype == CONSTR_PRIMARY)
-		kalam_refuse("ADD PRIMARY KEY", "Declare the key when you create the table.");
-	return "ADD CONSTRAINT";
-}
-
 static bool
 is_local_option(const DefElem *def)
 {
@@ -82,6 +72,18 @@ is_local_option(const DefElem *def)
 	return false;
 }
 
+static bool
+is_server_option(const DefElem *def)
+{
+	for (int i = 0; kalam_mirror_options[i]; i++)
+	{
+		if (strcmp(def->defname, kalam_mirror_options[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* An option that says which table it is, and so cannot change. */
 static const char *
 options_command(const AlterTableCmd *cmd)
 {
@@ -91,7 +93,7 @@ options_command(const AlterTableCmd *cmd)
 	{
 		DefElem    *def = lfirst_node(DefElem, lc);
 
-		if (is_local_option(def))
+		if (is_local_option(def) || is_server_option(def))
 			continue;
 		if (def->arg != NULL)	/* what is no option at all is told as such */
 			kalam_check_option(ForeignTableRelationId, def->defname, defGetString(def));
@@ -100,66 +102,85 @@ options_command(const AlterTableCmd *cmd)
 	return NULL;
 }
 
-/* What a subcommand does that the server would have to do too; NULL if nothing. */
-static const char *
-mirrored_command(const AlterTableCmd *cmd)
+/* Would the server have to do it, too? */
+bool
+kalam_alter_is_mirrored(const AlterTableCmd *cmd)
 {
 	switch (cmd->subtype)
 	{
 		case AT_AddColumn:
-			return "ADD COLUMN";
 		case AT_DropColumn:
-			return "DROP COLUMN";
 		case AT_AlterColumnType:
-			return "ALTER COLUMN TYPE";
 		case AT_ColumnDefault:
 		case AT_CookedColumnDefault:
-			return "ALTER COLUMN SET/DROP DEFAULT";
 		case AT_SetNotNull:
-			return "SET NOT NULL";
 		case AT_DropNotNull:
-			return "DROP NOT NULL";
 		case AT_AddConstraint:
-			return "ADD CONSTRAINT";
 		case AT_DropConstraint:
-			return "DROP CONSTRAINT";
 		case AT_AlterConstraint:
-			return "ALTER CONSTRAINT";
 		case AT_DropExpression:
-			return "DROP EXPRESSION";
 #if PG_VERSION_NUM >= 170000
 		case AT_SetExpression:
-			return "SET EXPRESSION";
 #endif
 		case AT_AddIdentity:
 		case AT_SetIdentity:
 		case AT_DropIdentity:
-			return "IDENTITY";
 		case AT_AlterColumnGenericOptions:
-			return "changing a column's options";
+		case AT_GenericOptions:
+			return true;
 		default:
-			return NULL;
+			return false;
 	}
 }
 
 static void
-refuse_mirrored(const char *what)
+refuse_type(const AlterTableCmd *cmd)
 {
-	kalam_refuse(psprintf("%s through ALTER TABLE", what),
-				 "Create a new table and copy the rows by INSERT ... SELECT.");
+	if (((ColumnDef *) cmd->def)->raw_default)
+		kalam_refuse("ALTER COLUMN TYPE ... USING", "Add a column of the new type, UPDATE it, and drop the old one.");
+	if (strcmp(cmd->name, KALAM_SEQ_COLUMN) == 0 || strcmp(cmd->name, KALAM_USERID_COLUMN) == 0)
+		kalam_refuse("altering a system column", "Cast it in the query.");
 }
 
-/* Constraints we never have are refused whoever manages the table. */
-static const char *
-alter_own(const AlterTableCmd *cmd)
+/* What is not mirrored, of a table that manages its remote one. */
+void
+kalam_refuse_managed(const AlterTableCmd *cmd)
 {
-	if (cmd->subtype == AT_SetAccessMethod)
-		kalam_refuse("SET ACCESS METHOD", "Create a new table and copy the rows by INSERT ... SELECT.");
-	if (cmd->subtype == AT_AddConstraint && cmd->def)
-		return constraint_command(cmd);
-	if (cmd->subtype == AT_GenericOptions)
-		return options_command(cmd);
-	return mirrored_command(cmd);
+	const char *what = NULL;
+
+	switch (cmd->subtype)
+	{
+		case AT_AlterColumnType:
+			refuse_type(cmd);
+			break;
+		case AT_AlterConstraint:
+			what = "ALTER CONSTRAINT";
+			break;
+		case AT_DropExpression:
+			what = "DROP EXPRESSION";
+			break;
+#if PG_VERSION_NUM >= 170000
+		case AT_SetExpression:
+			what = "SET EXPRESSION";
+			break;
+#endif
+		case AT_AddIdentity:
+		case AT_SetIdentity:
+		case AT_DropIdentity:
+			what = "IDENTITY";
+			break;
+		case AT_AlterColumnGenericOptions:
+			what = "changing a column's options";
+			break;
+		case AT_GenericOptions:
+			what = options_command(cmd);
+			break;
+		default:
+			break;
+	}
+	if (what)
+		kalam_refuse(psprintf("%s through ALTER TABLE", what),
+					 "Create a new table and copy the rows by INSERT ... SELECT.");
 }
 
 static void
@@ -167,102 +188,43 @@ refuse_column_constraints(const AlterTableCmd *cmd)
 {
 	ListCell   *lc;
 
-	if (cmd->subtype != AT_AddColumn || cmd->def == NULL)
+	if (cmd->def == NULL)
 		return;
 	foreach(lc, ((ColumnDef *) cmd->def)->constraints)
 		kalam_refuse_constraint(lfirst_node(Constraint, lc)->contype);
 }
 
+/* Constraints we never have are refused whoever manages the table. */
 static void
-refuse_alter_own(Oid relid, const AlterTableStmt *stmt)
+refuse_own(const AlterTableCmd *cmd)
 {
-	const char *what = NULL;
-	ListCell   *lc;
-
-	foreach(lc, stmt->cmds)
-	{
-		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
-		const char *mirrored;
-
+	if (cmd->subtype == AT_SetAccessMethod)
+		kalam_refuse("SET ACCESS METHOD", "Create a new table and copy the rows by INSERT ... SELECT.");
+	if (cmd->subtype == AT_AddColumn)
 		refuse_column_constraints(cmd);
-		mirrored = alter_own(cmd);
-		if (what == NULL)
-			what = mirrored;
-	}
-	if (what && kalam_mirror_is_managed(relid))
-		refuse_mirrored(what);
-}
-
-/* A change of a parent reaches its children, ours among them. */
-static void
-refuse_for_children(Oid relid, const char *what)
-{
-	ListCell   *lc;
-
-	if (!has_subclass(relid))
+	if (cmd->subtype != AT_AddConstraint || cmd->def == NULL)
 		return;
-	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
-	{
-		Oid			child = lfirst_oid(lc);
-
-		if (child != relid && get_rel_relkind(child) == RELKIND_FOREIGN_TABLE &&
-			kalam_is_relation(child) && kalam_mirror_is_managed(child))
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("%s on the parent of KalamDB table \"%s\" is not supported", what, get_rel_name(child)),
-					 errhint("DETACH PARTITION or NO INHERIT first.")));
-	}
+	kalam_refuse_constraint(((Constraint *) cmd->def)->contype);
+	if (((Constraint *) cmd->def)->contype == CONSTR_PRIMARY)
+		kalam_refuse("ADD PRIMARY KEY", "Declare the key when you create the table.");
 }
 
 void
 kalam_refuse_alter(const AlterTableStmt *stmt)
 {
-	Oid			relid;
+	bool		ours;
 	ListCell   *lc;
 
 	if (stmt->objtype != OBJECT_TABLE && stmt->objtype != OBJECT_FOREIGN_TABLE && stmt->objtype != OBJECT_MATVIEW)
 		return;
-	relid = kalam_utility_relation(stmt->relation);
-	if (OidIsValid(relid))
-	{
-		if (!kalam_is_being_created(relid))
-			refuse_alter_own(relid, stmt);
-		return;
-	}
-	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
-	if (!OidIsValid(relid))
-		return;
+	ours = OidIsValid(kalam_utility_relation(stmt->relation));
 	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
-		const char *what = mirrored_command(cmd);
 
-		if (cmd->subtype == AT_SetAccessMethod && kalam_is_access_method(cmd->name))
+		if (ours)
+			refuse_own(cmd);
+		else if (cmd->subtype == AT_SetAccessMethod && kalam_is_access_method(cmd->name))
 			kalam_refuse("SET ACCESS METHOD", "CREATE TABLE ... USING kalamdb, then INSERT ... SELECT.");
-		if (what && stmt->relation->inh)
-			refuse_for_children(relid, what);
 	}
-}
-
-/* The remote names are pinned in options, so only parts of a table matter. */
-void
-kalam_refuse_rename(const RenameStmt *stmt)
-{
-	const char *what = stmt->renameType == OBJECT_COLUMN ? "RENAME COLUMN" : "RENAME CONSTRAINT";
-	Oid			relid;
-
-	if (stmt->renameType != OBJECT_TABCONSTRAINT &&
-		!(stmt->renameType == OBJECT_COLUMN &&
-		  (stmt->relationType == OBJECT_TABLE || stmt->relationType == OBJECT_FOREIGN_TABLE)))
-		return;
-	relid = kalam_utility_relation(stmt->relation);
-	if (OidIsValid(relid))
-	{
-		if (kalam_mirror_is_managed(relid))
-			refuse_mirrored(what);
-		return;
-	}
-	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
-	if (OidIsValid(relid) && stmt->relation->inh)
-		refuse_for_children(relid, what);
 }

@@ -29,23 +29,10 @@ CREATES = [
 ]
 
 ALTERS = [
-    "ALTER TABLE {ns}.t ADD COLUMN b int",
-    "ALTER FOREIGN TABLE {ns}.t ADD COLUMN b int",
-    "ALTER TABLE {ns}.t DROP COLUMN a",
-    "ALTER TABLE {ns}.t ALTER COLUMN a TYPE varchar",
-    "ALTER TABLE {ns}.t ALTER COLUMN a SET DEFAULT 'x'",
-    "ALTER TABLE {ns}.t ALTER COLUMN a DROP DEFAULT",
-    "ALTER TABLE {ns}.t ALTER COLUMN a SET NOT NULL",
-    "ALTER TABLE {ns}.t ALTER COLUMN id DROP NOT NULL",
-    "ALTER TABLE {ns}.t ADD CONSTRAINT c CHECK (a <> '')",
-    "ALTER TABLE {ns}.t DROP CONSTRAINT ok",
-    "ALTER TABLE {ns}.t RENAME COLUMN a TO b",
-    "ALTER FOREIGN TABLE {ns}.t RENAME COLUMN a TO b",
-    "ALTER TABLE {ns}.t RENAME CONSTRAINT ok TO fine",
+    "ALTER TABLE {ns}.t ALTER COLUMN a TYPE bytea USING 'x'",
+    "ALTER TABLE {ns}.t ALTER COLUMN a TYPE bigint USING 1",
     "ALTER TABLE {ns}.t ALTER COLUMN a OPTIONS (ADD column_name 'z')",
     "ALTER TABLE {ns}.t OPTIONS (SET \"table\" 'elsewhere')",
-    "ALTER TABLE {ns}.t OPTIONS (ADD flush_policy 'rows:7')",
-    "ALTER TABLE {ns}.t OWNER TO CURRENT_USER, ADD COLUMN b int",
     "ALTER TABLE {ns}.t SET ACCESS METHOD heap",
     "ALTER TABLE {ns}.heap SET ACCESS METHOD kalamdb",
     "ALTER TABLE {ns}.t ADD UNIQUE (a)",
@@ -53,9 +40,14 @@ ALTERS = [
     "ALTER TABLE {ns}.t ADD FOREIGN KEY (id) REFERENCES {ns}.heap (id)",
     "ALTER TABLE {ns}.t ADD EXCLUDE (a WITH =)",
     "ALTER TABLE {ns}.t ADD COLUMN b int UNIQUE",
+    "ALTER TABLE {ns}.t ADD COLUMN b int PRIMARY KEY",
+    "ALTER TABLE {ns}.t ADD COLUMN b int DEFAULT (random() * 10)::int",
+    "ALTER TABLE {ns}.t ADD COLUMN b int GENERATED ALWAYS AS (id * 2) STORED",
+    "ALTER FOREIGN TABLE {ns}.t ADD COLUMN b int OPTIONS (key '2')",
+    "ALTER TABLE {ns}.t OWNER TO CURRENT_USER, ADD COLUMN b int UNIQUE",
+    "ALTER TABLE {ns}.t RENAME COLUMN _seq TO version",
     "CREATE INDEX ON {ns}.t (a)",
     "CREATE UNIQUE INDEX IF NOT EXISTS i ON {ns}.t (a)",
-    "DROP TYPE {ns}.mood CASCADE",
 ]
 
 LOCAL = [
@@ -101,15 +93,6 @@ def test_local_change_goes_through(tables: Session, ns: str, statement: str) -> 
     tables(statement.format(ns=ns))
     tables(f"INSERT INTO {ns}.t (id, a) VALUES (1, 'x')")
     assert tables(f"SELECT id, a FROM {ns}.t") == [(1, "x")]
-
-
-def test_parent_with_a_managed_child(tables: Session, ns: str) -> None:
-    tables(f"CREATE TABLE {ns}.part (id bigint) USING kalamdb WITH (system_columns = false)")
-    tables(f"ALTER TABLE {ns}.parted ATTACH PARTITION {ns}.part FOR VALUES IN (1)")
-    tables.fails(f"ALTER TABLE {ns}.parted ADD COLUMN b int", "0A000", "part", "DETACH PARTITION")
-    tables.fails(f"ALTER TABLE {ns}.parted RENAME COLUMN id TO b", "0A000", "part")
-    tables(f"ALTER TABLE {ns}.parted DETACH PARTITION {ns}.part")
-    tables(f"ALTER TABLE {ns}.parted ADD COLUMN b int")
 
 
 def test_rename_and_move_keep_the_mapping(tables: Session, ns: str) -> None:

@@ -65,7 +65,8 @@ async def alter_table(statement: AlterTable, run: Run) -> Result:
         alteration.apply(action)
     if alteration.table is not table:
         await alteration.finish()
-    return Result("ALTER TABLE", notices=alteration.notices)
+    tag = f"ALTER TABLE {alteration.unheld}" if alteration.unheld and run.context is not None else "ALTER TABLE"
+    return Result(tag, notices=alteration.notices)
 
 
 def _undefined(table: TableDef, column: str) -> KalamError:
@@ -99,6 +100,7 @@ class Alteration:
     table: TableDef
     run: Run
     notices: list[str] = field(default_factory=list)
+    unheld: int = 0  # new constraints that only PostgreSQL evaluates
     _fills: dict[int, str] = field(default_factory=dict)  # column id: function whose value every row has its own
     _not_null: set[int] = field(default_factory=set)  # column ids to look at
     _checks: list[str] = field(default_factory=list)
@@ -347,6 +349,7 @@ class Alteration:
     async def _check_check(self, check: CheckDef) -> None:
         condition = checks.violation(self.table, check)
         if condition is None:
+            self.unheld += 1
             return
         scan = Filter.of(self.table, condition).scan(self.table, self._tenant, (), (), limit=1)
         if scan is not None and await self._rows(scan, 1):

@@ -1,0 +1,439 @@
+/*
+ * kalam_definition.c: what a table looks like in the catalog, and the ALTER
+ * that brings the server from one look to another.
+ *
+ * A definition is taken before PostgreSQL alters a table and again after it,
+ * and the difference is sent.  Columns are the same if their numbers are,
+ * constraints if their OIDs are; names, types and defaults are compared as the
+ * server would be told them, so that what it does not know of is no difference.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
+
+#include "kalam_core.h"
+#include "kalam_ddl.h"
+
+typedef struct Column
+{
+	bool		live;			/* not dropped, and no system column */
+	char	   *name;			/* remote, as the next two */
+	char	   *type;
+	const char *value;			/* its DEFAULT; NULL: none that the server knows */
+	Oid			base;			/* local type, without domains */
+	bool		not_null;
+	bool		generated;
+} Column;
+
+typedef struct Check
+{
+	Oid			oid;
+	char	   *name;
+	char	   *sql;
+	bool		valid;
+	bool		remote;			/* the server is told of it */
+} Check;
+
+struct KalamDefinition
+{
+	Oid			relid;
+	KalamTable *table;
+	KalamConn  *conn;
+	int			natts;
+	Column	   *columns;		/* by attnum - 1 */
+	List	   *checks;
+	List	   *options;
+};
+
+/* ---------- taking ---------- */
+
+static void
+take_columns(KalamDefinition *def, Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	def->natts = desc->natts;
+	def->columns = palloc0(sizeof(Column) * (desc->natts + 1));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		Column	   *column = &def->columns[i];
+
+		if (att->attisdropped || kalam_is_system_column(def->relid, att->attnum))
+			continue;
+		column->live = true;
+		column->name = kalam_remote_column(def->relid, att->attnum);
+		column->type = pstrdup(kalam_mirror_column_type(def->conn, def->relid, att));
+		column->value = kalam_mirror_default(rel, def->table->serverid, att->attnum);
+		column->base = getBaseType(att->atttypid);
+		column->not_null = att->attnotnull;
+		column->generated = att->attgenerated != '\0';
+	}
+}
+
+static void
+take_check(KalamDefinition *def, Relation rel, HeapTuple tuple, Relation catalog)
+{
+	Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT(tuple);
+	List	   *context = deparse_context_for(RelationGetRelationName(rel), def->relid);
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, Anum_pg_constraint_conbin, RelationGetDescr(catalog), &isnull);
+	Node	   *expr;
+	Check	   *check;
+
+	if (form->contype != CONSTRAINT_CHECK || isnull)
+		return;
+#if PG_VERSION_NUM >= 180000
+	if (!form->conenforced)
+		return;
+#endif
+	expr = stringToNode(TextDatumGetCString(value));
+	check = palloc0(sizeof(Check));
+	check->remote = kalam_mirror_same_names(rel, expr);
+	check->oid = form->oid;
+	check->name = pstrdup(NameStr(form->conname));
+	check->valid = form->convalidated;
+	check->sql = deparse_expression(expr, context, false, false);
+	def->checks = lappend(def->checks, check);
+}
+
+static void
+take_checks(KalamDefinition *def, Relation rel)
+{
+	Relation	catalog = table_open(ConstraintRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_constraint_conrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(def->relid));
+	scan = systable_beginscan(catalog, ConstraintRelidTypidNameIndexId, true, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		take_check(def, rel, tuple, catalog);
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+}
+
+/* The caller holds a lock on the relation. */
+KalamDefinition *
+kalam_definition_take(Oid relid)
+{
+	KalamDefinition *def = palloc0(sizeof(KalamDefinition));
+	Relation	rel = table_open(relid, NoLock);
+	int			nestlevel = kalam_mirror_set_modes();
+
+	def->relid = relid;
+	def->table = kalam_table_get(relid);
+	def->conn = kalam_connection_for_server(def->table->serverid, GetUserId());
+	def->options = GetForeignTable(relid)->options;
+	take_columns(def, rel);
+	take_checks(def, rel);
+	kalam_reset_transmission_modes(nestlevel);
+	table_close(rel, NoLock);
+	return def;
+}
+
+/* ---------- values for the rows that are there ---------- */
+
+/* The default's value now, for all rows; its text, or NULL. */
+static char *
+evaluate(Node *expr)
+{
+	EState	   *estate = CreateExecutorState();
+	MemoryContext caller = CurrentMemoryContext;
+	ExprContext *context = GetPerTupleExprContext(estate);
+	ExprState  *state = ExecPrepareExpr((Expr *) expr, estate);
+	bool		isnull;
+	Datum		value = ExecEvalExprSwitchContext(state, context, &isnull);
+	char	   *text = NULL;
+
+	if (!isnull)
+	{
+		Oid			output;
+		bool		varlena;
+
+		getTypeOutputInfo(exprType(expr), &output, &varlena);
+		text = MemoryContextStrdup(caller, OidOutputFunctionCall(output, value));
+	}
+	FreeExecutorState(estate);
+	return text;
+}
+
+/*
+ * Rows that are there show the default as of now.  A function of the server
+ * whose values differ from row to row is left to it.
+ */
+static void
+append_fill(StringInfo sql, KalamDefinition *def, AttrNumber attnum)
+{
+	Relation	rel = table_open(def->relid, NoLock);
+	Node	   *expr = build_column_default(rel, attnum);
+	Column	   *column = &def->columns[attnum - 1];
+	char	   *text;
+
+	table_close(rel, NoLock);
+	if (column->generated)
+		kalam_refuse("ADD COLUMN ... GENERATED", "The rows that are there would not have its values: create a new table and copy the rows by INSERT ... SELECT.");
+	if (expr == NULL)
+		return;
+	if (contain_volatile_functions(expr))
+	{
+		if (column->value == NULL)
+			kalam_refuse("ADD COLUMN with a volatile default", "Add the column without it, UPDATE the rows, then SET DEFAULT.");
+		return;
+	}
+	text = evaluate((Node *) expression_planner((Expr *) expr));
+	appendStringInfoString(sql, " FILL ");
+	if (text)
+		kalam_append_literal(sql, text);
+	else
+		appendStringInfoString(sql, "NULL");
+}
+
+/* ---------- comparing ---------- */
+
+typedef struct Changes
+{
+	KalamDefinition *before;
+	KalamDefinition *after;
+	StringInfoData sql;
+	int			count;
+} Changes;
+
+static void pg_attribute_printf(2, 3)
+change(Changes *c, const char *format, ...)
+{
+	char		buf[NAMEDATALEN * 4 + 64];
+	va_list		args;
+
+	va_start(args, format);
+	vsnprintf(buf, sizeof(buf), format, args);
+	va_end(args);
+	appendStringInfo(&c->sql, "%s%s", c->count++ > 0 ? ", " : " ", buf);
+}
+
+static const Check *
+find_check(List *checks, Oid oid)
+{
+	ListCell   *lc;
+
+	foreach(lc, checks)
+	{
+		Check	   *check = lfirst(lc);
+
+		if (check->oid == oid)
+			return check;
+	}
+	return NULL;
+}
+
+static void
+drop_checks(Changes *c)
+{
+	ListCell   *lc;
+
+	foreach(lc, c->before->checks)
+	{
+		Check	   *check = lfirst(lc);
+
+		if (check->remote && find_check(c->after->checks, check->oid) == NULL)
+			change(c, "DROP CONSTRAINT IF EXISTS %s", kalam_quote(check->name));
+	}
+}
+
+static void
+add_checks(Changes *c)
+{
+	ListCell   *lc;
+
+	foreach(lc, c->after->checks)
+	{
+		Check	   *check = lfirst(lc);
+		const Check *before = find_check(c->before->checks, check->oid);
+
+		if (!check->remote)
+			continue;
+		if (before && strcmp(before->name, check->name) != 0)
+			change(c, "RENAME CONSTRAINT %s TO %s", kalam_quote(before->name), kalam_quote(check->name));
+		if (before)
+			continue;
+		change(c, "ADD CONSTRAINT %s CHECK (", kalam_quote(check->name));
+		appendStringInfo(&c->sql, "%s)%s", check->sql, check->valid ? "" : " NOT VALID");
+	}
+}
+
+/* What is kept as text must be text that the new type reads. */
+static void
+check_text_form(const Column *before, const Column *after)
+{
+	if (before->base == after->base || after->base == TEXTOID || after->base == VARCHAROID ||
+		strcmp(before->type, after->type) != 0 || strcmp(after->type, "text") != 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot alter type of column \"%s\" from %s to %s", after->name, format_type_be(before->base),
+					format_type_be(after->base)),
+			 errhint("Add a column of the new type, UPDATE it, and drop the old one.")));
+}
+
+static void
+change_column(Changes *c, const Column *before, const Column *after)
+{
+	const char *name = kalam_quote(after->name);
+
+	if (strcmp(before->name, after->name) != 0)
+		change(c, "RENAME COLUMN %s TO %s", kalam_quote(before->name), name);
+	check_text_form(before, after);
+	if (strcmp(before->type, after->type) != 0)
+		change(c, "ALTER COLUMN %s TYPE %s", name, after->type);
+	if (after->value && (before->value == NULL || strcmp(before->value, after->value) != 0))
+	{
+		change(c, "ALTER COLUMN %s SET DEFAULT ", name);
+		appendStringInfoString(&c->sql, after->value);
+	}
+	if (before->value && after->value == NULL)
+		change(c, "ALTER COLUMN %s DROP DEFAULT", name);
+	if (before->not_null != after->not_null)
+		change(c, "ALTER COLUMN %s %s NOT NULL", name, after->not_null ? "SET" : "DROP");
+}
+
+static void
+add_column(Changes *c, AttrNumber attnum)
+{
+	Column	   *column = &c->after->columns[attnum - 1];
+
+	change(c, "ADD COLUMN %s %s%s", kalam_quote(column->name), column->type, column->not_null ? " NOT NULL" : "");
+	if (column->value)
+		appendStringInfo(&c->sql, " DEFAULT %s", column->value);
+	append_fill(&c->sql, c->after, attnum);
+}
+
+static void
+change_columns(Changes *c)
+{
+	for (int i = 0; i < c->before->natts; i++)
+	{
+		if (c->before->columns[i].live && !c->after->columns[i].live)
+			change(c, "DROP COLUMN %s", kalam_quote(c->before->columns[i].name));
+	}
+	for (int i = 0; i < c->before->natts; i++)
+	{
+		if (c->before->columns[i].live && c->after->columns[i].live)
+			change_column(c, &c->before->columns[i], &c->after->columns[i]);
+	}
+	for (int i = c->before->natts; i < c->after->natts; i++)
+	{
+		if (c->after->columns[i].live)
+			add_column(c, i + 1);
+	}
+}
+
+static void
+change_options(Changes *c)
+{
+	for (int i = 0; kalam_mirror_options[i]; i++)
+	{
+		const char *name = kalam_mirror_options[i];
+		const char *before = kalam_find_option(c->before->options, name);
+		const char *after = kalam_find_option(c->after->options, name);
+
+		if (after && (before == NULL || strcmp(before, after) != 0))
+		{
+			change(c, "SET (%s = ", name);
+			kalam_append_literal(&c->sql, after);
+			appendStringInfoChar(&c->sql, ')');
+		}
+		else if (before && after == NULL)
+			change(c, "RESET (%s)", name);
+	}
+}
+
+/* ---------- constraints that only PostgreSQL evaluates ---------- */
+
+static void
+check_rows(const KalamDefinition *def, const Check *check)
+{
+	char	   *sql = psprintf("SELECT 1 FROM ONLY %s.%s WHERE NOT (%s) LIMIT 1",
+							   quote_identifier(get_namespace_name(get_rel_namespace(def->relid))),
+							   quote_identifier(get_rel_name(def->relid)), check->sql);
+
+	if (SPI_execute(sql, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "SPI_execute failed: %s", sql);
+	if (SPI_processed > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CHECK_VIOLATION),
+				 errmsg("check constraint \"%s\" of relation \"%s\" is violated by some row", check->name,
+						get_rel_name(def->relid)),
+				 err_generic_string(PG_DIAG_TABLE_NAME, get_rel_name(def->relid)),
+				 err_generic_string(PG_DIAG_CONSTRAINT_NAME, check->name)));
+}
+
+/* The rows of all tenants; what the server has held them against is looked at again. */
+static void
+check_locally(const KalamDefinition *before, const KalamDefinition *after, bool all)
+{
+	int			nestlevel = NewGUCNestLevel();
+	ListCell   *lc;
+
+	SPI_connect();
+	if (after->table->type != KALAM_SHARED)
+		(void) set_config_option("kalam.user_id", "*", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	foreach(lc, after->checks)
+	{
+		Check	   *check = lfirst(lc);
+
+		if (check->valid && (all || !check->remote) && find_check(before->checks, check->oid) == NULL)
+			check_rows(after, check);
+	}
+	SPI_finish();
+	AtEOXact_GUC(true, nestlevel);
+}
+
+/* Sends the changes; true if the server could hold every new constraint against the rows. */
+static bool
+send(KalamDefinition *def, const char *sql)
+{
+	PGresult   *res = kalam_mirror_request(def->conn, sql);
+	const char *tag = PQcmdStatus(res);
+	bool		all = strcmp(tag, "ALTER TABLE") == 0 || strcmp(tag, "DETACH") == 0;
+
+	kalam_result_free(res);
+	return all;
+}
+
+/* Compares with what is there now, and tells the server. */
+void
+kalam_definition_send(KalamDefinition *before)
+{
+	Changes		c = {.before = before, .after = kalam_definition_take(before->relid)};
+	int			nestlevel = kalam_mirror_set_modes();
+
+	initStringInfo(&c.sql);
+	appendStringInfoString(&c.sql, "ALTER TABLE ");
+	kalam_deparse_table(&c.sql, before->table);
+	appendStringInfoString(&c.sql, " OWNED BY ");
+	kalam_append_literal(&c.sql, kalam_mirror_owner(before->relid));
+	drop_checks(&c);
+	change_columns(&c);
+	add_checks(&c);
+	change_options(&c);
+	kalam_reset_transmission_modes(nestlevel);
+	check_locally(before, c.after, c.count > 0 && !send(before, c.sql.data));
+}
