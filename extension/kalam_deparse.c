@@ -426,11 +426,58 @@ deparse_window(WindowFunc *func, KalamDeparse *cxt)
 
 /* ---------- all of them ---------- */
 
+/* The SELECT in FROM that has these tables; 0 if they stand there themselves. */
+static int
+wrap_of(Relids relids, KalamDeparse *cxt)
+{
+	ListCell   *lc;
+
+	foreach(lc, cxt->wraps)
+	{
+		KalamRelInfo *wrap = lfirst(lc);
+
+		if (bms_is_subset(relids, wrap->scope.relids))
+			return kalam_wrap_number(wrap);
+	}
+	return 0;
+}
+
+/* The same outside of such a SELECT and, as the name of its output, in it. */
+void
+kalam_deparse_wrapped(Node *node, KalamDeparse *cxt)
+{
+	if (IsA(node, PlaceHolderVar))
+		appendStringInfo(cxt->buf, "\"p%u\"", ((PlaceHolderVar *) node)->phid);
+	else
+		appendStringInfo(cxt->buf, "\"r%dc%d\"", (int) castNode(Var, node)->varno, (int) castNode(Var, node)->varattno);
+}
+
+static bool
+deparse_from_wrap(Node *node, Relids relids, KalamDeparse *cxt)
+{
+	int			number = wrap_of(relids, cxt);
+
+	if (number == 0)
+		return false;
+	appendStringInfo(cxt->buf, "s%d.", number);
+	kalam_deparse_wrapped(node, cxt);
+	return true;
+}
+
+static void
+deparse_placeholder(PlaceHolderVar *phv, KalamDeparse *cxt)
+{
+	if (cxt->wraps == NIL || !deparse_from_wrap((Node *) phv, kalam_placeholder_relids(cxt->root, phv), cxt))
+		kalam_deparse((Node *) phv->phexpr, cxt);
+}
+
 static void
 deparse_column(Var *var, KalamDeparse *cxt)
 {
 	Oid			relid = planner_rt_fetch(var->varno, cxt->root)->relid;
 
+	if (cxt->wraps != NIL && deparse_from_wrap((Node *) var, bms_make_singleton(var->varno), cxt))
+		return;
 	if (cxt->qualify)
 		appendStringInfo(cxt->buf, "r%d.", (int) var->varno);
 	appendStringInfoString(cxt->buf, kalam_quote(kalam_remote_column(relid, var->varattno)));
@@ -488,6 +535,9 @@ deparse_more(Node *node, KalamDeparse *cxt)
 			break;
 		case T_DistinctExpr:
 			deparse_distinct((DistinctExpr *) node, cxt);
+			break;
+		case T_PlaceHolderVar:
+			deparse_placeholder((PlaceHolderVar *) node, cxt);
 			break;
 		case T_Aggref:
 			deparse_aggregate((Aggref *) node, cxt);

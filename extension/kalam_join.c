@@ -53,17 +53,24 @@ side_allowed(RelOptInfo *rel)
 	return info != NULL && info->local_conds == NIL && !info->gated && !info->scope.plain;
 }
 
-/* Only columns, of the sides that can be seen. */
+/* Only columns, of the sides that can be seen, and what is computed of them there. */
 static bool
-columns_allowed(List *exprs, Relids visible)
+columns_allowed(KalamRelInfo *info, List *exprs)
 {
 	ListCell   *lc;
 
 	foreach(lc, exprs)
 	{
-		Var		   *var = lfirst(lc);
+		Node	   *node = lfirst(lc);
 
-		if (!IsA(var, Var) || var->varattno <= 0 || !bms_is_member(var->varno, visible))
+		if (IsA(node, PlaceHolderVar))
+		{
+			if (!bms_is_subset(bms_intersect(pull_varnos(info->root, node), info->root->all_baserels), info->visible) ||
+				!kalam_is_shippable(&info->scope, (Expr *) node))
+				return false;
+		}
+		else if (!IsA(node, Var) || ((Var *) node)->varattno <= 0 ||
+				 !bms_is_member(((Var *) node)->varno, info->visible))
 			return false;
 	}
 	return true;
@@ -73,7 +80,7 @@ columns_allowed(List *exprs, Relids visible)
 static bool
 add_local(KalamRelInfo *info, Expr *clause)
 {
-	if (!columns_allowed(pull_var_clause((Node *) clause, PVC_INCLUDE_PLACEHOLDERS), info->visible))
+	if (!columns_allowed(info, pull_var_clause((Node *) clause, PVC_INCLUDE_PLACEHOLDERS)))
 		return false;
 	info->local_conds = lappend(info->local_conds, clause);
 	return true;
@@ -134,37 +141,66 @@ add_exists(KalamRelInfo *info)
 	info->exists = lappend(info->exists, exists);
 }
 
-/* A side of a full join filters its rows before it: a table can, in a SELECT of its own. */
+/*
+ * May NULLs stand for all that is wanted of a side's row?  For a column they
+ * do; a value computed of columns is NULL only as an output of a SELECT.
+ */
 static bool
-full_side_allowed(KalamRelInfo *side)
+has_placeholder(KalamRelInfo *side)
 {
-	return side->exists == NIL && (side->conds == NIL || side->table != NULL);
+	ListCell   *lc;
+
+	foreach(lc, side->columns)
+	{
+		if (IsA(lfirst(lc), PlaceHolderVar))
+			return true;
+	}
+	return false;
 }
 
+/* A side whose rows an outer join may replace by NULLs; its conditions belong to the join, or to the SELECT that it is. */
 static bool
+nullable_side(KalamRelInfo *info, KalamRelInfo *side)
+{
+	bool		wrapped = has_placeholder(side);
+
+	if (!wrapped)
+		into_join(info, side);
+	return wrapped;
+}
+
+/* A side of a full join filters its rows before it. */
+static bool
+full_side(KalamRelInfo *side)
+{
+	return has_placeholder(side) || side->conds != NIL || side->exists != NIL;
+}
+
+static void
 place_conditions(KalamRelInfo *info)
 {
 	switch (info->jointype)
 	{
 		case JOIN_LEFT:
 			above_join(info, info->outer);
-			into_join(info, info->inner);
-			return true;
+			info->wrap_inner = nullable_side(info, info->inner);
+			break;
 		case JOIN_RIGHT:
 			above_join(info, info->inner);
-			into_join(info, info->outer);
-			return true;
+			info->wrap_outer = nullable_side(info, info->outer);
+			break;
 		case JOIN_FULL:
-			return full_side_allowed(info->outer) && full_side_allowed(info->inner);
+			info->wrap_outer = full_side(info->outer);
+			info->wrap_inner = full_side(info->inner);
+			break;
 		case JOIN_SEMI:
 		case JOIN_ANTI:
 			above_join(info, info->outer);
 			add_exists(info);
-			return true;
+			break;
 		default:
 			above_join(info, info->outer);
 			above_join(info, info->inner);
-			return true;
 	}
 }
 
@@ -177,7 +213,7 @@ join_info(PlannerInfo *root, RelOptInfo *joinrel, KalamRelInfo *outer, KalamRelI
 	KalamRelInfo *info = palloc0(sizeof(KalamRelInfo));
 	bool		asks = jointype == JOIN_SEMI || jointype == JOIN_ANTI;
 
-	info->root = root;
+	info->root = info->scope.root = root;
 	info->relids = joinrel->relids;
 	info->outer = outer;
 	info->inner = inner;
@@ -187,9 +223,11 @@ join_info(PlannerInfo *root, RelOptInfo *joinrel, KalamRelInfo *outer, KalamRelI
 	info->visible = asks ? outer->visible : bms_union(outer->visible, inner->visible);
 	info->startup_cost = Max(outer->startup_cost, inner->startup_cost);
 	info->tuple_cost = Max(outer->tuple_cost, inner->tuple_cost);
-	if (outer->scope.conn != inner->scope.conn || !columns_allowed(joinrel->reltarget->exprs, info->visible) ||
-		!classify(info, joinrel, clauses, &info->on) || !place_conditions(info))
+	if (outer->scope.conn != inner->scope.conn || !columns_allowed(info, joinrel->reltarget->exprs) ||
+		!classify(info, joinrel, clauses, &info->on))
 		return NULL;
+	place_conditions(info);
+	info->columns = list_copy(joinrel->reltarget->exprs);
 	cost_qual_eval(&info->local_cost, info->local_conds, root);
 	info->rows = joinrel->rows;
 	info->work = outer->work + inner->work + cpu_operator_cost * (outer->rows + inner->rows + joinrel->rows);

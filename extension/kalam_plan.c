@@ -82,6 +82,7 @@ kalam_GetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 	info->table = kalam_table_get(foreigntableid);
 	info->root = root;
 	info->rtindex = rel->relid;
+	info->scope.root = root;
 	info->scope.conn = plan_connection(rel, info->table);
 	info->scope.relids = rel->relids;
 	info->scope.plain = locking_clause(root, rel) != NULL;
@@ -92,6 +93,7 @@ kalam_GetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 	info->keys = kalam_key_columns(foreigntableid);
 	classify_conditions(rel, info);
 	info->conds = extract_actual_clauses(info->remote_conds, false);
+	info->columns = rel->reltarget->exprs;
 	cost_qual_eval(&info->local_cost, info->local_conds, root);
 	kalam_estimate_size(root, rel, info);
 	rel->fdw_private = info;
@@ -398,10 +400,10 @@ plan_table(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path, List *tlist, L
 static List *
 joined_columns(RelOptInfo *rel, KalamRelInfo *info)
 {
-	List	   *columns = pull_var_clause((Node *) rel->reltarget->exprs, PVC_RECURSE_PLACEHOLDERS);
+	List	   *columns = pull_var_clause((Node *) rel->reltarget->exprs, PVC_INCLUDE_PLACEHOLDERS);
 	List	   *tlist = add_to_flat_tlist(NIL, columns);
 
-	return add_to_flat_tlist(tlist, pull_var_clause((Node *) info->local_conds, 0));
+	return add_to_flat_tlist(tlist, pull_var_clause((Node *) info->local_conds, PVC_INCLUDE_PLACEHOLDERS));
 }
 
 /* Of a join, or a step above a table or join: the rows are no table's. */
@@ -411,7 +413,7 @@ plan_step(RelOptInfo *rel, ForeignPath *path, List *tlist, Plan *outer_plan)
 	KalamRelInfo *info = rel->fdw_private;
 	KalamRelInfo *from = info->steps ? info->from : info;
 	KalamStatement statement = {.from = from, .scope = &info->scope, .conds = from->conds, .groups = info->groups,
-	.having = info->having, .distinct = info->distinct};
+	.having = info->having, .nonempty = info->nonempty, .distinct = info->distinct};
 	List	   *params = NIL;
 	List	   *attrs = NIL;
 	List	   *outputs;
@@ -426,6 +428,7 @@ plan_step(RelOptInfo *rel, ForeignPath *path, List *tlist, Plan *outer_plan)
 		statement.outputs = lappend(statement.outputs, entry->expr);
 		attrs = lappend_int(attrs, entry->resno);
 	}
+	outputs = add_to_flat_tlist(outputs, info->junk);
 	take_path_parts(&statement, path);
 	initStringInfo(&sql);
 	kalam_deparse_statement(&sql, &statement, &params);

@@ -28,6 +28,7 @@
 /* where an expression is to be evaluated */
 typedef struct KalamScope
 {
+	PlannerInfo *root;
 	KalamConn  *conn;
 	Relids		relids;			/* whose columns it may name; all else is a parameter */
 	bool		plain;			/* under a lock: only what the store evaluates by itself */
@@ -38,6 +39,8 @@ typedef struct KalamScope
 
 /* may it be sent, as it is? */
 extern bool kalam_is_shippable(const KalamScope *scope, Expr *expr);
+/* the tables at whose join it is computed; NULL if it cannot be told */
+extern Relids kalam_placeholder_relids(PlannerInfo *root, PlaceHolderVar *phv);
 /* names no column of these: computed here, and sent as a parameter */
 extern bool kalam_is_parameter(Relids relids, Expr *expr);
 /* "=", where it is IN, or NOT IN; otherwise invalid */
@@ -85,6 +88,9 @@ typedef struct KalamRelInfo
 	struct KalamRelInfo *inner;
 	JoinType	jointype;
 	List	   *on;				/* conditions as in conds */
+	List	   *columns;		/* Vars and PlaceHolderVars that are wanted above it */
+	bool		wrap_outer;		/* that side is a SELECT of its own in FROM, with its own WHERE, */
+	bool		wrap_inner;		/* because an outer join may replace its rows by NULLs */
 
 	/* its WHERE: expressions, and KalamExists */
 	List	   *conds;
@@ -98,12 +104,15 @@ typedef struct KalamRelInfo
 	double		remote_rows;	/* that satisfy remote_conds, as the server estimates; -1: it was not asked */
 	bool		gated;			/* a condition that is decided once, before the scan, stands above it */
 	bool		steps;			/* it is a step above a table or join */
+	double		discount;		/* of a step's costs, to be preferred */
 
 	/* the steps above: a copy of the table's or join's info with */
 	struct KalamRelInfo *from;	/* that table or join */
 	List	   *outputs;		/* expressions that the statement gives; NIL: columns as they are needed */
+	List	   *junk;			/* that it need not give, though the target has them */
 	List	   *groups;			/* GROUP BY */
 	List	   *having;
+	bool		nonempty;		/* GROUP BY values known here: one group, but none of no rows */
 	bool		distinct;
 	RelOptInfo *input;			/* of ORDER BY and LIMIT: the relation whose plan it becomes */
 	List	   *order;			/* of KalamSortKey's: lists of an expression and its flags */
@@ -153,6 +162,7 @@ typedef struct KalamStatement
 	List	   *conds;			/* WHERE, without what from->exists adds */
 	List	   *groups;
 	List	   *having;
+	bool		nonempty;
 	bool		distinct;
 	List	   *order;
 	Node	   *limit;
@@ -187,6 +197,7 @@ typedef struct KalamDeparse
 	List	  **params;			/* expressions that became $1, $2, … */
 	List	   *known;			/* expressions that stand in the statement already, */
 	List	   *known_texts;	/* and how: there they must be written alike */
+	List	   *wraps;			/* of KalamRelInfo: the SELECTs in FROM that are in sight */
 	Node	   *tested;			/* what CASE compares */
 } KalamDeparse;
 
@@ -194,6 +205,9 @@ extern void kalam_deparse(Node *node, KalamDeparse *cxt);
 extern void kalam_deparse_joined(List *nodes, const char *separator, KalamDeparse *cxt);
 /* prints it, and wherever it occurs from now on, prints it the same */
 extern void kalam_deparse_known(Node *node, KalamDeparse *cxt);
+/* the name of a column or placeholder among the outputs of a SELECT in FROM, and that SELECT's own number */
+extern void kalam_deparse_wrapped(Node *node, KalamDeparse *cxt);
+extern int	kalam_wrap_number(KalamRelInfo *wrap);
 extern void kalam_deparse_sort_key(Node *node, int flags, KalamDeparse *cxt);
 
 /* ---------- kalam_plan.c ---------- */

@@ -168,6 +168,25 @@ kalam_sort_allowed(KalamConn *conn, const SortGroupClause *clause, Oid collation
 	return is_usual_order(clause->sortop) && kalam_operator_allowed(conn, clause->sortop, collation);
 }
 
+/* ---------- placeholders ---------- */
+
+/* The tables at whose join it is computed; NULL if that depends on a row outside of it. */
+Relids
+kalam_placeholder_relids(PlannerInfo *root, PlaceHolderVar *phv)
+{
+	ListCell   *lc;
+
+	foreach(lc, root->placeholder_list)
+	{
+		PlaceHolderInfo *info = lfirst_node(PlaceHolderInfo, lc);
+
+		if (info->phid == phv->phid)
+			return phv->phlevelsup == 0 && bms_is_empty(info->ph_lateral) ?
+				bms_intersect(info->ph_eval_at, root->all_baserels) : NULL;
+	}
+	return NULL;
+}
+
 /* ---------- parameters ---------- */
 
 static bool
@@ -307,6 +326,16 @@ static bool
 type_allowed(Oid type, ShipContext *cxt)
 {
 	return kalam_capability(cxt->scope->conn, 't', getBaseType(type)) != NULL;
+}
+
+/* Computed somewhere below; the value may be handed up through outer joins: kalam_join.c. */
+static bool
+ship_placeholder(PlaceHolderVar *phv, ShipContext *cxt)
+{
+	Relids		made = kalam_placeholder_relids(cxt->scope->root, phv);
+
+	return made != NULL && bms_is_subset(made, cxt->scope->relids) &&
+		type_allowed(exprType((Node *) phv), cxt) && ship((Node *) phv->phexpr, cxt);
 }
 
 /* Where the database has no encoding, its functions of text count bytes. */
@@ -552,6 +581,10 @@ ship_aggregate(Aggref *agg, ShipContext *cxt)
 	inner.conditional = true;
 	foreach(lc, agg->args)
 		args = lappend(args, lfirst_node(TargetEntry, lc)->expr);
+	/* the server's query engine knows one separator for all rows */
+	if (cap->needs_order && list_length(agg->aggargtypes) > 1 &&
+		!kalam_is_parameter(cxt->scope->relids, lsecond(args)))
+		return false;
 	return ship_arguments(args, agg->aggfilter, &inner) &&
 		sorts_allowed(agg->aggdistinct, agg->args, false, cxt) && sorts_allowed(agg->aggorder, agg->args, true, cxt);
 }
@@ -668,6 +701,8 @@ ship_more(Node *node, ShipContext *cxt)
 		case T_NullIfExpr:
 		case T_DistinctExpr:
 			return ship_equality((OpExpr *) node, cxt);
+		case T_PlaceHolderVar:
+			return ship_placeholder((PlaceHolderVar *) node, cxt);
 		case T_Aggref:
 			return ship_aggregate((Aggref *) node, cxt);
 		case T_WindowFunc:

@@ -18,6 +18,26 @@ static void deparse_from(KalamRelInfo *info, KalamDeparse *cxt);
 
 /* ---------- FROM ---------- */
 
+int
+kalam_wrap_number(KalamRelInfo *wrap)
+{
+	return bms_next_member(wrap->scope.relids, -1);
+}
+
+/* The SELECTs that stand in this FROM. */
+static List *
+wraps_in(KalamRelInfo *info)
+{
+	List	   *wraps = NIL;
+
+	if (info->table != NULL)
+		return NIL;
+	wraps = info->wrap_outer ? list_make1(info->outer) : wraps_in(info->outer);
+	if (info->jointype == JOIN_SEMI || info->jointype == JOIN_ANTI)
+		return wraps;
+	return list_concat(wraps, info->wrap_inner ? list_make1(info->inner) : wraps_in(info->inner));
+}
+
 static void
 deparse_base(KalamRelInfo *info, KalamDeparse *cxt)
 {
@@ -43,11 +63,14 @@ deparse_conditions(const char *before, List *conds, List *exists, KalamDeparse *
 	foreach(lc, exists)
 	{
 		KalamExists *item = lfirst(lc);
+		List	   *wraps = cxt->wraps;
 
+		cxt->wraps = list_concat_copy(wraps, wraps_in(item->inner));
 		appendStringInfo(cxt->buf, "%s(%sEXISTS (SELECT NULL FROM ", separator, item->anti ? "NOT " : "");
 		deparse_from(item->inner, cxt);
 		deparse_conditions("WHERE", list_concat_copy(item->conds, item->inner->conds), item->inner->exists, cxt);
 		appendStringInfoString(cxt->buf, "))");
+		cxt->wraps = wraps;
 		separator = " AND ";
 	}
 	if (several)
@@ -70,19 +93,39 @@ join_name(JoinType type)
 	}
 }
 
-/* A side of a full join, whose own conditions must be applied before it. */
+/* A side of an outer join as a SELECT of its own. */
 static void
-deparse_filtered(KalamRelInfo *info, KalamDeparse *cxt)
+deparse_wrap(KalamRelInfo *info, KalamDeparse *cxt)
 {
-	if (info->conds == NIL)
+	List	   *wraps = cxt->wraps;
+	const char *separator = "(SELECT ";
+	ListCell   *lc;
+
+	cxt->wraps = wraps_in(info);
+	if (info->columns == NIL)
+		appendStringInfoString(cxt->buf, "(SELECT NULL AS \"none\"");
+	foreach(lc, info->columns)
 	{
-		deparse_from(info, cxt);
-		return;
+		appendStringInfoString(cxt->buf, separator);
+		kalam_deparse(lfirst(lc), cxt);
+		appendStringInfoString(cxt->buf, " AS ");
+		kalam_deparse_wrapped(lfirst(lc), cxt);
+		separator = ", ";
 	}
-	appendStringInfoString(cxt->buf, "(SELECT * FROM ");
-	deparse_base(info, cxt);
-	deparse_conditions("WHERE", info->conds, NIL, cxt);
-	appendStringInfo(cxt->buf, ") r%u", info->rtindex);
+	appendStringInfoString(cxt->buf, " FROM ");
+	deparse_from(info, cxt);
+	deparse_conditions("WHERE", info->conds, info->exists, cxt);
+	appendStringInfo(cxt->buf, ") s%d", kalam_wrap_number(info));
+	cxt->wraps = wraps;
+}
+
+static void
+deparse_side(KalamRelInfo *side, bool wrapped, KalamDeparse *cxt)
+{
+	if (wrapped)
+		deparse_wrap(side, cxt);
+	else
+		deparse_from(side, cxt);
 }
 
 static void
@@ -99,15 +142,9 @@ deparse_from(KalamRelInfo *info, KalamDeparse *cxt)
 		return;
 	}
 	appendStringInfoChar(cxt->buf, '(');
-	if (info->jointype == JOIN_FULL)
-		deparse_filtered(info->outer, cxt);
-	else
-		deparse_from(info->outer, cxt);
+	deparse_side(info->outer, info->wrap_outer, cxt);
 	appendStringInfo(cxt->buf, " %s JOIN ", join_name(info->jointype));
-	if (info->jointype == JOIN_FULL)
-		deparse_filtered(info->inner, cxt);
-	else
-		deparse_from(info->inner, cxt);
+	deparse_side(info->inner, info->wrap_inner, cxt);
 	if (info->on == NIL && info->on_exists == NIL)
 		appendStringInfoString(cxt->buf, " ON TRUE");
 	deparse_conditions("ON", info->on, info->on_exists, cxt);
@@ -161,7 +198,7 @@ kalam_deparse_statement(StringInfo buf, const KalamStatement *statement, List **
 	KalamRelInfo *from = statement->from;
 	StringInfoData groups;
 	KalamDeparse cxt = {.buf = &groups, .root = from->root, .scope = statement->scope, .params = params,
-	.qualify = from->table == NULL};
+	.qualify = from->table == NULL,.wraps = wraps_in(from)};
 
 	initStringInfo(&groups);
 	deparse_known_list(" GROUP BY ", statement->groups, &cxt);
@@ -174,7 +211,9 @@ kalam_deparse_statement(StringInfo buf, const KalamStatement *statement, List **
 	deparse_from(from, &cxt);
 	deparse_conditions("WHERE", statement->conds, from->exists, &cxt);
 	appendStringInfoString(buf, groups.data);
-	deparse_conditions("HAVING", statement->having, NIL, &cxt);
+	deparse_conditions(statement->nonempty ? "HAVING (count(*) > 0) AND" : "HAVING", statement->having, NIL, &cxt);
+	if (statement->nonempty && statement->having == NIL)
+		appendStringInfoString(buf, " HAVING (count(*) > 0)");
 	deparse_order(statement->order, &cxt);
 	deparse_number(" LIMIT ", statement->limit, &cxt);
 	deparse_number(" OFFSET ", statement->offset, &cxt);

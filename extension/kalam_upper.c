@@ -23,6 +23,13 @@
 
 #include "kalam_read.h"
 
+/*
+ * Of two paths whose costs differ by less than a percent PostgreSQL keeps the
+ * one it met first, and that is its own.  What is sent must then be cheaper by
+ * more, at each step anew.
+ */
+#define STEP_DISCOUNT 0.97
+
 /* ---------- steps ---------- */
 
 static KalamRelInfo *
@@ -34,7 +41,9 @@ step_above(KalamRelInfo *below)
 	if (!below->steps)
 		info->from = below;
 	info->steps = true;
+	info->discount = STEP_DISCOUNT * (below->steps ? below->discount : 1);
 	info->outputs = NIL;
+	info->junk = NIL;
 	return info;
 }
 
@@ -49,7 +58,7 @@ step_allowed(RelOptInfo *input)
 
 static void
 add_step_path(PlannerInfo *root, RelOptInfo *output, RelOptInfo *parent, PathTarget *target, double rows,
-			  Cost startup_cost, Cost total_cost, List *pathkeys, List *private)
+			  const KalamEstimate *estimate, double discount, List *pathkeys, List *private)
 {
 	ForeignPath *path;
 
@@ -57,7 +66,7 @@ add_step_path(PlannerInfo *root, RelOptInfo *output, RelOptInfo *parent, PathTar
 #if PG_VERSION_NUM >= 180000
 									 0,
 #endif
-									 startup_cost, total_cost, pathkeys, NULL,
+									 estimate->startup_cost * discount, estimate->total_cost * discount, pathkeys, NULL,
 #if PG_VERSION_NUM >= 170000
 									 NIL,
 #endif
@@ -75,9 +84,9 @@ finish_step(PlannerInfo *root, RelOptInfo *output, PathTarget *target, KalamRelI
 	info->rows = rows;
 	cost_qual_eval(&info->local_cost, info->local_conds, root);
 	kalam_estimate_rows(info, target, rows, info->work, &estimate);
+	estimate.startup_cost += info->work;
 	output->fdw_private = info;
-	add_step_path(root, output, output, target, rows, estimate.startup_cost + info->work,
-				  estimate.total_cost, NIL, NIL);
+	add_step_path(root, output, output, target, rows, &estimate, info->discount, NIL, NIL);
 }
 
 /* ---------- outputs ---------- */
@@ -102,13 +111,13 @@ add_expression(KalamRelInfo *info, Expr *expr, int parts)
 		add_output(info, expr);
 		return true;
 	}
-	foreach(lc, pull_var_clause((Node *) expr, parts))
+	foreach(lc, pull_var_clause((Node *) expr, parts | PVC_INCLUDE_PLACEHOLDERS))
 	{
 		Expr	   *part = lfirst(lc);
 
 		if (!kalam_is_shippable(&info->scope, part))
 			return false;
-		if (!IsA(part, Var) || info->groups == NIL)	/* columns of groups are there already, or part of one */
+		if (!(IsA(part, Var) || IsA(part, PlaceHolderVar)) || info->groups == NIL)	/* columns of groups are there already, or part of one */
 			add_output(info, part);
 	}
 	return true;
@@ -119,7 +128,9 @@ add_expression(KalamRelInfo *info, Expr *expr, int parts)
 static bool
 add_group(KalamRelInfo *info, Expr *expr, SortGroupClause *clause)
 {
-	if (kalam_is_parameter(info->scope.relids, expr) || !kalam_is_shippable(&info->scope, expr) ||
+	if (kalam_is_parameter(info->scope.relids, expr))
+		return !contain_volatile_functions((Node *) expr);	/* one value: it divides nothing */
+	if (!kalam_is_shippable(&info->scope, expr) ||
 		!kalam_operator_allowed(info->scope.conn, clause->eqop, exprCollation((Node *) expr)))
 		return false;
 	info->groups = lappend(info->groups, expr);
@@ -138,7 +149,8 @@ add_groups(PlannerInfo *root, KalamRelInfo *info, PathTarget *target)
 		if (clause && !add_group(info, list_nth(target->exprs, i), clause))
 			return false;
 	}
-	return root->parse->groupClause == NIL || info->groups != NIL;
+	info->nonempty = root->parse->groupClause != NIL && info->groups == NIL;
+	return true;
 }
 
 static bool
@@ -263,7 +275,13 @@ add_distinct(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 
 		if (kalam_is_parameter(info->scope.relids, expr))
 			continue;			/* the same in all rows */
-		if (clause == NULL || !kalam_is_shippable(&info->scope, expr) ||
+		if (clause == NULL)
+		{
+			/* grouped by, and not selected: of no interest any more, but in the target */
+			info->junk = lappend(info->junk, expr);
+			continue;
+		}
+		if (!kalam_is_shippable(&info->scope, expr) ||
 			!kalam_operator_allowed(info->scope.conn, clause->eqop, exprCollation((Node *) expr)))
 			return;
 		add_output(info, expr);
@@ -363,11 +381,12 @@ add_ordering(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 	*info = *below;
 	info->input = input;
 	info->order = order;
+	info->discount = STEP_DISCOUNT * (below->steps ? below->discount : 1);
 	output->fdw_private = info;
 	rows_below(input, target, &estimate);
 	kalam_estimate_sort(&estimate, below->rows);
-	add_step_path(root, output, input, target, input->rows > 0 ? input->rows : below->rows, estimate.startup_cost,
-				  estimate.total_cost, root->sort_pathkeys, list_make3(order, NULL, NULL));
+	add_step_path(root, output, input, target, input->rows > 0 ? input->rows : below->rows, &estimate,
+				  info->discount, root->sort_pathkeys, list_make3(order, NULL, NULL));
 }
 
 /* ---------- LIMIT and OFFSET ---------- */
@@ -400,7 +419,8 @@ add_limit(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output, FinalPathExt
 	/* rows that LIMIT would leave here are not even made */
 	estimate.total_cost = estimate.startup_cost + 0.5 * (estimate.total_cost - estimate.startup_cost);
 	adjust_limit_rows_costs(&rows, &estimate.startup_cost, &estimate.total_cost, extra->offset_est, extra->count_est);
-	add_step_path(root, output, parent, target, rows, estimate.startup_cost, estimate.total_cost,
+	add_step_path(root, output, parent, target, rows, &estimate,
+				  STEP_DISCOUNT * (info->input || info->steps ? info->discount : 1),
 				  info->input ? root->sort_pathkeys : NIL,
 				  list_make3(info->order, parse->limitCount, parse->limitOffset));
 }

@@ -142,6 +142,8 @@ LOCAL: dict[str, list[tuple[str, str]]] = {
         ("SELECT DISTINCT n FROM a WHERE lower(x) = 'text 1'", "DISTINCT"),
         ("SELECT id, row_number() OVER (ORDER BY id) FROM a WHERE lower(x) = 'text 1'", "row_number"),
         ("SELECT a.id FROM a LEFT JOIN c ON a.id = c.id WHERE lower(c.x) = 'c1' LIMIT 3", "LIMIT"),
+        ("SELECT a.id, s.z FROM a LEFT JOIN (SELECT id, lower(COALESCE(x, 'N')) AS z FROM c) s ON a.id = s.id", "JOIN"),
+        ("SELECT a.id, s.z FROM a LEFT JOIN (SELECT id, ARRAY[sub] AS z FROM c) s ON a.id = s.id", "JOIN"),
         ("SELECT a.id FROM a LEFT JOIN (SELECT * FROM c WHERE lower(x) = 'c1') c ON a.id = c.id", "JOIN"),
         ("SELECT count(*) FROM a FULL JOIN c USING (id) WHERE lower(a.x) = lower(c.x)", "count"),
         ("SELECT max(x) FROM a GROUP BY n HAVING lower(max(x)) > 'text' LIMIT 2", "LIMIT"),
@@ -162,6 +164,7 @@ LOCAL: dict[str, list[tuple[str, str]]] = {
         ("SELECT id, sum(m) OVER (ORDER BY id ROWS 2 PRECEDING EXCLUDE CURRENT ROW) FROM a", "EXCLUDE|sum"),
         ("SELECT id, sum(m) OVER (ORDER BY id ROWS (SELECT 2) PRECEDING) FROM a", "ROWS|sum"),
         ("SELECT string_agg(x, ',' ORDER BY now()) FROM a", "string_agg"),
+        ("SELECT string_agg(x, x ORDER BY id) FROM a", "string_agg"),
         ("SELECT rank() OVER (ORDER BY day + n) FROM a", "rank"),
         ("SELECT sum(n) OVER (PARTITION BY n / NULLIF(m, 0)) FROM a", "sum|PARTITION"),
         ("SELECT tableoid::regclass, id FROM a", "tableoid"),
@@ -246,10 +249,22 @@ SENT: dict[str, list[str]] = {
         "SELECT stddev(m), variance(d), bit_or(m), every(b) FROM a", "SELECT lower(max(x)), now() FROM a",
         "SELECT count(*) FROM (SELECT n FROM a WHERE m > 5) s",
         "SELECT 1 FROM a HAVING count(*) > 5", "SELECT n FROM a GROUP BY n HAVING n IS NULL",
+        "SELECT n, 5, now(), count(*) FROM a GROUP BY n, 2, 3", "SELECT 5, sum(m) FROM a WHERE n = 9 GROUP BY 1",
+        "SELECT 'x' FROM a WHERE n > 9 GROUP BY 1 HAVING max(m) > 3",
+        "SELECT sum(DISTINCT m % 3 ORDER BY m % 3), string_agg(DISTINCT left(x, 3), ',' ORDER BY left(x, 3)) FROM a",
+    ],
+    "arrays": [
+        f"SELECT id FROM a WHERE n IN ({', '.join(map(str, range(40)))})",
+        f"SELECT id FROM a WHERE n NOT IN ({', '.join(map(str, range(40)))}, NULL)",
+        "SELECT id FROM a WHERE id = ANY ((SELECT array_agg(id) FROM c)::bigint[])",
+        "SELECT id FROM a WHERE n + 1 <> ALL (ARRAY(SELECT sub FROM c))",
+        "SELECT id FROM a WHERE x LIKE ANY (ARRAY(SELECT x FROM c)) OR n < ALL (ARRAY(SELECT sub FROM c))",
+        "SELECT count(*) FILTER (WHERE x = ANY (ARRAY(SELECT x FROM c))) FROM a",
     ],
     "DISTINCT": [
         "SELECT DISTINCT n FROM a", "SELECT DISTINCT n, m % 3 FROM a", "SELECT DISTINCT x FROM a WHERE m < 20",
         "SELECT DISTINCT e FROM a", "SELECT DISTINCT n FROM a ORDER BY n", "SELECT DISTINCT n FROM a LIMIT 3",
+        "SELECT DISTINCT count(*) FROM a GROUP BY n", "SELECT DISTINCT sum(m) / 10 FROM a GROUP BY n, m ORDER BY 1",
         "SELECT DISTINCT n FROM a ORDER BY n DESC LIMIT 3", "SELECT DISTINCT m, n, count(*) FROM a GROUP BY m, n",
     ],
     "ORDER BY": [
@@ -310,6 +325,30 @@ SENT: dict[str, list[str]] = {
         "SELECT lower(a.x), c.sub, random() FROM a JOIN c ON a.id = c.id", "SELECT 1 FROM a JOIN c ON a.id = c.id",
         "SELECT a.n + a.m, COALESCE(l.x, a.x) FROM a LEFT JOIN c l ON a.id = l.id",
         "SELECT c.sub, rank() OVER (PARTITION BY a.n ORDER BY c.sub) FROM a JOIN c ON a.id = c.id",
+        "SELECT a.id, s.x FROM (SELECT id FROM a WHERE n < 3) a FULL JOIN (SELECT c.id, u.x FROM c JOIN u ON u.id ="
+        " c.sub"
+        " WHERE u.n > 3) s ON a.id = s.id",
+        "SELECT a.id, s.id, s.u FROM (SELECT id FROM a WHERE n < 3) a FULL JOIN (SELECT c.id, u.id FROM (SELECT *"
+        " FROM c"
+        " WHERE sub > 5) c FULL JOIN (SELECT * FROM u WHERE n > 3) u ON c.sub = u.id WHERE u.x IS NULL OR c.x > 'b')"
+        " s (id, u) ON a.id = s.id",
+        "SELECT a.id, s.id FROM a FULL JOIN (SELECT * FROM c WHERE EXISTS (SELECT FROM u WHERE u.id = c.sub)) s"
+        " ON a.id = s.id",
+        "SELECT a.id, s.id FROM a LEFT JOIN (SELECT * FROM c WHERE NOT EXISTS (SELECT FROM u WHERE u.id = c.sub)) s"
+        " ON a.id = s.id",
+    ],
+    "computed columns below outer joins": [
+        f"SELECT {outputs} FROM {source} {rest}" for source in (
+            "a LEFT JOIN (SELECT id, COALESCE(x, 'none') AS z, 42 AS k FROM c WHERE sub > 7) s ON a.id = s.id",
+            "(SELECT id, COALESCE(x, 'none') AS z, 42 AS k FROM c) s RIGHT JOIN a ON a.id = s.id AND s.z <> 'c1'",
+            "a LEFT JOIN (SELECT c.id, COALESCE(u.x, c.x, '?') AS z, u.k FROM c LEFT JOIN"
+            " (SELECT id, x, n + 1 AS k FROM u) u ON u.id = c.sub) s ON a.id = s.id",
+            "a FULL JOIN (SELECT id, COALESCE(x, 'none') AS z, true AS k FROM c) s ON a.id = s.id")
+        for outputs, rest in (
+            ("a.id, s.z, s.k", ""), ("a.id, s.z || '!', lower(s.z), s.k", "WHERE s.z IS NULL OR s.z > 'c'"),
+            ("s.z, count(*), lower(max(a.x))", "GROUP BY s.z ORDER BY 1"), ("DISTINCT s.z", ""),
+            ("a.id", "ORDER BY s.z DESC, a.id LIMIT 3"), ("row_number() OVER (ORDER BY s.z)", ""),
+            ("a.id, s.z", "WHERE NOT EXISTS (SELECT FROM u WHERE u.id = a.id AND u.x > s.z)"))
     ],
 }  # fmt: skip
 

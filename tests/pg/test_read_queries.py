@@ -97,6 +97,35 @@ QUERIES = [
     "SELECT * FROM empty",
     "SELECT count(*), max(t) FROM empty",
     "SELECT 1 / (id - 3) FROM a",
+    "SELECT a.id, s.id, s.x FROM (SELECT id FROM a WHERE id < 20) a FULL JOIN (SELECT x.id, y.t FROM a x LEFT JOIN c y"
+    " ON x.id = y.sub WHERE x.n < 4) s (id, x) ON a.id = s.id + 5",
+    "SELECT a.id, s.a, s.b FROM (SELECT id FROM a WHERE id BETWEEN 5 AND 60) a FULL JOIN (SELECT x.id, y.sub FROM"
+    " (SELECT id FROM a WHERE id BETWEEN 50 AND 70) x FULL JOIN (SELECT sub FROM c WHERE sub < 60) y ON x.id = y.sub"
+    " WHERE x.id IS NULL OR x.id < 66) s (a, b) ON a.id = s.b ORDER BY 1, 2, 3",
+    "SELECT x.id, s.id FROM a x FULL JOIN (SELECT * FROM a y WHERE NOT EXISTS (SELECT FROM c WHERE c.sub = y.id)) s"
+    " ON x.id = s.id + 100 ORDER BY 1, 2 LIMIT 300",
+    "SELECT a.id, s.z, s.k, s.z || '!' FROM a LEFT JOIN (SELECT sub, COALESCE(NULLIF(t, 'c7'), 'none') AS z, 42 AS"
+    " k FROM c"
+    " WHERE id > 3) s ON a.id = s.sub AND s.z > 'c2' ORDER BY a.id",
+    "SELECT a.id FROM a LEFT JOIN (SELECT sub, 42 AS z FROM c) s ON a.id = s.sub WHERE s.z IS NULL ORDER BY 1",
+    "SELECT s.z, count(*), lower(max(s.z)) FROM a LEFT JOIN (SELECT x.sub, COALESCE(y.t, x.t, '?') AS z FROM c x"
+    " LEFT JOIN"
+    " (SELECT sub, NULLIF(t, 'c9') AS t FROM c) y ON x.id = y.sub) s ON a.id = s.sub GROUP BY 1 ORDER BY 1",
+    "SELECT v.id, v.z, w.z FROM (SELECT a.id, s.z FROM a LEFT JOIN (SELECT sub, COALESCE(t, 'o') AS z FROM c) s ON"
+    " a.id ="
+    " s.sub) v LEFT JOIN (SELECT a.id, s.z FROM a RIGHT JOIN (SELECT sub, true AS z FROM c) s ON a.id = s.sub) w"
+    " ON v.id = w.id + 2 AND v.z > 'c5'",
+    "SELECT x.one, s.yes FROM (SELECT id, 1 AS one FROM a) x FULL JOIN (SELECT sub, 'yes' AS yes FROM c) s ON x.id ="
+    " s.sub + 590",
+    "SELECT a.id, s.z FROM a LEFT JOIN (SELECT sub, COALESCE(t, 'o') AS z FROM c) s ON a.id = s.sub WHERE NOT EXISTS"
+    " (SELECT FROM c LEFT JOIN (SELECT id, upper(t) AS w, COALESCE(v, 'v') AS v FROM a) b ON b.id = c.sub"
+    " WHERE c.sub = a.id AND b.v < s.z)",
+    "SELECT string_agg(t, v ORDER BY id), string_agg(t, NULL ORDER BY id) FROM a",
+    "SELECT DISTINCT sum(n) / 10 FROM a GROUP BY v", "SELECT 5, sum(n) FROM a WHERE id < 0 GROUP BY 1",
+    "SELECT 5, now() IS NULL, sum(n) FROM a GROUP BY 1, 2 HAVING max(n) > 3",
+    "SELECT sum(DISTINCT n % 3 ORDER BY n % 3), string_agg(DISTINCT substr(t, 1, 6), '+' ORDER BY substr(t, 1, 6)"
+    " DESC),"
+    " string_agg(DISTINCT left(v, 9 - 8), NULL ORDER BY left(v, 9 - 8)) FILTER (WHERE id > 5) FROM a",
     "SELECT id FROM a WHERE t = 'text 9' FOR UPDATE",
     "SELECT a.id FROM a JOIN c ON a.id = c.sub WHERE c.id = 3 FOR SHARE OF a NOWAIT",
 ]  # fmt: skip

@@ -362,7 +362,7 @@ bit_or(int4) int4 agg[bit_or($1)]
 bit_or(int8) int8 agg[bit_or($1)]
 bit_xor(int4) int4 agg[bit_xor($1)]
 bit_xor(int8) int8 agg[bit_xor($1)]
-string_agg(text,text) text agg[string_agg($1, $2)]
+string_agg(text,text) text agg[string_agg($1, coalesce($2, ''))]
 array_agg(any) $1[] agg[array_agg($1)]
 any_value(any) $1 agg[any_value($1)]
 corr(float8,float8) float8 !
