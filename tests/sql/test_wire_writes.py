@@ -414,3 +414,53 @@ def test_a_large_locking_read_comes_in_chunks(wire: Wire, wires: Callable[[], Wi
     assert rows == [(n,) for n in range(1, 3001)]
     wires().fails("55P03", f'SELECT "id" FROM {t} WHERE ("id" = $1) FOR UPDATE NOWAIT', ("int8", "3000"))
     wire("ROLLBACK")
+
+
+# ---------- ON CONFLICT … DO UPDATE ----------
+ADD = ' ON CONFLICT ("id") DO UPDATE SET "a" = (r1."a" + excluded."a"), "b" = excluded."b"'
+
+
+def test_a_row_that_is_there_is_changed(wire: Wire, t: str) -> None:
+    wire(f'INSERT INTO {t} ("id", "a") FROM ARROW $1', batch(id=("int8", [1, 2, 3]), a=("int4", [10, 20, None])))
+    sql = f'INSERT INTO {t} AS r1 ("id", "a", "b") VALUES ($2, $3, $4)' + ADD + ' WHERE (r1."a" < $1)'
+    values = ("int8", "1"), ("int4", "5"), ("text", "x")
+    assert wire(sql + ' RETURNING "id", "a", "_seq"', ("int4", "100"), *values).rows == [(1, 15, None)]
+    assert wire(sql, ("int4", "15"), *values).tag == "INSERT 0 0"
+    assert wire(sql, ("int4", "0"), ("int8", "9"), ("int4", "5"), ("text", "new")).tag == "INSERT 0 1"
+    assert contents(wire, t) == [(1, 15, "x"), (2, 20, "d"), (3, None, "d"), (9, 5, "new")]
+
+
+def test_a_batch_of_new_rows_and_changes(wire: Wire, t: str) -> None:
+    wire(f'INSERT INTO {t} ("id", "a") FROM ARROW $1', batch(id=("int8", [1, 2, 3]), a=("int4", [10, 20, 30])))
+    rows = batch(id=("int8", [3, 4, 1]), a=("int4", [1, 1, 1]), b=("text", ["x", "y", None]))
+    sql = f'INSERT INTO {t} AS r1 ("id", "a", "b") FROM ARROW $2' + ADD + ' WHERE (r1."a" > $1)'
+    assert wire(sql, ("int4", "10"), rows).tag == "INSERT 0 2"
+    assert contents(wire, t) == [(1, 10, "d"), (2, 20, "d"), (3, 31, "x"), (4, 1, "y")]
+    # the query engine's work
+    sql = f'INSERT INTO {t} AS r1 ("id", "a", "b") FROM ARROW $1 ON CONFLICT ("id") DO UPDATE SET "b" = ' \
+          '((r1."b" || excluded."b") || CASE WHEN (excluded."a" > r1."a") THEN $2 ELSE $3 END)'
+    rows = batch(id=("int8", [3, 4, 5]), a=("int4", [99, 0, 0]), b=("text", ["1", "2", "3"]))
+    assert wire(sql, rows, ("text", "up"), ("text", "down")).tag == "INSERT 0 3"
+    assert contents(wire, t) == [(1, 10, "d"), (2, 20, "d"), (3, 31, "x1up"), (4, 1, "y2down"), (5, 0, "3")]
+
+
+def test_a_row_is_changed_once_by_a_statement(wire: Wire, t: str) -> None:
+    sql = f'INSERT INTO {t} AS r1 ("id", "a", "b") FROM ARROW $1' + ADD
+    twice = batch(id=("int8", [1, 1]), a=("int4", [1, 1]), b=("text", ["x", "y"]))
+    once = batch(id=("int8", [1]), a=("int4", [1]), b=("text", ["x"]))
+    wire.fails("21000", sql, twice)
+    assert wire(sql, once, txn=TXN, snap=1).tag == "INSERT 0 1"
+    wire.fails("21000", sql, once, txn=TXN, snap=1)
+    wire("ROLLBACK")
+    assert wire(sql, once).tag == "INSERT 0 1"
+    assert wire(sql + ' WHERE (r1."a" < excluded."a")', twice).tag == "INSERT 0 0"
+    assert contents(wire, t) == [(1, 1, "x")]
+
+
+def test_a_conflict_target_is_the_key(wire: Wire, t: str, mine: str) -> None:
+    wire.fails("42P10", f'INSERT INTO {t} ("id") VALUES ($1) ON CONFLICT ("a") DO NOTHING', ("int8", "1"))
+    wire.fails("42P10", f'INSERT INTO {t} ("id") FROM ARROW $1 ON CONFLICT ("a") DO NOTHING', batch(id=("int8", [1])))
+    sql = f'INSERT INTO {mine} AS r1 ("id", "v") VALUES ($1, $2) ON CONFLICT ("id") DO UPDATE SET "v" = (r1."v" || $2)'
+    for user in ("a", "b", "a"):
+        assert wire(sql, ("int4", "1"), ("text", user), user=user).tag == "INSERT 0 1"
+    assert contents(wire, mine, '"v"', user="a") == [("aa",)]

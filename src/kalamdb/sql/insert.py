@@ -27,7 +27,7 @@ from kalamdb.sql.read import ReadPlan
 from kalamdb.sql.returning import Returning
 from kalamdb.sql.run import Run
 from kalamdb.sql.statements import ArrowWrite
-from kalamdb.sql.upsert import Upsert
+from kalamdb.sql.upsert import Upsert, plan_conflict
 from kalamdb.txn.api import ColumnDef, TableDef
 from kalamdb.types import PgType
 
@@ -145,7 +145,10 @@ class InsertPlan:
             if self.upsert is not None:
                 done = await self.upsert.run(run, batch)
             elif self.returning is not None and self.skip_conflicts:
-                done = [one for one in batch if await run.transaction.insert(self.table, [one], skip_conflicts=True)]
+                conflicts: list[int] = []
+                await run.transaction.insert(self.table, batch, skip_conflicts=True, conflicts=conflicts)
+                left = set(conflicts)
+                done = [one for place, one in enumerate(batch) if place not in left]
             else:
                 count += await run.transaction.insert(self.table, batch, skip_conflicts=self.skip_conflicts)
                 done = batch if self.returning is not None else []
@@ -314,6 +317,12 @@ def is_default(item: exp.Expression) -> bool:
     return False
 
 
+def _alias(tree: exp.Insert) -> str | None:
+    target = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
+    alias = target.args.get("alias")
+    return None if alias is None else identifier(alias.this)
+
+
 def _targets(tree: exp.Insert, table: TableDef) -> tuple[list[int], bool]:
     """Positions of the target columns, and whether they were listed."""
     into = tree.this
@@ -356,12 +365,12 @@ def plan_insert(tree: exp.Insert, table: TableDef, params: Params, plan_query: P
     conflict = tree.args.get("conflict")
     skip, upsert = False, None
     if conflict is not None:
-        skip, upsert = Upsert.plan(conflict, table, params, plan_query)
+        skip, upsert = plan_conflict(conflict, table, params, plan_query, _alias(tree))
     return InsertPlan(table, rows, source, source_cells, None, (), planner.computed(), skip, upsert, returning, params)
 
 
-def plan_arrow_insert(write: ArrowWrite, table: TableDef, params: Params) -> InsertPlan:
-    planner = InsertPlanner(table, params, lambda _: (_ for _ in ()).throw(AssertionError()))
+def plan_arrow_insert(write: ArrowWrite, table: TableDef, params: Params, plan_query: PlanQuery) -> InsertPlan:
+    planner = InsertPlanner(table, params, plan_query)
     positions = target_positions(table, write.columns)
     cells = planner.defaults()
     for place, position in enumerate(positions):
@@ -370,4 +379,7 @@ def plan_arrow_insert(write: ArrowWrite, table: TableDef, params: Params) -> Ins
     whole = None
     if sorted(positions) == list(range(len(table.columns))):
         whole = tuple if len(positions) == 1 else itemgetter(*[positions.index(place) for place in sorted(positions)])
-    return InsertPlan(table, [], None, cells, write.param, kinds, None, write.skip_conflicts, None, None, params, whole)
+    skip, upsert = False, None
+    if write.conflict is not None:
+        skip, upsert = plan_conflict(write.conflict, table, params, plan_query, write.alias)
+    return InsertPlan(table, [], None, cells, write.param, kinds, None, skip, upsert, None, params, whole)

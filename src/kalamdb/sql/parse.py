@@ -276,9 +276,21 @@ class Parser:
 
     def _arrow_insert(self) -> ArrowWrite:
         self.expect("into")
-        table, columns, param = self.table(), self.names(), self._arrow_param()
-        skip = self.accept("on", "conflict", "do", "nothing")
-        return ArrowWrite("insert", table, columns, param, skip_conflicts=skip)
+        table = self.table()
+        alias = self.name() if self.accept("as") else None
+        columns, param = self.names(), self._arrow_param()
+        return ArrowWrite("insert", table, columns, param, alias=alias, conflict=self._on_conflict())
+
+    def _on_conflict(self) -> exp.OnConflict | None:
+        """What follows the rows, as sqlglot parses it after an INSERT of one."""
+        if not self.token.is_word("on"):
+            return None
+        tree = parse_tree("INSERT INTO t VALUES (1) " + self.sql[self.token.start:])
+        conflict = tree.args.get("conflict")
+        if not isinstance(conflict, exp.OnConflict) or tree.args.get("returning") is not None:
+            raise self.error()
+        self.at = len(self.tokens) - 1
+        return conflict
 
     def _arrow_update(self) -> ArrowWrite:
         table = self.table()

@@ -125,7 +125,7 @@ def entry_of(statement: Statement, announced: tuple[int, ...]) -> Entry:
 def make_plan(statement: Statement, catalog: CatalogView, path: Path, params: Params, queries: QueryEngine) -> Plan:
     try:
         if isinstance(statement, ArrowWrite):
-            return _plan_arrow(statement, catalog, path, params)
+            return _Planning(catalog, path, params, queries).arrow(statement)
         if isinstance(statement, Estimate):
             return _Planning(catalog, path, params, queries).estimate(statement.query.tree)
         assert isinstance(statement, Query)
@@ -134,16 +134,6 @@ def make_plan(statement: Statement, catalog: CatalogView, path: Path, params: Pa
         raise KalamError("54001", "statement is too deeply nested") from None
     except NotSimple:
         raise KalamError("0A000", "the statement cannot be evaluated here") from None
-
-
-def _plan_arrow(write: ArrowWrite, catalog: CatalogView, path: Path, params: Params) -> Plan:
-    if params.oid(write.param) != ARROW_OID:
-        number = write.param + 1
-        raise KalamError("42804", f"parameter ${number} of FROM ARROW must be of type {ARROW_OID} (kalam_arrow)")
-    table = access.resolve_target(catalog, write.table, path)
-    if write.verb == "insert":
-        return plan_arrow_insert(write, table, params)
-    return plan_arrow_change(write, table, params)
 
 
 class _Planning:
@@ -164,6 +154,15 @@ class _Planning:
         if any(tree.find_all(exp.Insert, exp.Update, exp.Delete)):
             raise KalamError("0A000", "INSERT, UPDATE and DELETE inside WITH are not supported")
         return self.query(tree)
+
+    def arrow(self, write: ArrowWrite) -> Plan:
+        if self.params.oid(write.param) != ARROW_OID:
+            number = write.param + 1
+            raise KalamError("42804", f"parameter ${number} of FROM ARROW must be of type {ARROW_OID} (kalam_arrow)")
+        table = access.resolve_target(self.catalog, write.table, self.path)
+        if write.verb == "insert":
+            return plan_arrow_insert(write, table, self.params, self.query)
+        return plan_arrow_change(write, table, self.params)
 
     def query(self, tree: exp.Expr, targets: Sequence[Kind | None] | None = None) -> Planned:
         if isinstance(tree, exp.Select) and is_simple_select(tree):

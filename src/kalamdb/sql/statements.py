@@ -51,7 +51,8 @@ class ArrowWrite(Statement):
     columns: tuple[str, ...]
     param: int  # from 0
     key: tuple[str, ...] = ()
-    skip_conflicts: bool = False
+    alias: str | None = None
+    conflict: exp.OnConflict | None = None
 
 
 @dataclass(frozen=True, slots=True)

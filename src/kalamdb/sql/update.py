@@ -28,7 +28,7 @@ from kalamdb.sql.insert import (
     param_cell,
     target_positions,
 )
-from kalamdb.sql.predicate import SEQ, USERID, Condition, conjunction
+from kalamdb.sql.predicate import SEQ, USERID, Condition, Field, KeyRange, conjunction
 from kalamdb.sql.query import QueryPlan, column_type, rows_tree
 from kalamdb.sql.read import Filter, picker, qualifiers
 from kalamdb.sql.returning import Returning
@@ -57,11 +57,14 @@ class Assignments:
     query: RowQuery | None
     positions: tuple[int, ...] = ()  # of the query's columns
     converts: tuple[Any, ...] = ()
+    pairs: bool = False  # cells and filter see excluded rows, too (``PairBinder``)
 
     async def values(self, run: Run, rows: Sequence[Row], excluded: Sequence[Row] = ()) -> list[tuple[int, Changes]]:
         """(place of the row, its changes) for the rows that satisfy the condition."""
         if self.query is not None:
             return [(row[0], self._converted(row[1:])) for row in await self.query.rows(run, rows, excluded)]
+        if self.pairs:
+            rows = [(*row[:-2], *other, *row[-2:]) for row, other in zip(rows, excluded, strict=True)]
         return [
             (place, {position: cell(run, row) for position, cell in self.cells})
             for place, row in enumerate(rows)
@@ -73,6 +76,23 @@ class Assignments:
             position: value if convert is None or value is None else convert(value)
             for position, convert, value in zip(self.positions, self.converts, values, strict=True)
         }
+
+
+class PairBinder(Binder):
+    """Columns of a row and of the one proposed for its place, which stands before the row's system columns."""
+
+    def column(self, node: exp.Column) -> Operand:
+        qualifier = node.args.get("table")
+        if qualifier is None or identifier(qualifier) != "excluded" or isinstance(node.this, exp.Star):
+            return super().column(node)
+        assert self.table is not None
+        inner = exp.column(node.this.copy())
+        position = self.position(identifier(node.this))
+        if position is None:
+            return super().column(inner)  # says that there is none
+        width = len(self.table.columns)
+        place = width + (position if position >= 0 else width - 1 - position)
+        return Operand(self.type_of(position), field=Field(place, ""))
 
 
 def _row_cell(cell: Cell) -> RowCell:
@@ -130,6 +150,22 @@ def _arithmetic(item: exp.Expression, column: ColumnDef, binder: Binder) -> RowC
     return cell
 
 
+def _column_cell(item: exp.Expression, column: ColumnDef, binder: Binder) -> RowCell | None:
+    source = item.unnest()
+    if not isinstance(source, exp.Column):
+        return None
+    operand = binder.column(source)
+    get, convert = _getter(operand), coerce.assignment(operand.type, column)
+    if convert is None:
+        return get
+
+    def cell(run: Run, row: Row) -> Any:
+        value = get(run, row)
+        return None if value is None else convert(value)
+
+    return cell
+
+
 def _getter(operand: Operand) -> RowCell:
     if operand.field is not None:
         place = operand.field.position
@@ -177,10 +213,8 @@ def _assignable(table: TableDef, name: str) -> int:
 def plan_assignments(items: Sequence[exp.Expression], table: TableDef, params: Params, plan_query: PlanQuery,
                      where: exp.Expression | None, *, alias: str | None = None, excluded: bool = False) -> Assignments:
     pairs = _set_items(items, table)
-    binder = Binder(table, params, {alias} if alias else ())
+    binder = (PairBinder if excluded else Binder)(table, params, {alias} if alias else ())
     try:
-        if excluded and where is not None:
-            raise NotSimple
         condition = None if where is None else binder.condition(where)
         cells: list[tuple[int, RowCell]] = []
         fixed = True
@@ -188,12 +222,13 @@ def plan_assignments(items: Sequence[exp.Expression], table: TableDef, params: P
             column = table.columns[position]
             cell = _fixed_cell(item, column, params)
             row_cell = _row_cell(cell) if cell is not None else None
-            if row_cell is None and not excluded:
-                row_cell, fixed = _arithmetic(item, column, binder), False
+            if row_cell is None:
+                row_cell, fixed = _column_cell(item, column, binder) or _arithmetic(item, column, binder), False
             if row_cell is None:
                 raise NotSimple
             cells.append((position, row_cell))
-        return Assignments(table, Filter.of(table, condition), cells, fixed, None)
+        found = Filter(condition, None, KeyRange()) if excluded else Filter.of(table, condition)
+        return Assignments(table, found, cells, fixed, None, pairs=excluded)
     except NotSimple:
         pass
     values = [_default_expression(table.columns[position]) if is_default(item) else item for position, item in pairs]

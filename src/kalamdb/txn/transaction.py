@@ -233,7 +233,8 @@ class StoreTransaction:
         self._overlay.insert(overlay, key, row)
         return True
 
-    async def insert(self, table: TableDef, rows: Iterable[tuple[str, Row]], *, skip_conflicts: bool = False) -> int:
+    async def insert(self, table: TableDef, rows: Iterable[tuple[str, Row]], *, skip_conflicts: bool = False,
+                     conflicts: list[int] | None = None) -> int:
         await self._enter(table)
         layout = self._engine.layouts.of(table)
         overlay = self._overlay.table(table, layout)
@@ -289,6 +290,8 @@ class StoreTransaction:
                 if not skip_conflicts:
                     raise duplicate(table, row)
                 await self._read(self._check_visible, overlay, key, aside=last)
+                if conflicts is not None:
+                    conflicts.append(place - 1)
             else:
                 write(overlay, key, row)
                 count += 1
