@@ -43,6 +43,7 @@
 extern void kalam_options_init(void);		/* settings (GUCs) */
 extern void kalam_estimate_init(void);		/* statistics hook */
 extern void kalam_modify_init(void);		/* executor hooks */
+extern void kalam_conflict_init(void);		/* planner hook */
 extern void kalam_ddl_init(void);			/* utility and object-access hooks */
 extern void kalam_functions_init(void);		/* shared memory for snowflakes */
 extern void kalam_secret_init(void);		/* emit_log hook */

@@ -42,6 +42,9 @@ struct KalamBatch
 	bool	   *held_null;
 	int64		rows;
 	int64		sent;
+	int64		affected;		/* of those */
+	MemoryContext result_cxt;	/* where the result of one row is wanted; else NULL */
+	PGresult   *result;
 	int			max_rows;
 	ErrorData  *error;			/* of the flush that failed */
 };
@@ -68,12 +71,29 @@ append_columns(StringInfo buf, Oid relid, List *attnos)
 }
 
 static void
-append_parameters(StringInfo buf, int n)
+append_parameters(StringInfo buf, int before, int n)
 {
 	appendStringInfoString(buf, " VALUES (");
 	for (int i = 1; i <= n; i++)
-		appendStringInfo(buf, "%s$%d", i == 1 ? "" : ", ", i);
+		appendStringInfo(buf, "%s$%d", i == 1 ? "" : ", ", before + i);
 	appendStringInfoChar(buf, ')');
+}
+
+static void
+append_conflict(StringInfo buf, const KalamBatchSpec *spec, bool by_row)
+{
+	ListCell   *lc;
+
+	if (spec->skip_conflicts)
+		appendStringInfoString(buf, " ON CONFLICT DO NOTHING");
+	if (spec->conflict == NULL)
+		return;
+	appendStringInfo(buf, " %s", spec->conflict->sql);
+	if (!by_row)
+		return;
+	foreach(lc, spec->conflict->returning)
+		appendStringInfo(buf, "%s%s", lc == list_head(spec->conflict->returning) ? " RETURNING " : ", ",
+						 kalam_quote(kalam_remote_column(RelationGetRelid(spec->rel), lfirst_int(lc))));
 }
 
 char *
@@ -81,11 +101,14 @@ kalam_batch_sql(const KalamBatchSpec *spec, bool by_row)
 {
 	StringInfoData buf;
 	Oid			relid = RelationGetRelid(spec->rel);
+	int			before = spec->conflict ? list_length(spec->conflict->exprs) : 0;
 
 	initStringInfo(&buf);
 	appendStringInfoString(&buf, spec->operation == CMD_INSERT ? "INSERT INTO " :
 						   spec->operation == CMD_UPDATE ? "UPDATE " : "DELETE FROM ");
 	kalam_deparse_table(&buf, spec->table);
+	if (spec->conflict != NULL)
+		appendStringInfo(&buf, " AS r%u", spec->conflict->alias);
 	if (spec->operation == CMD_UPDATE)
 		appendStringInfoString(&buf, " SET");
 	if (spec->operation != CMD_DELETE)
@@ -94,16 +117,15 @@ kalam_batch_sql(const KalamBatchSpec *spec, bool by_row)
 		append_columns(&buf, relid, spec->attnos);
 	}
 	if (by_row)
-		append_parameters(&buf, list_length(spec->attnos));
+		append_parameters(&buf, before, list_length(spec->attnos));
 	else
-		appendStringInfoString(&buf, " FROM ARROW $1");
+		appendStringInfo(&buf, " FROM ARROW $%d", before + 1);
 	if (spec->operation != CMD_INSERT)
 	{
 		appendStringInfoString(&buf, " KEY ");
 		append_columns(&buf, relid, spec->keys);
 	}
-	if (spec->skip_conflicts)
-		appendStringInfoString(&buf, " ON CONFLICT DO NOTHING");
+	append_conflict(&buf, spec, by_row);
 	return buf.data;
 }
 
@@ -190,6 +212,12 @@ int64
 kalam_batch_sent(KalamBatch *batch)
 {
 	return batch->sent;
+}
+
+int64
+kalam_batch_affected(KalamBatch *batch)
+{
+	return batch->affected;
 }
 
 /* ---------- collecting ---------- */
@@ -308,51 +336,90 @@ kalam_batch_key_image(KalamBatch *batch, const Datum *values, StringInfo buf)
 
 /* ---------- sending ---------- */
 
-static void
-request_values(KalamBatch *batch, KalamRequest *req)
+/* Parameters of a request under way */
+typedef struct Parameters
 {
-	int			n = batch->ncols;
-	Oid		   *types = palloc(sizeof(Oid) * n);
-	char	  **values = palloc(sizeof(char *) * n);
-	int		   *lengths = palloc0(sizeof(int) * n);
-	int		   *formats = palloc0(sizeof(int) * n);
-	int			nestlevel = batch->needs_modes ? kalam_set_transmission_modes() : 0;
+	int			n;				/* so far */
+	Oid		   *types;
+	const char **values;
+	int		   *lengths;
+	int		   *formats;
+} Parameters;
 
-	for (int i = 0; i < n; i++)
+/* Room for so many, and those of ON CONFLICT before them. */
+static void
+start_parameters(KalamBatch *batch, Parameters *p, int n)
+{
+	KalamConflict *conflict = batch->spec.conflict;
+	KalamRequest own = {0};
+
+	if (conflict != NULL)
 	{
-		types[i] = batch->converters[i].wire_oid;
-		values[i] = batch->held_null[i] ? NULL :
-			kalam_to_param(&batch->converters[i], batch->held[i], &lengths[i], &formats[i]);
+		ResetExprContext(conflict->econtext);
+		kalam_parameters_take(&conflict->params, conflict->econtext, &own);
 	}
-	if (batch->needs_modes)
-		kalam_reset_transmission_modes(nestlevel);
-	req->sql = batch->sql_values;
-	req->nparams = n;
-	req->types = types;
-	req->values = (const char *const *) values;
-	req->lengths = lengths;
-	req->formats = formats;
+	p->n = own.nparams;
+	n += own.nparams;
+	p->types = palloc(sizeof(Oid) * n);
+	p->values = palloc(sizeof(char *) * n);
+	p->lengths = palloc0(sizeof(int) * n);
+	p->formats = palloc0(sizeof(int) * n);
+	for (int i = 0; i < own.nparams; i++)
+	{
+		p->types[i] = own.types[i];
+		p->values[i] = own.values[i];
+		p->lengths[i] = own.lengths[i];
+		p->formats[i] = own.formats[i];
+	}
 }
 
 static void
-request_arrow(KalamBatch *batch, KalamRequest *req)
+take_row_parameters(KalamBatch *batch, Parameters *p)
 {
-	static const Oid types[] = {KALAM_ARROW_OID};
-	static const int formats[] = {1};
+	int			nestlevel;
+
+	start_parameters(batch, p, batch->ncols);
+	nestlevel = batch->needs_modes ? kalam_set_transmission_modes() : 0;
+	for (int i = 0; i < batch->ncols; i++, p->n++)
+	{
+		p->types[p->n] = batch->converters[i].wire_oid;
+		p->values[p->n] = batch->held_null[i] ? NULL :
+			kalam_to_param(&batch->converters[i], batch->held[i], &p->lengths[p->n], &p->formats[p->n]);
+	}
+	if (batch->needs_modes)
+		kalam_reset_transmission_modes(nestlevel);
+}
+
+static void
+take_arrow_parameter(KalamBatch *batch, Parameters *p)
+{
 	StringInfoData stream;
-	const char **values = palloc(sizeof(char *));
-	int		   *lengths = palloc(sizeof(int));
 
 	initStringInfo(&stream);
 	kalam_arrow_finish(batch->builder, &stream);
-	values[0] = stream.data;
-	lengths[0] = stream.len;
-	req->sql = batch->sql_rows;
-	req->nparams = 1;
-	req->types = types;
-	req->values = values;
-	req->lengths = lengths;
-	req->formats = formats;
+	start_parameters(batch, p, 1);
+	p->types[p->n] = KALAM_ARROW_OID;
+	p->values[p->n] = stream.data;
+	p->lengths[p->n] = stream.len;
+	p->formats[p->n] = 1;
+	p->n++;
+}
+
+static void
+take_parameters(KalamBatch *batch, KalamRequest *req)
+{
+	Parameters	p;
+
+	if (batch->held != NULL)
+		take_row_parameters(batch, &p);
+	else
+		take_arrow_parameter(batch, &p);
+	req->sql = batch->held != NULL ? batch->sql_values : batch->sql_rows;
+	req->nparams = p.n;
+	req->types = p.types;
+	req->values = p.values;
+	req->lengths = p.lengths;
+	req->formats = p.formats;
 }
 
 /* Every row of an UPDATE or DELETE was read and locked by this statement: it must be there. */
@@ -387,14 +454,16 @@ batch_send(KalamBatch *batch, bool commit)
 	if (!batch->detached && batch->spec.estate->es_snapshot != NULL &&
 		list_length(batch->spec.estate->es_range_table) > 1)
 		req.snapshot = kalam_snapshot_number(batch->spec.conn, batch->spec.estate);
-	if (batch->held != NULL)
-		request_values(batch, &req);
-	else
-		request_arrow(batch, &req);
+	take_parameters(batch, &req);
+	if (batch->result_cxt != NULL)
+		MemoryContextSwitchTo(batch->result_cxt);
 	res = kalam_request(batch->spec.conn, &req);
 	/* no tag: it was committed, as was learnt later, for the answer was lost */
 	affected = PQcmdStatus(res)[0] ? strtoll(PQcmdTuples(res), NULL, 10) : batch->rows;
-	kalam_result_free(res);
+	if (batch->result_cxt != NULL)
+		batch->result = res;
+	else
+		kalam_result_free(res);
 	kalam_sizes_changed(affected);
 	check_affected(batch, affected);
 	return affected;
@@ -425,6 +494,7 @@ batch_flush(KalamBatch *batch, bool commit)
 	}
 	PG_END_TRY();
 	batch->sent += batch->rows;
+	batch->affected += affected;
 	batch->rows = 0;
 	batch->held = NULL;
 	MemoryContextReset(batch->row_cxt);
@@ -435,6 +505,18 @@ int64
 kalam_batch_flush(KalamBatch *batch)
 {
 	return batch_flush(batch, false);
+}
+
+PGresult *
+kalam_batch_send_row(KalamBatch *batch, const Datum *values, const bool *isnull)
+{
+	batch_check(batch);
+	batch_hold(batch, values, isnull);
+	batch->rows++;
+	batch->result_cxt = batch->cxt;
+	batch_flush(batch, false);
+	batch->result_cxt = NULL;
+	return batch->result;
 }
 
 void

@@ -9,9 +9,20 @@
 #ifndef KALAM_BATCH_H
 #define KALAM_BATCH_H
 
-#include "kalam.h"
+#include "kalam_read.h"
 
 typedef struct KalamBatch KalamBatch;
+
+/* ON CONFLICT DO UPDATE: kalam_conflict.c */
+typedef struct KalamConflict
+{
+	const char *sql;			/* the clause */
+	Index		alias;			/* of the target in it */
+	List	   *exprs;			/* its parameters: they come before the rows' */
+	KalamParameters params;
+	ExprContext *econtext;
+	List	   *returning;		/* columns wanted of each row; NIL: none, and rows go in batches */
+} KalamConflict;
 
 typedef struct KalamBatchSpec
 {
@@ -24,6 +35,7 @@ typedef struct KalamBatchSpec
 	List	   *attnos;			/* INSERT: columns; UPDATE: columns to set */
 	List	   *keys;			/* UPDATE, DELETE: columns of the key */
 	bool		skip_conflicts; /* ON CONFLICT DO NOTHING */
+	KalamConflict *conflict;	/* ON CONFLICT DO UPDATE, or NULL */
 	bool		may_vanish;		/* BEFORE triggers could have changed the rows */
 } KalamBatchSpec;
 
@@ -35,6 +47,9 @@ extern KalamBatch *kalam_batch_create(MemoryContext parent, const KalamBatchSpec
 extern int64 kalam_batch_add(KalamBatch *batch, const Datum *values, const bool *isnull);
 extern int64 kalam_batch_rows(KalamBatch *batch);	/* waiting to be sent */
 extern int64 kalam_batch_sent(KalamBatch *batch);	/* sent so far */
+extern int64 kalam_batch_affected(KalamBatch *batch);	/* of those sent */
+/* sends one row by itself; the result is the caller's */
+extern PGresult *kalam_batch_send_row(KalamBatch *batch, const Datum *values, const bool *isnull);
 /* sends what waits; the rows affected */
 extern int64 kalam_batch_flush(KalamBatch *batch);
 /* leaves what waits to the transaction's end; the batch then frees itself */

@@ -478,7 +478,9 @@ deparse_column(Var *var, KalamDeparse *cxt)
 
 	if (cxt->wraps != NIL && deparse_from_wrap((Node *) var, bms_make_singleton(var->varno), cxt))
 		return;
-	if (cxt->qualify)
+	if (cxt->excluded != 0 && var->varno == cxt->excluded)
+		appendStringInfoString(cxt->buf, "excluded.");
+	else if (cxt->qualify)
 		appendStringInfo(cxt->buf, "r%d.", (int) var->varno);
 	appendStringInfoString(cxt->buf, kalam_quote(kalam_remote_column(relid, var->varattno)));
 }

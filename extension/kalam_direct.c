@@ -124,8 +124,8 @@ breaks_rules(Relation rel, List *attnos, List *exprs)
  * A value that no column decides is a parameter, of whatever type: it travels
  * as in any other write.  Not arrays: as parameters they are lists of values.
  */
-static bool
-value_allowed(const KalamScope *scope, Expr *expr)
+bool
+kalam_value_allowed(const KalamScope *scope, Expr *expr)
 {
 	if (kalam_is_parameter(scope->relids, expr) && (IsA(expr, Const) || IsA(expr, Param)) &&
 		!OidIsValid(get_element_type(getBaseType(exprType((Node *) expr)))))
@@ -150,7 +150,7 @@ collect_values(PlannerInfo *root, Relation rel, KalamChange *change)
 
 		if (n == kalam_system_attno(rel, KALAM_SEQ_COLUMN))
 			continue;
-		if (n == kalam_system_attno(rel, KALAM_USERID_COLUMN) || !value_allowed(change->scope, expr))
+		if (n == kalam_system_attno(rel, KALAM_USERID_COLUMN) || !kalam_value_allowed(change->scope, expr))
 			return false;
 		change->attnos = lappend_int(change->attnos, n);
 		change->exprs = lappend(change->exprs, expr);

@@ -10,7 +10,7 @@
 #include "fmgr.h"
 
 #include "kalam_core.h"
-#include "kalam_read.h"
+#include "kalam_modify.h"
 
 PG_MODULE_MAGIC;
 
@@ -27,6 +27,7 @@ _PG_init(void)
 	kalam_secret_init();
 	kalam_estimate_init();
 	kalam_modify_init();
+	kalam_conflict_init();
 	kalam_ddl_init();
 }
 
@@ -41,6 +42,7 @@ pg_kalam_handler(PG_FUNCTION_ARGS)
 	kalam_async_routine(routine);
 	kalam_analyze_routine(routine);
 	kalam_modify_routine(routine);
+	kalam_conflict_routine(routine);
 	PG_RETURN_POINTER(routine);
 }
 

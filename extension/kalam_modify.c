@@ -42,6 +42,7 @@ typedef struct ChangedKey
 
 static dlist_head running = DLIST_STATIC_INIT(running);
 static ExecutorFinish_hook_type prev_ExecutorFinish = NULL;
+static ExecutorRun_hook_type prev_ExecutorRun = NULL;
 
 /* ---------- beginning ---------- */
 
@@ -74,18 +75,19 @@ modify_unlink(void *arg)
 }
 
 static KalamModify *
-modify_create(EState *estate, ResultRelInfo *rinfo, CmdType operation, OnConflictAction on_conflict)
+modify_create(EState *estate, ResultRelInfo *rinfo, CmdType operation, OnConflictAction on_conflict,
+			  KalamConflict *conflict)
 {
 	MemoryContext cxt = AllocSetContextCreate(estate->es_query_cxt, "kalam modify", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	KalamModify *state = palloc0(sizeof(KalamModify));
 	Relation	rel = rinfo->ri_RelationDesc;
 
-	if (on_conflict != ONCONFLICT_NONE && on_conflict != ONCONFLICT_NOTHING)
+	if (on_conflict == ONCONFLICT_UPDATE && conflict == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("foreign table \"%s\" does not support ON CONFLICT DO UPDATE", RelationGetRelationName(rel)),
-				 errhint("Use kalam_exec with the server's own INSERT ... ON CONFLICT.")));
+				 errhint("Insert into the table itself, not through a partitioned one.")));
 	state->cxt = cxt;
 	state->estate = estate;
 	state->rinfo = rinfo;
@@ -96,6 +98,7 @@ modify_create(EState *estate, ResultRelInfo *rinfo, CmdType operation, OnConflic
 	state->spec.table = kalam_table_get(RelationGetRelid(rel));
 	state->spec.estate = estate;
 	state->spec.skip_conflicts = on_conflict == ONCONFLICT_NOTHING;
+	state->spec.conflict = conflict;
 	state->spec.may_vanish = rinfo->ri_TrigDesc != NULL &&
 		(rinfo->ri_TrigDesc->trig_update_before_row || rinfo->ri_TrigDesc->trig_delete_before_row);
 	if (operation == CMD_INSERT)
@@ -123,6 +126,12 @@ modify_connect(KalamModify *state)
 		state->spec.tenant = pstrdup(state->spec.tenant);
 	if (kalam_find_option(user->options, "user_id"))
 		state->bound_user = user->userid;
+	if (state->spec.conflict != NULL)
+	{
+		kalam_conflict_begin(state->spec.conflict, state->spec.conn, state->estate);
+		/* what functions of the statement write is not from before it */
+		(void) kalam_snapshot_number(state->spec.conn, state->estate);
+	}
 	state->batch = kalam_batch_create(state->cxt, &state->spec);
 
 	dlist_push_tail(&running, &state->node);
@@ -169,16 +178,18 @@ kalam_BeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List *
 	EState	   *estate = mtstate->ps.state;
 	ModifyTable *plan = (ModifyTable *) mtstate->ps.plan;
 	CmdType		operation = mtstate->operation;
-	KalamModify *state = modify_create(estate, rinfo, operation, plan->onConflictAction);
+	/* not yet in the ResultRelInfo: PostgreSQL fills it in after us */
+	bool		shown = plan->returningLists != NIL || plan->withCheckOptionLists != NIL;
+	KalamConflict *conflict = kalam_conflict_create(fdw_private, shown, rinfo->ri_RelationDesc);
+	KalamModify *state = modify_create(estate, rinfo, operation, plan->onConflictAction, conflict);
 	MemoryContext old;
 
 	rinfo->ri_FdwState = state;
+	state->shows_row = state->by_row = shown || kalam_has_after_triggers(rinfo, operation, true);
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
 	modify_connect(state);
-	/* not yet in the ResultRelInfo: PostgreSQL fills it in after us */
-	state->shows_row = plan->returningLists != NIL || plan->withCheckOptionLists != NIL ||
-		kalam_has_after_triggers(rinfo, operation, true);
+	state->sets_tag = mtstate->canSetTag;
 	state->lone = plan->withCheckOptionLists == NIL && kalam_may_wait_for_commit(state);
 	if (operation == CMD_INSERT)
 		return;
@@ -202,12 +213,14 @@ kalam_BeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *rinfo)
 				 errmsg("cannot move rows into foreign table \"%s\", which the same command updates",
 						RelationGetRelationName(rinfo->ri_RelationDesc)),
 				 errhint("Delete the rows and insert them in two commands.")));
-	state = modify_create(mtstate->ps.state, rinfo, CMD_INSERT, plan ? plan->onConflictAction : ONCONFLICT_NONE);
+	state = modify_create(mtstate->ps.state, rinfo, CMD_INSERT, plan ? plan->onConflictAction : ONCONFLICT_NONE, NULL);
 	state->routed = true;
 	rinfo->ri_FdwState = state;
 	modify_connect(state);
 	state->shows_row = (plan != NULL && (plan->returningLists != NIL || plan->withCheckOptionLists != NIL)) ||
 		kalam_has_after_triggers(rinfo, CMD_INSERT, true);
+	state->by_row = state->shows_row;
+	state->sets_tag = plan != NULL && mtstate->canSetTag;
 }
 
 /* ---------- rows ---------- */
@@ -328,6 +341,25 @@ check_owner(KalamModify *state, TupleTableSlot *slot)
 }
 
 /*
+ * PostgreSQL has counted each row that it gave us.  The command's count is read
+ * when its run is over, so here is the place to take off those that ON CONFLICT
+ * has left out.
+ */
+static void
+settle_count(KalamModify *state)
+{
+	int64		left_out;
+
+	if (state->by_row || !(state->spec.skip_conflicts || state->spec.conflict != NULL))
+		return;
+	kalam_batch_flush(state->batch);
+	left_out = kalam_batch_sent(state->batch) - kalam_batch_affected(state->batch);
+	if (state->sets_tag)
+		state->estate->es_processed -= left_out - state->left_out;
+	state->left_out = left_out;
+}
+
+/*
  * Only some rows name an owner: until one does, _userid is not sent at all, as
  * the server allows it to be named by those only who may act for others.
  */
@@ -342,6 +374,8 @@ note_owner(KalamModify *state, TupleTableSlot *slot)
 		slot_attisnull(slot, state->userid_attno))
 		return;
 	kalam_batch_flush(state->batch);
+	settle_count(state);
+	state->left_out = 0;
 	kalam_batch_free(state->batch);
 	old = MemoryContextSwitchTo(state->cxt);
 	state->with_userid = true;
@@ -371,12 +405,15 @@ kalam_ExecForeignInsert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *sl
 
 	note_owner(state, slot);
 	prepare_row(state, slot);
-	affected = kalam_batch_add(state->batch, state->values, state->nulls);
-	if (state->spec.skip_conflicts)
+	if (state->by_row && state->spec.conflict != NULL)
 	{
-		/* row by row: only so is it known which ones were there already */
-		affected += kalam_batch_flush(state->batch);
-		if (affected == 0)
+		if (!kalam_conflict_row(state, slot))
+			slot = NULL;
+	}
+	else
+	{
+		affected = kalam_batch_add(state->batch, state->values, state->nulls);
+		if (state->by_row && state->spec.skip_conflicts && affected + kalam_batch_flush(state->batch) == 0)
 			slot = NULL;
 	}
 	MemoryContextSwitchTo(old);
@@ -512,6 +549,42 @@ modify_end(EState *estate, ResultRelInfo *rinfo)
 	MemoryContextDelete(state->cxt);
 }
 
+static void
+after_run(EState *estate)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &running)
+	{
+		KalamModify *state = dlist_container(KalamModify, node, iter.cur);
+
+		if (state->estate == estate)
+			settle_count(state);
+	}
+}
+
+#if PG_VERSION_NUM >= 180000
+static void
+kalam_ExecutorRun(QueryDesc *queryDesc, ScanDirection direction, uint64 count)
+{
+	if (prev_ExecutorRun)
+		prev_ExecutorRun(queryDesc, direction, count);
+	else
+		standard_ExecutorRun(queryDesc, direction, count);
+	after_run(queryDesc->estate);
+}
+#else
+static void
+kalam_ExecutorRun(QueryDesc *queryDesc, ScanDirection direction, uint64 count, bool execute_once)
+{
+	if (prev_ExecutorRun)
+		prev_ExecutorRun(queryDesc, direction, count, execute_once);
+	else
+		standard_ExecutorRun(queryDesc, direction, count, execute_once);
+	after_run(queryDesc->estate);
+}
+#endif
+
 /* What a statement has collected goes out before its AFTER triggers run. */
 static void
 kalam_ExecutorFinish(QueryDesc *queryDesc)
@@ -543,7 +616,7 @@ kalam_ExplainForeignModify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List
 
 	if (!es->verbose || state == NULL)
 		return;
-	by_row = state->spec.skip_conflicts || (state->spec.operation == CMD_INSERT && IsA(source, Result));
+	by_row = (state->by_row && (state->spec.skip_conflicts || state->spec.conflict != NULL)) || (state->spec.operation == CMD_INSERT && IsA(source, Result));
 	ExplainPropertyText("Remote SQL", kalam_batch_sql(&state->spec, by_row), es);
 }
 
@@ -568,4 +641,6 @@ kalam_modify_init(void)
 {
 	prev_ExecutorFinish = ExecutorFinish_hook;
 	ExecutorFinish_hook = kalam_ExecutorFinish;
+	prev_ExecutorRun = ExecutorRun_hook;
+	ExecutorRun_hook = kalam_ExecutorRun;
 }

@@ -28,6 +28,11 @@ typedef struct KalamModify
 	bool		lone;			/* its last rows may wait for COMMIT */
 	List	   *junk;			/* positions of the old key in the plan's rows */
 	HTAB	   *changed;		/* keys already changed, where a row may come twice */
+	bool		sets_tag;		/* its rows are the command's */
+	bool		by_row;			/* ON CONFLICT: what became of each row must be known */
+	int64		left_out;		/* rows that ON CONFLICT left out, already taken off the command's */
+	KalamReader *reader;		/* ON CONFLICT DO UPDATE ... RETURNING */
+	PGresult   *row_result;
 	Datum	   *values;			/* one row for the batch */
 	bool	   *nulls;
 } KalamModify;
@@ -42,5 +47,11 @@ extern void kalam_find_junk(KalamModify *state, Plan *plan);
 extern bool kalam_plan_only_scans(Plan *plan);	/* cannot give one row of the table twice */
 extern bool kalam_has_after_triggers(ResultRelInfo *rinfo, CmdType operation, bool row_only);
 extern bool kalam_may_wait_for_commit(KalamModify *state);
+
+/* ---------- kalam_conflict.c ---------- */
+extern void kalam_conflict_routine(FdwRoutine *routine);
+extern KalamConflict *kalam_conflict_create(List *private, bool returns, Relation rel);
+extern void kalam_conflict_begin(KalamConflict *conflict, KalamConn *conn, EState *estate);
+extern bool kalam_conflict_row(KalamModify *state, TupleTableSlot *slot);
 
 #endif							/* KALAM_MODIFY_H */

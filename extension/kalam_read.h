@@ -9,6 +9,7 @@
  * kalam_upper.c         paths of what is done with joined rows: groups, windows, DISTINCT, ORDER BY, LIMIT
  * kalam_scan.c          running a plan
  * kalam_direct.c        UPDATE and DELETE that are sent whole
+ * kalam_conflict.c      INSERT ... ON CONFLICT (key)
  * kalam_parameter.c     what a statement's parameters are
  * kalam_async.c         running several at the same time
  * kalam_reader.c        results to rows
@@ -183,6 +184,20 @@ typedef struct KalamChange
 	List	   *returning;		/* attnums of the columns that are wanted of the rows */
 } KalamChange;
 
+/* ON CONFLICT DO UPDATE */
+typedef struct KalamUpsert
+{
+	Index		target;
+	Index		excluded;		/* the row proposed */
+	Oid			relid;
+	const KalamScope *scope;
+	List	   *keys;			/* attnums of the key */
+	List	   *attnos;			/* as in KalamChange */
+	List	   *exprs;
+	List	   *conds;
+} KalamUpsert;
+
+extern void kalam_deparse_upsert(StringInfo buf, PlannerInfo *root, const KalamUpsert *upsert, List **params);
 extern void kalam_deparse_change(StringInfo buf, const KalamChange *change, List **params);
 /* "public.orders r1, public.lines r2" */
 extern char *kalam_relation_names(KalamRelInfo *from);
@@ -194,6 +209,7 @@ typedef struct KalamDeparse
 	PlannerInfo *root;
 	const KalamScope *scope;
 	bool		qualify;		/* columns: there is more than one table */
+	Index		excluded;		/* the row proposed, in ON CONFLICT; 0: none */
 	List	  **params;			/* expressions that became $1, $2, … */
 	List	   *known;			/* expressions that stand in the statement already, */
 	List	   *known_texts;	/* and how: there they must be written alike */
@@ -241,6 +257,8 @@ extern List *kalam_order(KalamRelInfo *info, List *pathkeys);
 
 /* ---------- kalam_direct.c ---------- */
 extern void kalam_direct_routine(FdwRoutine *routine);
+/* may a column be set to this? */
+extern bool kalam_value_allowed(const KalamScope *scope, Expr *expr);
 
 /* ---------- kalam_parameter.c ---------- */
 /* zeroed before they are prepared */

@@ -261,6 +261,22 @@ kalam_deparse_change(StringInfo buf, const KalamChange *change, List **params)
 	deparse_returning(relid, change->returning, &cxt);
 }
 
+/* Of the rows' columns, which stand before it, it knows nothing: their parameters follow its own. */
+void
+kalam_deparse_upsert(StringInfo buf, PlannerInfo *root, const KalamUpsert *upsert, List **params)
+{
+	KalamDeparse cxt = {.buf = buf, .root = root, .scope = upsert->scope, .params = params, .qualify = true,
+	.excluded = upsert->excluded};
+	ListCell   *lc;
+
+	foreach(lc, upsert->keys)
+		appendStringInfo(buf, "%s%s", lc == list_head(upsert->keys) ? "ON CONFLICT (" : ", ",
+						 kalam_quote(kalam_remote_column(upsert->relid, lfirst_int(lc))));
+	appendStringInfoString(buf, ") DO UPDATE");
+	deparse_settings(upsert->relid, upsert->attnos, upsert->exprs, &cxt);
+	deparse_conditions("WHERE", upsert->conds, NIL, &cxt);
+}
+
 /* ---------- for EXPLAIN ---------- */
 
 static void

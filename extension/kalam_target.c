@@ -249,7 +249,8 @@ kalam_may_wait_for_commit(KalamModify *state)
 	ResultRelInfo *rinfo = state->rinfo;
 	CmdType		operation = state->spec.operation;
 
-	if (state->routed || state->spec.skip_conflicts || rinfo->ri_WithCheckOptions != NIL ||
+	if (state->routed || state->spec.skip_conflicts || state->spec.conflict != NULL ||
+		rinfo->ri_WithCheckOptions != NIL ||
 		kalam_has_after_triggers(rinfo, operation, false) ||
 		kalam_has_after_triggers(rinfo->ri_RootResultRelInfo, operation, false))
 		return false;

@@ -290,12 +290,6 @@ def test_with_check_option(pair: Pair) -> None:
     pair.both("DELETE FROM small WHERE n = 2")
 
 
-def test_on_conflict_do_update_is_refused_by_postgres(pair: Pair) -> None:
-    pair.setup(ITEMS)
-    got = pair.kalam.run("INSERT INTO items VALUES (1, 1, 'a') ON CONFLICT (id) DO UPDATE SET t = excluded.t")
-    assert got.sqlstate == "42P10"
-
-
 @pytest.mark.parametrize("kind", ["shared", "user"])
 def test_update_setting_only_the_version(dsn: str, kind: str) -> None:
     """_seq belongs to the server: what is set is not forwarded, the statement still counts its rows."""
