@@ -239,12 +239,15 @@ class StoreTransaction:
         layout = self._engine.layouts.of(table)
         overlay = self._overlay.table(table, layout)
         last: dict[str, Any] = {}  # by tenant: the highest committed key, as long as nobody else had a turn
-        source, count = iter(rows), 0
+        source, count, seen = iter(rows), 0, 0
         while part := list(islice(source, TURN)):
-            if self._insert_new(overlay, part, last):
-                count += len(part)
-            else:
-                count += await self._insert_each(overlay, part, last, skip_conflicts=skip_conflicts)
+            taken: list[int] = []
+            if not self._insert_new(overlay, part, last):
+                await self._insert_each(overlay, part, last, taken if skip_conflicts else None)
+            count += len(part) - len(taken)
+            if conflicts is not None:
+                conflicts += [seen + place for place in taken]
+            seen += len(part)
             if len(part) == TURN:
                 await asyncio.sleep(0)
                 self._check_alive()
@@ -275,27 +278,24 @@ class StoreTransaction:
         self._overlay.insert_new(overlay, keys, [row for _, row in part])
         return True
 
-    async def _insert_each(self, overlay: TableOverlay, part: Sequence[tuple[str, Row]], last: dict[str, Any], *,
-                           skip_conflicts: bool) -> int:
+    async def _insert_each(self, overlay: TableOverlay, part: Sequence[tuple[str, Row]], last: dict[str, Any],
+                           skipped: list[int] | None) -> None:
+        """Rows whose key is taken are an error, or go to ``skipped`` by their places."""
         table, layout = overlay.table, overlay.layout
         try_lock, write = self._engine.locks.try_lock, self._overlay.insert
-        count = 0
-        for tenant, row in part:
+        for place, (tenant, row) in enumerate(part):
             key = self._new_key(table, layout, tenant, row)
             if table.id not in self._bulk and not try_lock(self, (table.id, *key)):
                 await self._lock((table.id, *key))
                 last.clear()
             taken = bool(table.key) and await self._read(self._exists, overlay, key, last, aside=last)
             if taken:
-                if not skip_conflicts:
+                if skipped is None:
                     raise duplicate(table, row)
                 await self._read(self._check_visible, overlay, key, aside=last)
-                if conflicts is not None:
-                    conflicts.append(place - 1)
+                skipped.append(place)
             else:
                 write(overlay, key, row)
-                count += 1
-        return count
 
     async def _spill(self, overlay: TableOverlay) -> None:
         """Rows beyond what a transaction may hold in memory become a run, and their table, if it can be had, is locked
