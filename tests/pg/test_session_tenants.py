@@ -4,7 +4,8 @@
 |---|---|
 | a connection cached under the wrong key; SET ROLE, SECURITY DEFINER, views | `whom_a_view_asks`, `one_connection` |
 | a mapping or server altered while the connection lives | `altered_inside_a_transaction`, `mapping_dropped` |
-| a connection broken while idle, first noticed in the middle of a transaction | `restart_is_noticed` |
+| a connection broken while idle, first noticed in the middle of a transaction | `broken_idle` |
+| loading the library breaks parallel workers | `parallel_workers` |
 | a tenant spliced into SQL; quotes, control characters, other letters | `tenants_of_all_kinds` |
 | poolers | `transaction_pooler`, `discard_all` |
 """
@@ -18,6 +19,7 @@ import pytest
 from psycopg import sql
 
 from support.postgres import Postgres
+from support.proxy import Proxy
 from support.server import KalamServer
 
 from .ddl import Session
@@ -266,17 +268,38 @@ def test_transaction_pooler(dsn: str, mine: str, db: Session) -> None:
 
 
 @pytest.mark.parametrize("begin", ["", "BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ"])
-@pytest.mark.parametrize("first", ["SELECT count(*) FROM {t}", "INSERT INTO {t} VALUES (2, 'x')", "DECLARE c CURSOR FOR"
-                                   " SELECT 1 FROM {t} FOR UPDATE", "SELECT kalam_exec('SELECT 1')",
-                                   "SELECT kalam_ping()", "SELECT kalam_table_stats('{t}')"])
-def test_restart_is_noticed_before_use(db: Session, server: KalamServer, mine: str, begin: str, first: str) -> None:
-    db(f"SET kalam.user_id = 'ann'; INSERT INTO {mine} VALUES (1, 'x')")
-    server.kill()
-    server.start()
-    if begin or "CURSOR" in first:
-        db(begin or "BEGIN")
-    db(first.format(t=mine))
-    db(f"UPDATE {mine} SET body = 'y' WHERE id = 1")
-    if begin or "CURSOR" in first:
-        db("COMMIT")
-    assert db(f"SELECT body FROM {mine} WHERE id = 1") == [("y",)]
+def test_broken_idle_connection_is_noticed_before_use(db: Session, proxy: Proxy, ns: str, begin: str) -> None:
+    """Whatever comes first then, alone or in a block, goes over a new one, and what follows with it."""
+    table = f"{ns}.t"
+    db(f"CREATE TABLE {table} (id bigint PRIMARY KEY, body text) USING kalamdb WITH (server = '{ns}_proxy')")
+    db(f"INSERT INTO {table} VALUES (1, 'x')")
+    for place, first in enumerate([
+        "SELECT count(*) FROM {t}", "INSERT INTO {t} VALUES (2, 'x')", "SELECT 1 FROM {t} FOR UPDATE",
+        "SELECT kalam_exec('SELECT 1', '{s}')", "SELECT kalam_ping('{s}')", "SELECT kalam_table_stats('{t}')",
+        "DELETE FROM {t} WHERE id = 2",
+    ]):
+        proxy.cut()
+        if begin:
+            db(begin)
+        db(first.format(t=table, s=f"{ns}_proxy"))
+        db(f"UPDATE {table} SET body = '{place}' WHERE id = 1")
+        if begin:
+            db("COMMIT")
+        assert db(f"SELECT body FROM {table} WHERE id = 1") == [(str(place),)]
+    assert proxy.connections == 8
+
+
+def test_library_in_parallel_workers(db: Session, pg: Postgres, ns: str, mine: str) -> None:
+    """They load it, take over its settings, and have no connection; the leader reads the tables."""
+    name = "force_parallel_mode" if pg.installed.version.startswith("15") else "debug_parallel_query"
+    db(f"CREATE TABLE {ns}.local AS SELECT g AS id FROM generate_series(1, 20000) g")
+    db(f"SET kalam.user_id = 'ann'; SET {name} = on; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;"
+       " SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 2")
+    db(f"INSERT INTO {mine} SELECT id, 'x' FROM {ns}.local WHERE id % 2 = 0")
+    assert db(f"SELECT count(*) FROM {ns}.local l JOIN {mine} USING (id) WHERE l.id % 3 = 0") == [(3333,)]
+    assert db(f"SELECT count(*), kalam_user_id() FROM {ns}.local") == [(20000, "ann")]
+    db("BEGIN")
+    db(f"DELETE FROM {mine} WHERE id > 10000")
+    assert db(f"SELECT count(*) FROM {ns}.local") == [(20000,)]
+    assert db(f"SELECT count(*) FROM {ns}.local JOIN {mine} USING (id)") == [(5000,)]
+    db("COMMIT")
