@@ -18,6 +18,7 @@
 #include "catalog/heap.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
@@ -26,6 +27,7 @@
 #include "optimizer/prep.h"
 #include "optimizer/restrictinfo.h"
 #include "optimizer/tlist.h"
+#include "utils/lsyscache.h"
 
 #include "kalam_read.h"
 
@@ -215,18 +217,84 @@ add_parameterized_path(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, R
 	add_scan_path(root, rel, &estimate, param->ppi_rows, outer, NIL, NIL);
 }
 
-/* In the order that the query wants, if the server can give it. */
+/* A condition says which one value the column has. */
+static bool
+is_fixed(RelOptInfo *rel, AttrNumber attno)
+{
+	ListCell   *lc;
+
+	foreach(lc, rel->baserestrictinfo)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		OpExpr	   *op = (OpExpr *) rinfo->clause;
+		Var		   *var;
+
+		if (!is_opclause(op) || list_length(op->args) != 2 || !bms_is_empty(rinfo->right_relids))
+			continue;
+		var = linitial(op->args);
+		if (IsA(var, Var) && var->varattno == attno && op_mergejoinable(op->opno, var->vartype))
+			return true;
+	}
+	return false;
+}
+
+static List *
+ascending(RelOptInfo *rel, KalamRelInfo *info, AttrNumber attno)
+{
+	Oid			type;
+	int32		typmod;
+	Oid			collation;
+
+	get_atttypetypmodcoll(info->table->relid, attno, &type, &typmod, &collation);
+	return list_make2(makeVar(rel->relid, attno, type, typmod, collation, 0), makeInteger(0));
+}
+
+/*
+ * The order as that in which the store keeps the rows: the key's first columns,
+ * ascending; those that are fixed PostgreSQL has left out.  NIL if it is another.
+ */
+static List *
+key_order(RelOptInfo *rel, KalamRelInfo *info, List *order)
+{
+	List	   *result = NIL;
+	int			place = 0;
+	ListCell   *lc;
+
+	foreach(lc, order)
+	{
+		Var		   *var = linitial(lfirst_node(List, lc));
+
+		if (!IsA(var, Var) || intVal(lsecond(lfirst_node(List, lc))) != 0)
+			return NIL;
+		while (place < list_length(info->keys) && list_nth_int(info->keys, place) != var->varattno &&
+			   is_fixed(rel, list_nth_int(info->keys, place)))
+			result = lappend(result, ascending(rel, info, list_nth_int(info->keys, place++)));
+		if (place == list_length(info->keys) || list_nth_int(info->keys, place++) != var->varattno)
+			return NIL;
+		result = lappend(result, lfirst(lc));
+	}
+	return result;
+}
+
+/*
+ * In the order that the query wants, if the server can give it.  Rows that are
+ * locked are locked in that order, and only as many as are asked for, so it has
+ * to be the one in which they are read.
+ */
 static void
 add_sorted_path(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, KalamEstimate *estimate)
 {
 	List	   *order;
 
-	if (root->query_pathkeys == NIL || info->scope.plain || rel->reloptkind != RELOPT_BASEREL)
+	if (root->query_pathkeys == NIL || rel->reloptkind != RELOPT_BASEREL)
 		return;
 	order = kalam_order(info, root->query_pathkeys);
+	if (info->scope.plain)
+		order = key_order(rel, info, order);
 	if (order == NIL)
 		return;
-	kalam_estimate_sort(estimate, estimate->fetched);
+	if (!info->scope.plain)
+		kalam_estimate_sort(estimate, estimate->fetched);
 	add_scan_path(root, rel, estimate, rel->rows, rel->lateral_relids, root->query_pathkeys,
 				  list_make3(order, NULL, NULL));
 }
@@ -310,16 +378,30 @@ fetched_columns(RelOptInfo *rel, Relation relation, List *local_exprs)
  * more would be read, and locked, in vain.  0: no limit is known.
  */
 static int
-rows_wanted(PlannerInfo *root, List *local_exprs)
+rows_wanted(PlannerInfo *root, ForeignPath *path, List *local_exprs)
 {
 	double		wanted = root->limit_tuples > 0 ? root->limit_tuples : root->tuple_fraction;
 
-	if (wanted < 1 || wanted > PG_INT32_MAX || local_exprs != NIL || root->query_pathkeys != NIL ||
+	if (wanted < 1 || wanted > PG_INT32_MAX || local_exprs != NIL ||
+		!pathkeys_contained_in(root->query_pathkeys, path->path.pathkeys) ||
 		root->parse->hasAggs || root->parse->groupClause != NIL || root->parse->distinctClause != NIL ||
 		root->parse->hasWindowFuncs ||
 		bms_membership(root->all_baserels) != BMS_SINGLETON)
 		return 0;
 	return (int) wanted;
+}
+
+/* The same as a LIMIT for rows that are locked: not one more may be.  NULL where it is not certain. */
+static Node *
+lock_limit(PlannerInfo *root, int wanted)
+{
+	Query	   *parse = root->parse;
+
+	if (wanted == 0 || root->limit_tuples <= 0 || parse->limitOption == LIMIT_OPTION_WITH_TIES ||
+		parse->limitCount == NULL || !IsA(parse->limitCount, Const) ||
+		(parse->limitOffset != NULL && !IsA(parse->limitOffset, Const)))
+		return NULL;
+	return (Node *) makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(wanted), false, FLOAT8PASSBYVAL);
 }
 
 static void
@@ -383,7 +465,9 @@ plan_table(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path, List *tlist, L
 	statement.outputs = columns_of(rel, relation, attrs);
 	table_close(relation, NoLock);
 	take_path_parts(&statement, path);
-	wanted = path->fdw_private == NIL ? rows_wanted(root, local) : 0;
+	wanted = rows_wanted(root, path, local);
+	if (statement.locking != NULL)
+		statement.limit = lock_limit(root, wanted);
 	initStringInfo(&sql);
 	kalam_deparse_statement(&sql, &statement, &params);
 	return make_foreignscan(tlist, local, rel->relid, params,

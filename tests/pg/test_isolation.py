@@ -260,9 +260,22 @@ SCHEDULES = {
     "skip locked": """
         A SELECT id FROM items WHERE id IN (1, 3) FOR UPDATE
         B SELECT id FROM items ORDER BY id LIMIT 2 FOR UPDATE SKIP LOCKED
+        A SELECT id FROM items ORDER BY id FOR SHARE SKIP LOCKED
         B DELETE FROM items WHERE id = 2
         B COMMIT
         A COMMIT""",
+    "queue of jobs": """
+        C BEGIN ISOLATION LEVEL {level}
+        A SELECT id FROM items WHERE n > 15 ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+        B UPDATE items SET t = 'taken' WHERE id =
+ (SELECT id FROM items WHERE n > 15 ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id
+        C SELECT id FROM items WHERE n > 15 ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+        A SELECT id FROM items WHERE n > 15 ORDER BY id OFFSET 1 LIMIT 1 FOR UPDATE SKIP LOCKED
+        A COMMIT
+        B SELECT id FROM items ORDER BY id LIMIT 2 FOR UPDATE SKIP LOCKED
+        B COMMIT
+        C SELECT id FROM items ORDER BY id FOR UPDATE SKIP LOCKED
+        C COMMIT""",
     "lock timeout": """
         A UPDATE items SET n = 0 WHERE id = 2
         B SAVEPOINT s
@@ -291,6 +304,8 @@ def test_as_postgres(stage: Stage, name: str, level: str) -> None:
 
 
 def lines(schedule: str) -> str:
+    """A line that begins with one blank goes on with the one before."""
+    schedule = schedule.replace("\n (", " (")
     return "\n".join(line.strip() for line in schedule.splitlines() if line.strip())
 
 
@@ -390,6 +405,35 @@ def test_deadlock_through_a_lock_of_postgres(stage: Stage) -> None:
     assert side.run("SELECT id FROM local").rows == [(3,)]
     for actor in (a, b):
         actor.close()
+
+
+# ---------- how many rows are locked ----------
+@pytest.mark.parametrize(
+    ("tenant", "query", "rows"),
+    [
+        ("t1", "ORDER BY a, b LIMIT 3", ["t11", "t12", "t13"]), ("t1", "LIMIT 2", None),
+        ("t1", "ORDER BY a LIMIT 1 OFFSET 4", None), ("*", "ORDER BY a, b LIMIT 3", ["t11", "t12", "t21"]),
+        ("t1", "WHERE n > 30 AND n <> 31 ORDER BY a, b FETCH FIRST 2 ROWS ONLY", ["t132", "t133"]),
+        ("t1", "WHERE a = 7 ORDER BY a, b LIMIT 1", ["t121"]),
+    ],
+)
+def test_no_more_rows_are_locked_than_limit_lets_through(
+    stage: Stage, tenant: str, query: str, rows: list[str] | None
+) -> None:
+    """In the order of the key, or of a part of it; also of all tenants' rows, which are kept in another order."""
+    side = stage.pair.kalam
+    using = side.using.replace("shared", "user")
+    side.conn.execute(f'CREATE TABLE jobs (a int, b text COLLATE "C", n int, PRIMARY KEY (a, b)) {using}')
+    for each in ("t1", "t2"):
+        side.conn.execute(f"SET kalam.user_id = '{each}'")
+        side.conn.execute("INSERT INTO jobs SELECT g / 3, %s || g, g FROM generate_series(1, 600) g", [each])
+    side.conn.execute(f"SET kalam.user_id = '{tenant}'")
+    side.conn.execute("BEGIN")
+    found = [row[0] for row in side.conn.execute(f"SELECT b FROM jobs {query} FOR UPDATE")]
+    locked = stage.there.execute("SELECT count(*) FROM system.locks WHERE key IS NOT NULL").fetchone()
+    side.conn.execute("ROLLBACK")
+    assert rows is None or found == rows
+    assert locked == (len(found) + (4 if "OFFSET" in query else 0),)
 
 
 # ---------- crowds ----------

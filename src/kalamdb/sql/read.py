@@ -112,7 +112,7 @@ def picker(positions: Sequence[int]) -> Callable[[Row], Row]:
 
 @dataclass(slots=True)
 class ReadPlan:
-    """SELECT columns FROM table WHERE condition [LIMIT n] [FOR …]."""
+    """SELECT columns FROM table WHERE condition [LIMIT n] [FOR …]; with FOR also ORDER BY the key's first columns."""
 
     name: Name
     table: TableDef
@@ -123,6 +123,7 @@ class ReadPlan:
     lock: Lock | None
     limit: Value | None
     pick: Callable[[Row], Row]
+    ordered: bool = False
     writes: bool = False
     wire: bool = True
 
@@ -207,7 +208,9 @@ class ReadPlan:
         scan = self.filter.scan(self.table, tenant, (SEQ,), run.params, with_id=True, stats=run.scanning(STORE))
         if scan is None:
             return ListSource([])
-        inner = ThreadSource.of_scan(run.workers, run.session, run.transaction.scan(run.snapshot, scan))
+        inner: Source = ThreadSource.of_scan(run.workers, run.session, run.transaction.scan(run.snapshot, scan))
+        if self.ordered and tenant is None:
+            inner = SortSource(inner, self.table)
         return LockSource(run, self, inner, self._limit(run))
 
 
@@ -246,6 +249,30 @@ class LockSource:
             timeout_ms=run.lock_timeout,
         )
         self._held += [plan.pick(row) for row in rows if row is not None and plan.filter.matches(row, run.params)]
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class SortSource:
+    """Rows (tenant, key) of all tenants, which come in order of the tenant, in order of the key."""
+
+    def __init__(self, inner: Source, table: TableDef) -> None:
+        self._inner = inner
+        self._encoders = [part_encoder(table.columns[place].type.name) for place in table.key]
+        self._rows: ListSource | None = None
+
+    def ahead(self, count: int) -> None:
+        pass
+
+    async def read(self, count: int) -> list[Row]:
+        if self._rows is None:
+            found: list[Row] = []
+            while rows := await self._inner.read(LOCK_ROWS):
+                found += rows
+            found.sort(key=lambda row: [encode(part) for encode, part in zip(self._encoders, row[1], strict=True)])
+            self._rows = ListSource(found)
+        return await self._rows.read(count)
 
     def close(self) -> None:
         self._inner.close()
@@ -296,6 +323,7 @@ def qualifiers(node: exp.Table, table: TableDef) -> set[str]:
 
 
 _SIMPLE_PARTS = {"expressions", "from_", "where", "locks", "limit", "kind"}
+_LOCK_PARTS = _SIMPLE_PARTS | {"order"}
 
 
 def is_simple_select(tree: exp.Expression) -> bool:
@@ -303,7 +331,10 @@ def is_simple_select(tree: exp.Expression) -> bool:
     if not isinstance(tree, exp.Select):
         return False
     if any(value for part, value in tree.args.items() if part not in _SIMPLE_PARTS):
-        return False
+        if not tree.args.get("locks"):  # only locking needs the order in which rows are read
+            return False
+        if any(value for part, value in tree.args.items() if part not in _LOCK_PARTS):
+            return False
     source = tree.args.get("from_")
     if source is None or not isinstance(source.this, exp.Table):
         return False
@@ -368,6 +399,22 @@ def _limit(tree: exp.Select, params: Params) -> Value | None:
     raise NotSimple
 
 
+def _is_ordered(tree: exp.Select, binder: Binder) -> bool:
+    """ORDER BY the key's first columns, ascending. Raises NotSimple for any other order."""
+    order = tree.args.get("order")
+    if order is None:
+        return False
+    assert binder.table is not None
+    for place, item in enumerate(order.expressions):
+        if place >= len(binder.table.key) or item.args.get("desc") or item.args.get("nulls_first") or not isinstance(
+                item.this, exp.Column):
+            raise NotSimple
+        operand = binder.column(item.this)
+        if operand.field is None or operand.field.position != binder.table.key[place]:
+            raise NotSimple
+    return True
+
+
 def plan_read(tree: exp.Select, name: Name, table: TableDef, params: Params) -> ReadPlan:
     """Raises NotSimple where the query engine has to do it."""
     source = tree.args["from_"].this
@@ -379,4 +426,4 @@ def plan_read(tree: exp.Select, name: Name, table: TableDef, params: Params) -> 
     if lock is not None and is_system(table):
         raise KalamError("42809", f'cannot lock rows in system table "{table.name}"')
     return ReadPlan(name, table, positions, columns, Filter.of(table, condition), params, lock, _limit(tree, params),
-                    picker(positions), writes=lock is not None)
+                    picker(positions), ordered=_is_ordered(tree, binder), writes=lock is not None)
