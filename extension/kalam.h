@@ -115,6 +115,7 @@ typedef struct KalamCap
 #define KALAM_REQ_ARROW		0x08	/* large results may come as Arrow */
 #define KALAM_REQ_EXEC		0x10	/* kalam_exec: human dialect, with search path */
 #define KALAM_REQ_TEXT		0x20	/* the values of the result come as text */
+#define KALAM_REQ_BOUND		0x40	/* kalam_exec: for this tenant and no other */
 
 typedef struct KalamRequest
 {

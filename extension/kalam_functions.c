@@ -99,6 +99,8 @@ sql_kalam_exec(PG_FUNCTION_ARGS)
 	user = kalam_user_mapping(server->serverid, GetUserId());
 	req.sql = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	req.tenant = kalam_tenant(user);
+	if (kalam_find_option(user->options, "user_id"))
+		req.flags |= KALAM_REQ_BOUND;
 	res = kalam_request(kalam_connection_get(user), &req);
 	if (PQntuples(res) != 1 || PQnfields(res) != 1)
 		ereport(ERROR,

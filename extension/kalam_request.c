@@ -610,6 +610,8 @@ context_json(KalamConn *conn, const KalamRequest *req)
 	if (req->flags & KALAM_REQ_EXEC)
 	{
 		appendStringInfoString(&json, "\"exec\":true,");
+		if (req->flags & KALAM_REQ_BOUND)
+			appendStringInfoString(&json, "\"bound\":true,");
 		append_strings(&json, "path", search_path_names());
 	}
 	if (req->report > 0)

@@ -63,6 +63,7 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     arrow: bool = False
     commit: bool = False
     exec: bool = False
+    bound: bool = False
     path: tuple[str, ...] = ()
     lock_timeout: int = 0
     stats: int = 0

@@ -289,6 +289,12 @@ def test_roles_bound_to_tenants(db: Session, ns: str, role: str, mine: str) -> N
     db.fails(f"INSERT INTO {mine} (id, _userid) SELECT g, CASE g WHEN 700 THEN 'two' END"
              " FROM generate_series(2, 900) g", "42501", "two")
     db(f"INSERT INTO {mine} (id, _userid) VALUES (2, 'one'); DELETE FROM {mine} WHERE id = 2")
+    for other in (f"INSERT INTO {mine} (id, _userid) VALUES (2, ''one''), (3, ''two'')",
+                  f"INSERT INTO {mine} (id, _userid) SELECT 2, ''tw'' || ''o''",
+                  f"EXECUTE AS USER ''two'' (DELETE FROM {mine})",
+                  f"EXECUTE AS USER ''*'' (SELECT * FROM {mine})"):
+        db.fails(f"SELECT kalam_exec('{other}')", "42501", "permission denied to act for tenant")
+    assert db.remote(f"EXECUTE AS USER 'one' (SELECT body FROM {mine})") == [{"body": role}]
 
     # a function of one role, called by the other: its owner's tenant within, its caller's after
     db(f"CREATE FUNCTION {ns}.count_mine() RETURNS text LANGUAGE sql SECURITY DEFINER"

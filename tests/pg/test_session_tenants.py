@@ -89,6 +89,20 @@ def test_tenant_changes_while_a_statement_runs(db: Session, ns: str, mine: str) 
         ("t0", 2, "by t0"), ("t0", 4, "by t0"), ("t1", 1, "by t1"), ("t1", 3, "by t1")]
 
 
+def test_tenant_of_a_function(db: Session, ns: str, mine: str) -> None:
+    """A function may carry the setting; it holds within, also when it fails, and not after."""
+    db(f"""CREATE FUNCTION {ns}.put(n int) RETURNS bigint LANGUAGE plpgsql SET kalam.user_id = 'fn' AS $$BEGIN
+        INSERT INTO {mine} VALUES (n, 'fn'); RETURN (SELECT count(*) FROM {mine}); END$$""")
+    db("SET kalam.user_id = 'ann'")
+    db(f"INSERT INTO {mine} VALUES (1, 'ann')")
+    assert db(f"SELECT {ns}.put(1), (SELECT count(*) FROM {mine}), {ns}.put(2)") == [(1, 1, 2)]
+    db("BEGIN; SAVEPOINT s")
+    db.fails(f"SELECT {ns}.put(1)", "23505")
+    db("ROLLBACK TO s")
+    db(f"INSERT INTO {mine} VALUES (3, kalam_user_id()); COMMIT")
+    assert everything(db, mine) == [("ann", 1, "ann"), ("ann", 3, "ann"), ("fn", 1, "fn"), ("fn", 2, "fn")]
+
+
 @pytest.mark.parametrize(
     "tenant",
     ["o'hara", 'say "hi"', "back\\slash", "a','role':'system", '","user":"*', "日本 ☃ ä", " leading", "$1", "%s", "--",

@@ -133,11 +133,19 @@ def test_swallowed_error_of_a_waiting_row(db: Session, ns: str, table: str) -> N
         "WITH w AS (UPDATE items SET n = 0) INSERT INTO items VALUES (1, 0, 'dup')",
         "INSERT INTO items VALUES (1, log_it(1), 'dup')",
         "COPY items FROM PROGRAM 'echo 1'",
+        "INSERT INTO watched VALUES (1)",
+        "INSERT INTO watched VALUES (50), (1)",
+        "WITH w AS (INSERT INTO items VALUES (1, 0, 'dup')) SELECT log_it(5)",
+        "CREATE TABLE copied AS SELECT put_it(1)",
     ],
 )
 def test_error_of_a_statement_that_is_not_alone(pair: Pair, sql: str) -> None:
-    pair.setup("CREATE TABLE log (n int); CREATE FUNCTION log_it(int) RETURNS int LANGUAGE sql AS"
-               " 'INSERT INTO log VALUES ($1) RETURNING n'")
+    pair.setup("""CREATE TABLE log (n int); CREATE TABLE watched (id int);
+        CREATE FUNCTION log_it(int) RETURNS int LANGUAGE sql AS 'INSERT INTO log VALUES ($1) RETURNING n';
+        CREATE FUNCTION put_it(int) RETURNS int LANGUAGE sql AS 'INSERT INTO items VALUES ($1) RETURNING id';
+        CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+            INSERT INTO items VALUES (NEW.id, 0, 'watched'); PERFORM log_it(NEW.id); RETURN NEW; END$$;
+        CREATE TRIGGER watch BEFORE INSERT ON watched FOR EACH ROW EXECUTE FUNCTION watch()""")
     assert pair.both(sql).sqlstate is not None
     pair.both("SELECT count(*) FROM log")
 
@@ -264,6 +272,15 @@ def test_failing_function_about_a_table_is_undone_by_its_savepoint(db: Session, 
     db(f"INSERT INTO {table} VALUES (4, 'kept')")
     db("COMMIT")
     assert db(f"SELECT count(*) FROM {table}") == [(4,)]
+
+
+def test_commit_and_chain(pair: Pair) -> None:
+    for level in ("READ COMMITTED", "REPEATABLE READ"):
+        for step in (f"BEGIN ISOLATION LEVEL {level}", "INSERT INTO items VALUES (7, 1, 'kept')", "COMMIT AND CHAIN",
+                     "SHOW transaction_isolation", "DELETE FROM items WHERE id = 7", "ROLLBACK AND CHAIN",
+                     "UPDATE items SET n = n + 1 WHERE id = 7 RETURNING n", "SELECT 1/0", "ROLLBACK AND CHAIN",
+                     "DELETE FROM items WHERE id = 7", "COMMIT"):
+            pair.both(step)
 
 
 # ---------- procedures ----------

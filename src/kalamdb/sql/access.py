@@ -107,6 +107,13 @@ def check_tenant(account: Account, tenant: str) -> None:
                          hint="An account of role user acts for itself only.")
 
 
+def check_bound(bound: str | None, tenant: str) -> None:
+    """A role of PostgreSQL may be bound to one tenant though the account it comes with is not."""
+    if bound is not None and tenant != bound:
+        raise KalamError("42501", f'permission denied to act for tenant "{tenant}"',
+                         detail=f'The role is bound to tenant "{bound}".')
+
+
 def no_tenant() -> KalamError:
     return KalamError("42501", "no tenant is set", hint="SET kalam.user_id")
 

@@ -263,6 +263,7 @@ class SqlExecutor:
             case ExecuteAs():
                 if run.session.account.role < Role.SERVICE and statement.user != run.session.account.name:
                     access.check_tenant(run.session.account, statement.user)
+                access.check_bound(run.bound, statement.user)
                 run.tenant = statement.user
                 assert entry.inner is not None
                 return self._start(run, entry.inner, params, formats)

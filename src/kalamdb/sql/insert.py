@@ -203,7 +203,10 @@ class InsertPlan:
                 if shared:
                     yield "", values
                 else:
-                    yield access.row_tenant(account, default, row[-1](run, computed), run.tenant), values
+                    named = row[-1](run, computed)
+                    if named is not None:
+                        access.check_bound(run.bound, named)
+                    yield access.row_tenant(account, default, named, run.tenant), values
 
 
 def _take(rows: Iterator[tuple[str, Row]], count: int) -> list[tuple[str, Row]]:

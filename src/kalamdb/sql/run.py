@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from kalamdb import types
 from kalamdb.api import ClientSession, Column, Context, Result, Row
-from kalamdb.sql import coerce
+from kalamdb.sql import access, coerce
 from kalamdb.sql.cursors import SMALL, BatchChunks, BatchSource, Chunks, Cursor, RowStream, Source
 from kalamdb.sql.report import Report
 from kalamdb.sql.transaction import SessionState, milliseconds
@@ -109,6 +109,12 @@ class Run:
         if self.context is not None:
             return self.context.lock_timeout
         return milliseconds(self.session.settings.get("lock_timeout", "0"))
+
+    @property
+    def bound(self) -> str | None:
+        """The only tenant that it may act for, whatever its account may."""
+        bound = self.context is not None and self.context.bound and self.tenant != access.EVERYONE
+        return self.tenant if bound else None
 
     @property
     def exec(self) -> bool:
