@@ -68,6 +68,7 @@ typedef struct KalamTable
 	int			fetch_size;
 	int			batch_size;
 	bool		updatable;
+	bool		truncatable;
 	bool		remote_estimate;	/* use_remote_estimate */
 	bool		async_capable;
 	double		startup_cost;

@@ -641,6 +641,8 @@ take_planning(KalamTable *table, List *options)
 			(void) parse_int(defGetString(def), &table->batch_size, 0, NULL);
 		else if (strcmp(def->defname, "updatable") == 0)
 			(void) parse_bool(defGetString(def), &table->updatable);
+		else if (strcmp(def->defname, "truncatable") == 0)
+			(void) parse_bool(defGetString(def), &table->truncatable);
 		else if (strcmp(def->defname, "use_remote_estimate") == 0)
 			(void) parse_bool(defGetString(def), &table->remote_estimate);
 		else if (strcmp(def->defname, "async_capable") == 0)
@@ -678,6 +680,7 @@ kalam_table_get(Oid relid)
 	table->fetch_size = KALAM_DEFAULT_FETCH;
 	table->batch_size = KALAM_DEFAULT_BATCH;
 	table->updatable = true;
+	table->truncatable = true;
 	table->startup_cost = 100.0;
 	table->tuple_cost = 0.01;
 	take_planning(table, server->options);

@@ -8,6 +8,7 @@
 
 #include "executor/executor.h"
 #include "kalam_modify.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/appendinfo.h"
 #include "tcop/pquery.h"
@@ -104,6 +105,47 @@ kalam_IsForeignRelUpdatable(Relation rel)
 			events |= 1 << CMD_UPDATE;
 	}
 	return events;
+}
+
+/* ---------- TRUNCATE ---------- */
+
+/*
+ * All rows of the tenant, or of all where kalam.user_id is '*'.  They are
+ * deleted as by any statement, so that savepoints and other transactions see
+ * what they do of one.  There is nothing to restart, and nobody to cascade to.
+ */
+static void
+truncate_one(Relation rel)
+{
+	KalamTable *table = kalam_table_get(RelationGetRelid(rel));
+	UserMapping *user = kalam_user_mapping(table->serverid, GetUserId());
+	KalamRequest req = {0};
+	PGresult   *res;
+	StringInfoData sql;
+
+	if (!table->truncatable)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("foreign table \"%s\" does not allow truncates", RelationGetRelationName(rel))));
+	req.tenant = kalam_tenant(user);
+	kalam_require_tenant(req.tenant, table);
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "DELETE FROM ");
+	kalam_deparse_table(&sql, table);
+	req.sql = sql.data;
+	req.flags = KALAM_REQ_WRITE | KALAM_REQ_TXN;
+	res = kalam_request(kalam_connection_get(user), &req);
+	kalam_sizes_changed(strtoll(PQcmdTuples(res), NULL, 10));
+	kalam_result_free(res);
+}
+
+static void
+kalam_ExecForeignTruncate(List *rels, DropBehavior behavior, bool restart_seqs)
+{
+	ListCell   *lc;
+
+	foreach(lc, rels)
+		truncate_one(lfirst(lc));
 }
 
 /* ---------- columns ---------- */
@@ -267,4 +309,5 @@ kalam_target_routine(FdwRoutine *routine)
 {
 	routine->AddForeignUpdateTargets = kalam_AddForeignUpdateTargets;
 	routine->IsForeignRelUpdatable = kalam_IsForeignRelUpdatable;
+	routine->ExecForeignTruncate = kalam_ExecForeignTruncate;
 }
