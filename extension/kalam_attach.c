@@ -143,8 +143,8 @@ settle_key(Oid relid, KalamTable *table)
 
 /* ---------- comparing ---------- */
 
-static int
-find_remote(PGresult *rows, const char *name)
+int
+kalam_attach_find_column(PGresult *rows, const char *name)
 {
 	for (int i = 0; i < PQntuples(rows); i++)
 	{
@@ -154,8 +154,8 @@ find_remote(PGresult *rows, const char *name)
 	return -1;
 }
 
-static Oid
-parse_type(const char *name)
+Oid
+kalam_attach_parse_type(const char *name)
 {
 	Oid			typid = InvalidOid;
 	int32		typmod;
@@ -185,7 +185,7 @@ comparable(KalamConn *conn, Oid local, const char *remote_name)
 	local = getBaseType(local);
 	if (strcmp(remote_name, "file") == 0)
 		return local == JSONBOID;
-	remote = parse_type(remote_name);
+	remote = kalam_attach_parse_type(remote_name);
 	if (local == remote || (is_text(local) && is_text(remote)))
 		return true;
 	/* what the server has no form for it keeps as text */
@@ -196,7 +196,7 @@ static void
 compare_column(KalamConn *conn, Oid relid, Form_pg_attribute att, KalamTable *table, PGresult *rows)
 {
 	char	   *name = kalam_remote_column(relid, att->attnum);
-	int			row = find_remote(rows, name);
+	int			row = kalam_attach_find_column(rows, name);
 	StringInfoData remote;
 
 	initStringInfo(&remote);
@@ -248,8 +248,8 @@ compare_columns(KalamConn *conn, Oid relid, KalamTable *table, const char *remot
 /* ---------- the key ---------- */
 
 /* Local column that stands for a remote one; 0 if there is none. */
-static AttrNumber
-local_column(Oid relid, const char *remote)
+AttrNumber
+kalam_attach_local_column(Oid relid, const char *remote)
 {
 	Relation	rel = table_open(relid, NoLock);
 	TupleDesc	desc = RelationGetDescr(rel);
@@ -267,8 +267,8 @@ local_column(Oid relid, const char *remote)
 }
 
 /* place of a remote column in the key, from 1; 0: not part of it */
-static int
-key_place(PGresult *rows, int row)
+int
+kalam_attach_key_place(PGresult *rows, int row)
 {
 	uint32		place;
 
@@ -291,13 +291,13 @@ remote_key(Oid relid, PGresult *rows)
 	{
 		AttrNumber	attnum;
 
-		if (key_place(rows, i) == 0)
+		if (kalam_attach_key_place(rows, i) == 0)
 			continue;
-		attnum = local_column(relid, PQgetvalue(rows, i, 0));
+		attnum = kalam_attach_local_column(relid, PQgetvalue(rows, i, 0));
 		if (attnum == 0)
 			return NIL;
 		cmds = lappend(cmds, add_option(AT_AlterColumnGenericOptions, get_attname(relid, attnum, false), "key",
-										psprintf("%d", key_place(rows, i))));
+										psprintf("%d", kalam_attach_key_place(rows, i))));
 	}
 	return cmds;
 }
@@ -311,10 +311,10 @@ compare_key(Oid relid, KalamTable *table, PGresult *rows)
 	foreach(lc, kalam_key_columns(relid))
 	{
 		char	   *name = kalam_remote_column(relid, lfirst_int(lc));
-		int			row = find_remote(rows, name);
+		int			row = kalam_attach_find_column(rows, name);
 
 		place++;
-		if (row < 0 || key_place(rows, row) != place)
+		if (row < 0 || kalam_attach_key_place(rows, row) != place)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
 					 errmsg("column \"%s\" is not number %d of the key of remote table %s.%s", name, place,

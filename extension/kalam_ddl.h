@@ -7,6 +7,7 @@
  * kalam_attach.c  or compared with the one that is there
  * kalam_alter.c   ALTER TABLE and RENAME: who is told
  * kalam_definition.c  what changed, as an ALTER for the server
+ * kalam_drift.c   where the two sides differ; taking ownership
  * kalam_drop.c    what DROP, in all its forms, means for the server
  * kalam_refuse.c  statements that would leave the two sides apart
  * kalam_secret.c  secrets given on a server go into a mapping
@@ -90,6 +91,11 @@ extern void kalam_rename_run(KalamUtility *u);
 
 /* ---------- kalam_attach.c ---------- */
 extern void kalam_attach(Oid relid);
+/* about DESCRIBE's rows; -1, 0 and InvalidOid: there is none */
+extern int	kalam_attach_find_column(PGresult *rows, const char *name);
+extern int	kalam_attach_key_place(PGresult *rows, int row);
+extern AttrNumber kalam_attach_local_column(Oid relid, const char *remote);
+extern Oid	kalam_attach_parse_type(const char *name);
 extern void kalam_attach_pin_column(Oid relid, const char *column);	/* OPTIONS (column_name …) of its present name */
 
 /* ---------- kalam_drop.c ---------- */

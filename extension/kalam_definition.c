@@ -319,7 +319,7 @@ add_column(Changes *c, AttrNumber attnum)
 {
 	Column	   *column = &c->after->columns[attnum - 1];
 
-	change(c, "ADD COLUMN %s %s%s", kalam_quote(column->name), column->type, column->not_null ? " NOT NULL" : "");
+	change(c, "ADD COLUMN IF NOT EXISTS %s %s%s", kalam_quote(column->name), column->type, column->not_null ? " NOT NULL" : "");
 	if (column->value)
 		appendStringInfo(&c->sql, " DEFAULT %s", column->value);
 	append_fill(&c->sql, c->after, attnum);
@@ -331,7 +331,7 @@ change_columns(Changes *c)
 	for (int i = 0; i < c->before->natts; i++)
 	{
 		if (c->before->columns[i].live && !c->after->columns[i].live)
-			change(c, "DROP COLUMN %s", kalam_quote(c->before->columns[i].name));
+			change(c, "DROP COLUMN IF EXISTS %s", kalam_quote(c->before->columns[i].name));
 	}
 	for (int i = 0; i < c->before->natts; i++)
 	{

@@ -235,7 +235,7 @@ own_sqlstate(int sqlstate, uint32 flags, char **hint)
 		return sqlstate;
 	if (sqlstate == ERRCODE_UNDEFINED_COLUMN)
 	{
-		*hint = "The remote table has changed: ALTER FOREIGN TABLE ... DROP COLUMN or OPTIONS (SET column_name ...), or IMPORT FOREIGN SCHEMA again.";
+		*hint = "The remote table has changed: SELECT * FROM kalam_drift('the table') shows how, and the ALTER FOREIGN TABLE that mends it.";
 		return ERRCODE_FDW_COLUMN_NAME_NOT_FOUND;
 	}
 	if (sqlstate == ERRCODE_UNDEFINED_TABLE || sqlstate == ERRCODE_INVALID_SCHEMA_NAME)

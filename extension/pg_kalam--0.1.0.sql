@@ -44,6 +44,14 @@ AS 'MODULE_PATHNAME', 'sql_kalam_compact' LANGUAGE C VOLATILE STRICT PARALLEL UN
 CREATE FUNCTION kalam_table_stats(relation regclass) RETURNS jsonb
 AS 'MODULE_PATHNAME', 'sql_kalam_table_stats' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
+CREATE FUNCTION kalam_manage(relation regclass) RETURNS void
+AS 'MODULE_PATHNAME', 'sql_kalam_manage' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION kalam_drift(
+	relation regclass, OUT object text, OUT problem text, OUT here text, OUT there text, OUT mend text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'sql_kalam_drift' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
 CREATE FUNCTION kalam_ping(server name DEFAULT NULL) RETURNS interval
 AS 'MODULE_PATHNAME', 'sql_kalam_ping' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 

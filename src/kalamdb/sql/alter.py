@@ -60,7 +60,7 @@ async def alter_table(statement: AlterTable, run: Run) -> Result:
                          hint=f"It is a {table.kind} table.")
     if statement.owned_by is not None and statement.owned_by != table.owner:
         return Result("DETACH")
-    alteration = Alteration(table, run)
+    alteration = Alteration(table, run, statement.owned_by is not None)
     for action in statement.actions:
         alteration.apply(action)
     if alteration.table is not table:
@@ -99,6 +99,7 @@ def _wider_numeric(before: int, after: int) -> bool:
 class Alteration:
     table: TableDef
     run: Run
+    owned: bool = False  # said by the PostgreSQL that manages it
     notices: list[str] = field(default_factory=list)
     unheld: int = 0  # new constraints that only PostgreSQL evaluates
     _fills: dict[int, str] = field(default_factory=dict)  # column id: function whose value every row has its own
@@ -155,7 +156,7 @@ class Alteration:
     def _add_column(self, action: AddColumn) -> None:
         spec = action.column
         if not self._is_free(spec.name):
-            if not action.if_not_exists:
+            if not action.if_not_exists or not self._is_adopted(action):
                 raise self._exists_already(spec.name)
             self.notices.append(f'column "{spec.name}" of relation "{self.table.name}" already exists, skipping')
             return
@@ -167,6 +168,13 @@ class Alteration:
             self._not_null.add(number)
         for check in action.checks:
             self._add_check(check.name or checks.free_name(self.table, spec.name), check.expression, True)
+
+    def _is_adopted(self, action: AddColumn) -> bool:
+        """pg_kalam means the column that is there only if it is of the same type: it mends a difference."""
+        if not self.owned:
+            return True
+        there = self.table.columns[self._place(action.column.name)]
+        return types.parse_declared(action.column.type) == (there.type, there.typmod)
 
     def _fill(self, action: AddColumn, column: ColumnDef) -> Any:
         """What rows that are there show in a new column."""
