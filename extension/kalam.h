@@ -205,6 +205,9 @@ extern void kalam_sizes_changed(int64 rows);	/* so many rows were written at onc
 /* ---------- kalam_analyze.c: FDW callback for ANALYZE ---------- */
 extern void kalam_analyze_routine(FdwRoutine *routine);
 
+/* ---------- kalam_import.c: FDW callback for IMPORT FOREIGN SCHEMA ---------- */
+extern void kalam_import_routine(FdwRoutine *routine);
+
 /* ---------- kalam_modify.c: FDW callbacks for writing ---------- */
 extern void kalam_modify_routine(FdwRoutine *routine);
 

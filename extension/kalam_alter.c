@@ -54,16 +54,33 @@ find_ours(Oid relid, bool children, LOCKMODE lockmode)
 	return found;
 }
 
+static void
+ask_managed(Oid relid, void *arg)
+{
+	*(bool *) arg = kalam_mirror_is_managed(relid);
+}
+
+/*
+ * restoring: the statement is one that a dump has; with the server down it is
+ * about a table that is not attached yet.
+ */
 static List *
-take_managed(List *ours)
+take_managed(List *ours, bool restoring)
 {
 	List	   *managed = NIL;
 	ListCell   *lc;
 
 	foreach(lc, ours)
 	{
-		if (kalam_mirror_is_managed(lfirst_oid(lc)))
-			managed = lappend(managed, kalam_definition_take(lfirst_oid(lc)));
+		Oid			relid = lfirst_oid(lc);
+		bool		is_managed = false;
+
+		if (restoring)
+			(void) kalam_attach_try(ask_managed, relid, &is_managed);
+		else
+			ask_managed(relid, &is_managed);
+		if (is_managed)
+			managed = lappend(managed, kalam_definition_take(relid));
 	}
 	return managed;
 }
@@ -216,6 +233,29 @@ prepare(Oid relid, AlterTableStmt *stmt)
 }
 
 static bool
+only_adds_column_options(const AlterTableStmt *stmt)
+{
+	ListCell   *lc;
+	ListCell   *option;
+
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype != AT_AlterColumnGenericOptions)
+			return false;
+		foreach(option, (List *) cmd->def)
+		{
+			DefElemAction action = lfirst_node(DefElem, option)->defaction;
+
+			if (action != DEFELEM_ADD && action != DEFELEM_UNSPEC)
+				return false;
+		}
+	}
+	return true;
+}
+
+static bool
 any_mirrored(const AlterTableStmt *stmt)
 {
 	ListCell   *lc;
@@ -261,7 +301,7 @@ kalam_alter_run(KalamUtility *u, AlterTableStmt *stmt)
 		return;
 	}
 	ours = find_ours(relid, stmt->relation->inh, lockmode);
-	managed = take_managed(ours);
+	managed = take_managed(ours, only_adds_column_options(stmt));
 	if (managed != NIL)
 		refuse_managed(stmt);
 	stmt = copyObject(stmt);
@@ -338,7 +378,7 @@ kalam_rename_run(KalamUtility *u)
 		refuse_system_column(ours, stmt->subname);
 		pin_columns(ours, stmt);
 	}
-	managed = take_managed(ours);
+	managed = take_managed(ours, false);
 	kalam_altered_run(u, u->pstmt->utilityStmt, ours);
 	send_changes(managed);
 }

@@ -6,12 +6,11 @@
  * there is created where table_type says so, else refused: a typo must not
  * make an empty table.
  *
- * Everything here talks to the server, so restoring a dump while the server is
- * down raises 08001; that a dump restores then, too, is a later step, and this
- * is the place for it.  The same step has to wait for a dump's column options,
- * which pg_dump writes after the CREATE: a table with column_name, or, where
- * the server has it no longer, with a key other than "id", cannot be settled
- * before them.
+ * A dump's statement says everything (namespace, table, table_type) but the
+ * options of columns, which follow in statements of their own.  So that a dump
+ * restores always, such a statement is compared only as far as the columns
+ * found go, and where the server is down, or has no such table, or one of
+ * another form, it stands as it is, with a warning: the next use will tell.
  */
 #include "postgres.h"
 
@@ -30,6 +29,7 @@
 #include "port/pg_bswap.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/resowner.h"
 
 #include "kalam_core.h"
 #include "kalam_ddl.h"
@@ -138,6 +138,9 @@ settle_key(Oid relid, KalamTable *table)
 		check_places(relid, key);
 	foreach(lc, key)
 		cmds = lappend(cmds, set_not_null(get_attname(relid, lfirst_int(lc), false)));
+	if (key != NIL && !kalam_find_option(GetForeignTable(relid)->options, "key_constraint"))
+		cmds = lappend(cmds, add_option(AT_GenericOptions, NULL, "key_constraint",
+										makeObjectName(get_rel_name(relid), NULL, "pkey")));
 	alter(relid, cmds);
 }
 
@@ -225,8 +228,9 @@ compare_system_column(const char *name, KalamTable *table, const char *remote_ty
 						kalam_quote(table->name))));
 }
 
+/* restored: a column may get its column_name yet */
 static void
-compare_columns(KalamConn *conn, Oid relid, KalamTable *table, const char *remote_type, PGresult *rows)
+compare_columns(KalamConn *conn, Oid relid, KalamTable *table, const char *remote_type, PGresult *rows, bool restored)
 {
 	Relation	rel = table_open(relid, NoLock);
 	TupleDesc	desc = RelationGetDescr(rel);
@@ -239,7 +243,7 @@ compare_columns(KalamConn *conn, Oid relid, KalamTable *table, const char *remot
 			continue;
 		if (kalam_is_system_column(relid, att->attnum))
 			compare_system_column(NameStr(att->attname), table, remote_type);
-		else
+		else if (!restored || kalam_attach_find_column(rows, kalam_remote_column(relid, att->attnum)) >= 0)
 			compare_column(conn, relid, att, table, rows);
 	}
 	table_close(rel, NoLock);
@@ -324,7 +328,7 @@ compare_key(Oid relid, KalamTable *table, PGresult *rows)
 }
 
 static void
-attach(KalamConn *conn, Oid relid, KalamTable *table, const char *remote_type)
+attach(KalamConn *conn, Oid relid, KalamTable *table, const char *remote_type, bool restored)
 {
 	StringInfoData sql;
 	PGresult   *rows;
@@ -340,7 +344,7 @@ attach(KalamConn *conn, Oid relid, KalamTable *table, const char *remote_type)
 	appendStringInfoString(&sql, "DESCRIBE ");
 	kalam_deparse_table(&sql, table);
 	rows = kalam_mirror_ask(conn, sql.data);
-	compare_columns(conn, relid, table, remote_type, rows);
+	compare_columns(conn, relid, table, remote_type, rows, restored);
 	if (kalam_key_columns(relid) == NIL)
 		cmds = remote_key(relid, rows);
 	else
@@ -351,8 +355,18 @@ attach(KalamConn *conn, Oid relid, KalamTable *table, const char *remote_type)
 	kalam_result_free(rows);
 }
 
-void
-kalam_attach(Oid relid)
+/* A table that was made here has a key, which a dump tells later. */
+static bool
+has_key_to_come(Oid relid, KalamTable *table)
+{
+	if (kalam_key_columns(relid) != NIL)
+		return false;
+	return kalam_find_option(GetForeignTable(relid)->options, "key_constraint") ||
+		(table->type != KALAM_STREAM && get_attnum(relid, "id") <= 0);
+}
+
+static void
+settle(Oid relid, bool restored)
 {
 	KalamTable *table = kalam_table_get(relid);
 	KalamConn  *conn = kalam_connection_for_server(table->serverid, GetUserId());
@@ -365,7 +379,11 @@ kalam_attach(Oid relid)
 	kalam_deparse_table(&sql, table);
 	facts = kalam_mirror_ask(conn, sql.data);
 	if (PQntuples(facts) > 0)
-		attach(conn, relid, table, kalam_mirror_fact(facts, "type"));
+		attach(conn, relid, table, kalam_mirror_fact(facts, "type"), restored);
+	else if (restored && has_key_to_come(relid, table))
+		ereport(WARNING,
+				(errmsg("remote table %s.%s does not exist", kalam_quote(table->namespace), kalam_quote(table->name)),
+				 errhint("kalam_manage() creates it when all options of the columns are given.")));
 	else if (table->has_type)
 	{
 		settle_key(relid, table);
@@ -377,4 +395,66 @@ kalam_attach(Oid relid)
 				 errmsg("remote table %s.%s does not exist", kalam_quote(table->namespace), kalam_quote(table->name)),
 				 errhint("Check the options namespace and table, or give table_type to create it.")));
 	kalam_result_free(facts);
+}
+
+static bool
+is_down(int sqlstate)
+{
+	return sqlstate == ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION || sqlstate == ERRCODE_CONNECTION_FAILURE;
+}
+
+/* In a subtransaction, so that the failure leaves nothing behind. */
+ErrorData *
+kalam_attach_try(void (*work) (Oid relid, void *arg), Oid relid, void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		work(relid, arg);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (!is_down(error->sqlerrcode))
+			ReThrowError(error);
+	}
+	PG_END_TRY();
+	return error;
+}
+
+static void
+settle_restored(Oid relid, void *arg)
+{
+	settle(relid, true);
+}
+
+void
+kalam_attach(Oid relid, bool restored)
+{
+	ErrorData  *error;
+
+	if (!restored)
+	{
+		settle(relid, false);
+		return;
+	}
+	error = kalam_attach_try(settle_restored, relid, NULL);
+	if (error)
+		ereport(WARNING,
+				(errmsg("\"%s\" was not compared with its remote table", get_rel_name(relid)),
+				 errdetail_internal("%s", error->message),
+				 errhint("It is attached at its next use. kalam_drift() compares it.")));
 }

@@ -16,6 +16,7 @@
 #include "tcop/utility.h"
 #include "utils/lsyscache.h"
 
+#include "kalam_core.h"
 #include "kalam_ddl.h"
 
 static ProcessUtility_hook_type next_utility_hook = NULL;
@@ -73,6 +74,8 @@ static void
 create_foreign_table(KalamUtility *u, CreateForeignTableStmt *stmt)
 {
 	ForeignServer *server = GetForeignServerByName(stmt->servername, true);
+	bool		restored = kalam_find_option(stmt->options, "namespace") && kalam_find_option(stmt->options, "table") &&
+		kalam_find_option(stmt->options, "table_type");
 	Oid			relid;
 
 	if (server == NULL || !kalam_is_fdw(server->fdwid))
@@ -88,7 +91,7 @@ create_foreign_table(KalamUtility *u, CreateForeignTableStmt *stmt)
 	}
 	relid = kalam_create_run(u, stmt);
 	if (OidIsValid(relid) && !IsBinaryUpgrade)
-		kalam_attach(relid);
+		kalam_attach(relid, restored);
 }
 
 static void

@@ -90,7 +90,10 @@ extern void kalam_alter_run(KalamUtility *u, AlterTableStmt *stmt);
 extern void kalam_rename_run(KalamUtility *u);
 
 /* ---------- kalam_attach.c ---------- */
-extern void kalam_attach(Oid relid);
+/* restored: the statement says everything, as one of a dump does */
+extern void kalam_attach(Oid relid, bool restored);
+/* calls work; NULL, or the error of a server that is down, everything undone */
+extern ErrorData *kalam_attach_try(void (*work) (Oid relid, void *arg), Oid relid, void *arg);
 /* about DESCRIBE's rows; -1, 0 and InvalidOid: there is none */
 extern int	kalam_attach_find_column(PGresult *rows, const char *name);
 extern int	kalam_attach_key_place(PGresult *rows, int row);

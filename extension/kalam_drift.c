@@ -341,6 +341,13 @@ sql_kalam_manage(PG_FUNCTION_ARGS)
 	if (get_rel_name(relid))
 		check_owner(relid);
 	compare(&c, relid, true);
+	if (PQntuples(c.facts) == 0)
+	{
+		kalam_mirror_create(relid);
+		ereport(NOTICE,
+				(errmsg("remote table %s.%s was created", kalam_quote(c.table->namespace), kalam_quote(c.table->name))));
+		PG_RETURN_VOID();
+	}
 	if (c.found != NIL)
 	{
 		Difference *first = linitial(c.found);

@@ -42,6 +42,7 @@ pg_kalam_handler(PG_FUNCTION_ARGS)
 	kalam_async_routine(routine);
 	kalam_analyze_routine(routine);
 	kalam_modify_routine(routine);
+	kalam_import_routine(routine);
 	kalam_conflict_routine(routine);
 	PG_RETURN_POINTER(routine);
 }

@@ -55,7 +55,7 @@ class Script:
             "AND attnum > 0 AND NOT attisdropped AND attname <> 'id'").fetchall()
         aliases = {"character varying(4)": "varchar(4)", "character varying(9)": "varchar(9)",
                    "timestamp with time zone": "timestamptz"}
-        return {name: aliases.get(kind, kind) for name, kind in rows}
+        return {str(name): str(aliases.get(kind, kind)) for name, kind in rows}
 
     def statement(self) -> str:
         if not self.pair.heap.tables():
