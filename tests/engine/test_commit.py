@@ -223,10 +223,10 @@ def test_outcomes_are_kept_for_an_hour_and_not_for_ever(run: Runner, monkeypatch
         await (await begun(engine, table, (1, "a"), name="one")).commit()
         monkeypatch.setattr("kalamdb.txn.engine.now_ms", lambda: now_ms() + 3_600_000)
         await engine.purge()
-        assert engine.live.query("SELECT txn_id FROM kalam_outcomes", ()) == [("one",)]
+        assert engine.live.query("SELECT txn_id FROM kalam_commits", ()) == [("one",)]
         monkeypatch.setattr("kalamdb.txn.engine.now_ms", lambda: now_ms() + OUTCOMES_KEPT_MS + 1000)
         await engine.purge()
-        assert engine.live.query("SELECT txn_id FROM kalam_outcomes", ()) == []
+        assert engine.live.query("SELECT txn_id FROM kalam_commits", ()) == []
 
     run(test)
 

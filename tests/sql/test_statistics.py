@@ -72,7 +72,7 @@ def test_a_sample_in_chunks(t: str, wire: Wire) -> None:
 
 
 def test_own_rows(t: str, wire: Wire) -> None:
-    txn = {"id": "a" * 32, "iso": "read committed", "ro": False}
+    txn = {"id": "9a" * 16, "iso": "read committed", "ro": False}
     wire(f'DELETE FROM {t} FROM ARROW $1 KEY ("id")', batch(id=("int8", list(range(1000, 10_990)))), txn=txn)
     wire(f'INSERT INTO {t} ("id", "place") FROM ARROW $1', batch(id=("int8", [-1]), place=("text", ["own"])), txn=txn)
     found = wire(f'SAMPLE 100 ROWS OF {t} ("id")', txn=txn)
@@ -92,7 +92,7 @@ def test_an_empty_table(db: Client, wire: Wire, ns: str) -> None:
 
 
 def test_an_uncommitted_table(db: Client, wire: Wire, ns: str) -> None:
-    txn = {"id": "b" * 32, "iso": "read committed", "ro": False}
+    txn = {"id": "9b" * 16, "iso": "read committed", "ro": False}
     wire(f'CREATE SHARED TABLE "{ns}"."u" ("id" bigint NOT NULL, CONSTRAINT "u_pkey" PRIMARY KEY ("id"))', txn=txn)
     wire(f'INSERT INTO "{ns}"."u" ("id") VALUES ($1)', ("int8", "7"), txn=txn)
     found = wire(f'SAMPLE 100 ROWS OF "{ns}"."u" ("id")', txn=txn)

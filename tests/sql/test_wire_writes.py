@@ -464,3 +464,31 @@ def test_a_conflict_target_is_the_key(wire: Wire, t: str, mine: str) -> None:
     for user in ("a", "b", "a"):
         assert wire(sql, ("int4", "1"), ("text", user), user=user).tag == "INSERT 0 1"
     assert contents(wire, mine, '"v"', user="a") == [("aa",)]
+
+
+# ---------- computing with the row ----------
+def test_double_precision_is_computed_as_postgresql_does(wire: Wire, db: Client, ns: str) -> None:
+    db.run("CREATE TABLE f (id bigint PRIMARY KEY, v double precision)")
+    table = f'"{ns}"."f"'
+    rows = batch(id=("int8", [1, 2, 3]), v=("float8", [1.5, None, 1e308]))
+    wire(f'INSERT INTO {table} ("id", "v") FROM ARROW $1', rows)
+
+    def compute(sign: str, key: str, operand: str) -> tuple[object, ...]:
+        sql = f'UPDATE {table} SET "v" = ("v" {sign} $1) WHERE ("id" = $2)'
+        assert wire(sql, ("float8", operand), ("int8", key), txn=another(), commit=True).tag == "UPDATE 1"
+        return contents(wire, table, '"v"')[int(key) - 1]
+
+    assert compute("+", "1", "0.25") == (1.75,)
+    assert compute("-", "1", "2") == (-0.25,)
+    assert compute("*", "1", "4") == (-1.0,)
+    assert compute("+", "2", "1") == (None,)
+    assert compute("*", "1", "Infinity") == (-float("inf"),)
+    assert compute("+", "1", "1e308") == (-float("inf"),)
+    update = f'UPDATE {table} SET "v" = ("v" {{}} $1) WHERE ("id" = $2)'
+    for sign, operand, message in (("+", "1e308", "overflow"), ("*", "-10", "overflow"), ("*", "1e-320", None),
+                                   ("*", "1e-320", "underflow")):
+        arguments = update.format(sign), ("float8", operand), ("int8", "3")
+        if message is None:
+            assert wire(*arguments).tag == "UPDATE 1"
+        else:
+            assert wire.fails("22003", *arguments).message == f"value out of range: {message}"

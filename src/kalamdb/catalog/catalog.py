@@ -30,8 +30,8 @@ _SCHEMA = (
     "STRICT",
     "CREATE TABLE IF NOT EXISTS kalam_accounts (name TEXT PRIMARY KEY, role INTEGER NOT NULL, password_hash TEXT) "
     "STRICT, WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS kalam_outcomes (txn_id TEXT PRIMARY KEY, seq INTEGER NOT NULL, at INTEGER NOT NULL) "
-    "STRICT, WITHOUT ROWID",
+    # in order of commits: each adds to the last page, where an index by id would change pages anywhere
+    "CREATE TABLE IF NOT EXISTS kalam_commits (seq INTEGER PRIMARY KEY, txn_id TEXT NOT NULL) STRICT",
 )
 #: 2: tables that were altered, which a program of format 1 would misread
 FORMATS = (1, 2)

@@ -16,7 +16,7 @@ from typing import Any
 from kalamdb.api import CONTEXT_OID, ClientSession, Context, Prepared, Result, Role
 from kalamdb.errors import KalamError
 from kalamdb.settings import Settings
-from kalamdb.sql import access, ddl, transaction
+from kalamdb.sql import access, ddl, eager, transaction
 from kalamdb.sql.alter import alter_table
 from kalamdb.sql.checks import check_row
 from kalamdb.sql.coerce import Snowflakes
@@ -196,7 +196,7 @@ class SqlExecutor:
                     return _answer(run, outcome)
             elif not (context is not None and context.commit):
                 return _answer(run, outcome)
-        return self._finish(run, outcome, start)
+        return eager.begin(self._finish(run, outcome, start))
 
     def _state(self, session: ClientSession) -> SessionState:
         state = self._states.get(session.id)
@@ -360,7 +360,7 @@ class SqlExecutor:
         except KalamError:
             transaction.fail(session, context)
             raise
-        return result if result is not None else self._commit(session, state)
+        return result if result is not None else eager.begin(self._commit(session, state))
 
     async def _commit(self, session: ClientSession, state: SessionState) -> Result:
         await transaction.commit(session, state)

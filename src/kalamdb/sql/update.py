@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isinf
+from operator import add, mul, sub
 from typing import Any
 
 from sqlglot import exp
@@ -114,14 +116,12 @@ def _fixed_cell(item: exp.Expression, column: ColumnDef, params: Params) -> Cell
     return None
 
 
-_ARITHMETIC: dict[type[exp.Expr], Callable[[int, int], int]] = {
-    exp.Add: lambda a, b: a + b, exp.Sub: lambda a, b: a - b, exp.Mul: lambda a, b: a * b,
-}
+_ARITHMETIC: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {exp.Add: add, exp.Sub: sub, exp.Mul: mul}
 _WIDTHS = {"int2": 15, "int4": 31, "int8": 63}
 
 
 def _arithmetic(item: exp.Expression, column: ColumnDef, binder: Binder) -> RowCell | None:
-    """``n + 1`` over integers: what counters do, without the query engine."""
+    """``n + 1`` over integers or double precision: what counters do, without the query engine."""
     sides = item.unnest()
     work = _ARITHMETIC.get(type(sides))
     if work is None:
@@ -130,21 +130,25 @@ def _arithmetic(item: exp.Expression, column: ColumnDef, binder: Binder) -> RowC
         left, right = binder.operand(sides.this), binder.operand(sides.expression)
     except NotSimple:
         return None
-    if not all(side.type is not None and side.type.name in _WIDTHS for side in (left, right)):
+    if left.type is None or right.type is None:
         return None
-    assert left.type is not None
-    assert right.type is not None
-    result = max(left.type, right.type, key=lambda type_: _WIDTHS[type_.name])
-    limit = 1 << _WIDTHS[result.name]
+    if left.type.name == right.type.name == "float8" and all(
+        side.field is not None or side.index is not None for side in (left, right)
+    ):
+        result = left.type
+        compute: Callable[[Any, Any], Any] = _float_work(work)
+    elif left.type.name in _WIDTHS and right.type.name in _WIDTHS:
+        result = max(left.type, right.type, key=lambda type_: _WIDTHS[type_.name])
+        compute = _integer_work(work, result)
+    else:
+        return None
     one, two, convert = _getter(left), _getter(right), coerce.assignment(result, column)
 
     def cell(run: Run, row: Row) -> Any:
         a, b = one(run, row), two(run, row)
         if a is None or b is None:
             return None
-        value = work(a, b)
-        if not -limit <= value < limit:
-            raise KalamError("22003", f"{result.display} out of range")
+        value = compute(a, b)
         return value if convert is None else convert(value)
 
     return cell
@@ -164,6 +168,30 @@ def _column_cell(item: exp.Expression, column: ColumnDef, binder: Binder) -> Row
         return None if value is None else convert(value)
 
     return cell
+
+
+def _integer_work(work: Callable[[int, int], int], result: PgType) -> Callable[[int, int], int]:
+    limit = 1 << _WIDTHS[result.name]
+
+    def compute(a: int, b: int) -> int:
+        value = work(a, b)
+        if not -limit <= value < limit:
+            raise KalamError("22003", f"{result.display} out of range")
+        return value
+
+    return compute
+
+
+def _float_work(work: Callable[[float, float], float]) -> Callable[[float, float], float]:
+    def compute(a: float, b: float) -> float:
+        value = work(a, b)
+        if isinf(value) and not (isinf(a) or isinf(b)):
+            raise KalamError("22003", "value out of range: overflow")
+        if value == 0 and work is mul and a != 0 and b != 0:
+            raise KalamError("22003", "value out of range: underflow")
+        return value
+
+    return compute
 
 
 def _getter(operand: Operand) -> RowCell:

@@ -31,6 +31,13 @@ class Waiter:
     key: LockKey
     share: bool
     future: asyncio.Future[None]
+    expired: bool = False
+
+    def expire(self) -> None:
+        """The time for the wait is up."""
+        if not self.future.done():
+            self.expired = True
+            self.future.cancel()
 
 
 @dataclass(slots=True, eq=False)
@@ -90,19 +97,24 @@ class LockTable:
         held = self._held[key]
         if not isinstance(held, Shared):
             held = self._held[key] = Shared({held: False})
-        waiter = Waiter(owner, key, share, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(owner, key, share, loop.create_future())
         if owner in held.holders:  # an upgrade goes first: everybody behind it waits for its holder anyway
             held.queue.appendleft(waiter)
         else:
             held.queue.append(waiter)
         owner.waits_for = waiter
+        timer = loop.call_later(timeout_ms / 1000, waiter.expire) if timeout_ms else None
         try:
             self._check_deadlock(waiter)
-            async with asyncio.timeout(timeout_ms / 1000 if timeout_ms else None):
-                await waiter.future
-        except TimeoutError:
-            raise KalamError("55P03", "canceling statement due to lock timeout") from None
+            await waiter.future
+        except asyncio.CancelledError:
+            if waiter.expired:
+                raise KalamError("55P03", "canceling statement due to lock timeout") from None
+            raise
         finally:
+            if timer is not None:
+                timer.cancel()
             owner.waits_for = None
             if not _granted(waiter):
                 self._give_up(waiter)
