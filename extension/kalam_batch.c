@@ -7,6 +7,10 @@
  * inside an exception block of a function sends the rows of the statement
  * outside: the block may swallow the error, the outer statement must not.
  *
+ * A full batch is sent without waiting for the answer: it comes in while the
+ * next one is filled, and is taken before that one goes out, or when anything
+ * else is to be done on the connection.
+ *
  * A batch and all it holds live in one memory context.  When that goes, by an
  * error or otherwise, the batch takes itself off the list of pending writes.
  */
@@ -14,6 +18,7 @@
 
 #include "access/detoast.h"
 #include "kalam_batch.h"
+#include "kalam_core.h"
 #include "lib/stringinfo.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
@@ -43,12 +48,16 @@ struct KalamBatch
 	int64		rows;
 	int64		sent;
 	int64		affected;		/* of those */
+	KalamAhead *ahead;			/* rows were sent whose answer was not taken yet, */
+	int64		ahead_rows;		/* so many */
+	MemoryContext ahead_cxt;
 	MemoryContext result_cxt;	/* where the result of one row is wanted; else NULL */
 	PGresult   *result;
 	int			max_rows;
 	ErrorData  *error;			/* of the flush that failed */
 };
 
+static int64 batch_flush(KalamBatch *batch, bool commit, bool ahead);
 static void batch_flush_pending(KalamPending *pending, bool commit);
 static void batch_discard(KalamPending *pending);
 
@@ -176,6 +185,7 @@ kalam_batch_create(MemoryContext parent, const KalamBatchSpec *spec)
 	batch->relname = pstrdup(RelationGetRelationName(spec->rel));
 	batch->cxt = cxt;
 	batch->row_cxt = AllocSetContextCreate(cxt, "kalam write row", ALLOCSET_DEFAULT_SIZES);
+	batch->ahead_cxt = AllocSetContextCreate(cxt, "kalam rows under way", ALLOCSET_SMALL_SIZES);
 	batch->pending.conn = spec->conn;
 	batch->pending.flush = batch_flush_pending;
 	batch->pending.discard = batch_discard;
@@ -309,7 +319,7 @@ kalam_batch_add(KalamBatch *batch, const Datum *values, const bool *isnull)
 	batch_list(batch);
 	if (batch->rows >= batch->max_rows ||
 		(batch->builder != NULL && kalam_arrow_bytes(batch->builder) >= BATCH_MAX_BYTES))
-		return kalam_batch_flush(batch);
+		return batch_flush(batch, false, true);
 	return 0;
 }
 
@@ -424,9 +434,9 @@ take_parameters(KalamBatch *batch, KalamRequest *req)
 
 /* Every row of an UPDATE or DELETE was read and locked by this statement: it must be there. */
 static void
-check_affected(KalamBatch *batch, int64 affected)
+check_affected(KalamBatch *batch, int64 rows, int64 affected)
 {
-	if (batch->spec.operation == CMD_INSERT || affected == batch->rows)
+	if (batch->spec.operation == CMD_INSERT || affected == rows)
 		return;
 	if (batch->spec.may_vanish)
 		ereport(ERROR,
@@ -437,7 +447,19 @@ check_affected(KalamBatch *batch, int64 affected)
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_ERROR),
 			 errmsg("server changed " INT64_FORMAT " of " INT64_FORMAT " rows of \"%s\" that this statement had locked",
-					affected, batch->rows, batch->relname)));
+					affected, rows, batch->relname)));
+}
+
+static void
+make_request(KalamBatch *batch, KalamRequest *req, uint32 flags)
+{
+	req->flags = KALAM_REQ_WRITE | flags;
+	req->tenant = batch->spec.tenant;
+	/* the statement's own writes must not show in a snapshot that its scans take later */
+	if (!batch->detached && batch->spec.estate->es_snapshot != NULL &&
+		list_length(batch->spec.estate->es_range_table) > 1)
+		req->snapshot = kalam_snapshot_number(batch->spec.conn, batch->spec.estate);
+	take_parameters(batch, req);
 }
 
 /* Sends the rows; with commit, as the remote transaction's last statement. */
@@ -448,13 +470,7 @@ batch_send(KalamBatch *batch, bool commit)
 	PGresult   *res;
 	int64		affected;
 
-	req.flags = KALAM_REQ_WRITE | (commit ? KALAM_REQ_COMMIT : KALAM_REQ_TXN);
-	req.tenant = batch->spec.tenant;
-	/* the statement's own writes must not show in a snapshot that its scans take later */
-	if (!batch->detached && batch->spec.estate->es_snapshot != NULL &&
-		list_length(batch->spec.estate->es_range_table) > 1)
-		req.snapshot = kalam_snapshot_number(batch->spec.conn, batch->spec.estate);
-	take_parameters(batch, &req);
+	make_request(batch, &req, commit ? KALAM_REQ_COMMIT : KALAM_REQ_TXN);
 	if (batch->result_cxt != NULL)
 		MemoryContextSwitchTo(batch->result_cxt);
 	res = kalam_request(batch->spec.conn, &req);
@@ -465,24 +481,66 @@ batch_send(KalamBatch *batch, bool commit)
 	else
 		kalam_result_free(res);
 	kalam_sizes_changed(affected);
-	check_affected(batch, affected);
+	check_affected(batch, batch->rows, affected);
 	return affected;
 }
 
+/* Sends the rows, whose answer is taken when the next ones are ready, or when anybody asks for it. */
+static void
+batch_send_ahead(KalamBatch *batch)
+{
+	KalamRequest req = {0};
+
+	make_request(batch, &req, KALAM_REQ_TXN);
+	MemoryContextSwitchTo(batch->ahead_cxt);
+	batch->ahead = kalam_request_ahead(batch->spec.conn, &req);
+	batch->ahead_rows = batch->rows;
+}
+
 static int64
-batch_flush(KalamBatch *batch, bool commit)
+wait_ahead(KalamBatch *batch)
+{
+	KalamAhead *ahead = batch->ahead;
+	PGresult   *res;
+	int64		affected;
+
+	if (ahead == NULL)
+		return 0;
+	batch->ahead = NULL;
+	res = kalam_ahead_wait(ahead);
+	affected = strtoll(PQcmdTuples(res), NULL, 10);
+	kalam_sizes_changed(affected);
+	check_affected(batch, batch->ahead_rows, affected);
+	kalam_result_free(res);
+	MemoryContextReset(batch->ahead_cxt);
+	return affected;
+}
+
+/* Not the first: only with it does the remote transaction begin, perhaps on a new connection. */
+static bool
+may_go_ahead(KalamBatch *batch)
+{
+	return batch->sent > 0 && batch->spec.conflict == NULL && !batch->spec.skip_conflicts && batch->spec.conn->open;
+}
+
+static int64
+batch_flush(KalamBatch *batch, bool commit, bool ahead)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	int64		affected = 0;
 
 	batch_check(batch);
-	if (batch->rows == 0)
+	if (batch->rows == 0 && batch->ahead == NULL)
 		return 0;
 	batch_unlist(batch);		/* first: sending asks every other pending write to go ahead */
 	PG_TRY();
 	{
 		MemoryContextSwitchTo(batch->row_cxt);
-		affected = batch_send(batch, commit);
+		affected = wait_ahead(batch);
+		if (batch->rows > 0 && ahead && may_go_ahead(batch))
+			batch_send_ahead(batch);
+		else if (batch->rows > 0)
+			affected += batch_send(batch, commit);
 		MemoryContextSwitchTo(caller);
 	}
 	PG_CATCH();
@@ -498,13 +556,15 @@ batch_flush(KalamBatch *batch, bool commit)
 	batch->rows = 0;
 	batch->held = NULL;
 	MemoryContextReset(batch->row_cxt);
+	if (batch->ahead != NULL)
+		batch_list(batch);
 	return affected;
 }
 
 int64
 kalam_batch_flush(KalamBatch *batch)
 {
-	return batch_flush(batch, false);
+	return batch_flush(batch, false, false);
 }
 
 PGresult *
@@ -514,7 +574,7 @@ kalam_batch_send_row(KalamBatch *batch, const Datum *values, const bool *isnull)
 	batch_hold(batch, values, isnull);
 	batch->rows++;
 	batch->result_cxt = batch->cxt;
-	batch_flush(batch, false);
+	batch_flush(batch, false, false);
 	batch->result_cxt = NULL;
 	return batch->result;
 }
@@ -532,7 +592,7 @@ batch_flush_pending(KalamPending *pending, bool commit)
 {
 	KalamBatch *batch = (KalamBatch *) pending;
 
-	batch_flush(batch, commit);
+	batch_flush(batch, commit, false);
 	if (batch->detached)
 		kalam_batch_free(batch);
 }
@@ -545,6 +605,7 @@ batch_discard(KalamPending *pending)
 
 	batch_unlist(batch);
 	batch->rows = 0;
+	batch->ahead = NULL;		/* its answer is thrown away with its memory */
 	if (batch->detached)
 		kalam_batch_free(batch);
 }

@@ -144,8 +144,8 @@ class Script:
         return self.random.choice([
             f"UPDATE items SET a = {a} WHERE a = {a + 1} AND b = '{b}'{self.returning()}",
             f"UPDATE items SET b = '{b}', n = 1 WHERE a = {a} AND b = 'z'",
-            f"UPDATE items SET a = a + 200 WHERE a < 100 AND {self.condition()}",
-            f"UPDATE items SET a = a - 200 WHERE a >= 200 AND {self.condition()}",
+            f"UPDATE items SET a = a + 200 WHERE a < 100 AND ({self.condition()})",
+            f"UPDATE items SET a = a - 200 WHERE a >= 200 AND ({self.condition()})",
         ])  # fmt: skip
 
     def update_from(self) -> str:

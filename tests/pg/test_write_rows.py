@@ -99,6 +99,25 @@ def test_batches_of_any_size_hold_their_own_rows(pair: Pair, size: int) -> None:
     pair.both("UPDATE items SET id = id + 1000")
 
 
+@pytest.mark.parametrize("place", [1, 4, 5, 8, 9])
+def test_error_of_a_batch_that_is_under_way(pair: Pair, place: int) -> None:
+    """Batches of two are sent without waiting for the one before: its error must come before the statement's end."""
+    pair.setup(ITEMS)
+    pair.kalam.conn.execute("ALTER FOREIGN TABLE items OPTIONS (ADD batch_size '2')")
+    pair.both(f"INSERT INTO items VALUES ({place}, 0, 'there')")
+    fails = "INSERT INTO items SELECT g, g, 'x' FROM generate_series(1, 9) g"
+    assert pair.both(fails).sqlstate == "23505"
+    pair.both("BEGIN")
+    pair.both("SAVEPOINT a")
+    assert pair.both(fails).sqlstate == "23505"
+    pair.both("ROLLBACK TO a")
+    pair.both("INSERT INTO items SELECT g, g, 'y' FROM generate_series(11, 19) g")
+    assert pair.copy("COPY items (id) FROM STDIN", [(n,) for n in range(29, 0, -1)]).sqlstate == "23505"
+    pair.both("ROLLBACK TO a")
+    pair.copy("COPY items (id) FROM STDIN", [(n,) for n in range(31, 38)])
+    pair.both("COMMIT")
+
+
 def test_more_rows_than_a_chunk_or_a_batch(pair: Pair) -> None:
     pair.setup(ITEMS)
     pair.both("INSERT INTO items SELECT g, g % 100, md5(g::text) FROM generate_series(1, 25000) g")
