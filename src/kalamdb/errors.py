@@ -9,8 +9,10 @@ from __future__ import annotations
 class KalamError(Exception):
     """An error a client sees, with the fields of PostgreSQL's ErrorResponse.
 
-    ``position`` counts characters of the statement from 1.
+    ``position`` counts characters of the statement from 1. ``spares``: an open transaction goes on all the same.
     """
+
+    spares = False
 
     def __init__(
         self, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None,

@@ -220,7 +220,7 @@ class Session:
             self._end(error)
             return
         transaction = self.client.transaction
-        if transaction is not None and transaction.status == "T":
+        if transaction is not None and transaction.status == "T" and not error.spares:
             transaction.fail()
         self._out.append(wire.error_response(error))
         if self._owes_ready:

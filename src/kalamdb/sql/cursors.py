@@ -1,13 +1,12 @@
 """Results that come in chunks: sources of rows, the chunker above them, and the cursors a session has open.
 
 A source yields storage rows; it may work in a thread, one read at a time. ``Chunks`` cuts them so that it is always
-known whether more follows, and prepares one chunk ahead. Closing a source interrupts a read under way and waits for
-its thread, so that afterwards the transaction may end.
+known whether more follows, and prepares one chunk ahead. Closing a source interrupts a read under way, whose thread
+may outlive the transaction by a moment: its snapshot is held until then.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -79,12 +78,11 @@ class ThreadSource:
         if self._closed:
             return
         self._closed = True
-        if self._running is not None:
-            self._interrupt()
-            with contextlib.suppress(Exception):  # an interrupted read has nobody to tell
-                self._running.result()
-            self._running = None
-        self._close()
+        running, self._running = self._running, None
+        if running is None or running.cancel() or running.done():
+            self._close()
+        else:
+            self._workers.abandon(running, self._interrupt, self._close)
 
 
 class ListSource:

@@ -253,12 +253,13 @@ class SqlExecutor:
                     return set_setting(run.session, run.state, statement, in_block=not run.own)
                 return reset_settings(run.session, statement)
             case Fetch():
+                run.spares = run.context is not None and not run.exec
                 return fetch(run.session, statement.cursor, statement.count)
             case CloseCursor():
                 if statement.cursor is None:
                     close_cursors(run.session)
                 else:
-                    close_cursor(run.session, statement.cursor)
+                    close_cursor(run.session, statement.cursor, missing_ok=run.context is not None and not run.exec)
                 return Result("CLOSE CURSOR")
             case ExecuteAs():
                 if run.session.account.role < Role.SERVICE and statement.user != run.session.account.name:
@@ -331,12 +332,23 @@ class SqlExecutor:
             elif not run.own and run.context is not None and run.context.commit:
                 await transaction.commit(run.session, run.state)
         except asyncio.CancelledError:
+            raise self._cancelled(run, cancelled()) from None
+        except KalamError as error:
+            if error.sqlstate == "57014":
+                raise self._cancelled(run, error) from None
             self._abort(run)
-            raise cancelled() from None
+            raise
         except BaseException:
             self._abort(run)
             raise
         return _answer(run, result)
+
+    def _cancelled(self, run: Run, error: KalamError) -> KalamError:
+        if run.own or not run.spares:
+            self._abort(run)
+        else:
+            error.spares = True
+        return error
 
     def _abort(self, run: Run) -> None:
         if run.own:

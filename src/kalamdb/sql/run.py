@@ -39,6 +39,7 @@ class Run:
     params: Sequence[Any] = ()
     handed: bool = False  # the transaction now belongs to a cursor or stream
     wrote: bool = False
+    spares: bool = False  # a cancel does not fail the transaction
     report: Report | None = None
     described: tuple[Column, ...] | None = None  # what the client was told of the result
     _snapshot: Snapshot | None = field(default=None)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kalamdb.api import ClientSession
 from kalamdb.errors import KalamError
@@ -57,6 +57,19 @@ class Workers:
 
     async def run(self, session: ClientSession, interrupt: Callable[[], None], work: Callable[[], T]) -> T:
         return await self.wait(session, self.submit(work), interrupt)
+
+    def abandon(self, future: Future[Any], interrupt: Callable[[], None], then: Callable[[], None]) -> None:
+        """Nobody waits for submitted work any more: it is interrupted, and ``then`` called, in its thread, when it has
+        let go. The event loop does not wait: reading a file may take its time."""
+        loop = asyncio.get_running_loop()
+
+        def again() -> None:
+            if not future.done():
+                interrupt()
+                loop.call_later(INTERRUPT_SECONDS, again)
+
+        future.add_done_callback(lambda _: then())
+        again()
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -367,23 +367,30 @@ class Reader:
 
 
 class HotSnapshot:
-    """Committed rows as of one instant. Ends with ``close`` or with the last reference to it."""
+    """Committed rows as of one instant. Ends with ``close``, or with the last reference to it.
 
-    __slots__ = ("_number", "_pinned", "_pool", "_reader")
+    Who reads in a thread holds it: then it ends with the last ``drop``, if that comes later.
+    """
+
+    __slots__ = ("_closed", "_held", "_lock", "_number", "_pinned", "_pool", "_reader")
 
     def __init__(self, pool: ReaderPool) -> None:
         self._pool = pool
         self._number = pool.enter()
         self._reader: Reader | None = pool.take()
         self._pinned = False
+        self._lock = threading.Lock()
+        self._held = 0
+        self._closed = False
         self._reader.connection.execute("BEGIN")
 
     @property
     def reader(self) -> Reader:
         """34000 after the end: the connection may be another snapshot's by then."""
-        if self._reader is None:
+        reader = self._reader
+        if self._closed or reader is None:
             raise KalamError("34000", "the snapshot's transaction has ended")
-        return self._reader
+        return reader
 
     def pin(self) -> None:
         """Fix the instant now, not at the first read."""
@@ -417,7 +424,26 @@ class HotSnapshot:
         """As a live reader's; everything read here is of one instant."""
         return nullcontext()
 
+    def hold(self) -> None:
+        with self._lock:
+            self._held += 1
+
+    def drop(self) -> None:
+        """Any thread."""
+        with self._lock:
+            self._held -= 1
+            over = self._closed and not self._held
+        if over:
+            self._end()
+
     def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            over = not self._held
+        if over:
+            self._end()
+
+    def _end(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
             self._pool.give_back(reader)
@@ -425,7 +451,7 @@ class HotSnapshot:
 
     def __del__(self) -> None:
         with suppress(Exception):  # at the interpreter's end
-            self.close()
+            self._end()
 
 
 def _no_table(error: apsw.Error) -> bool:

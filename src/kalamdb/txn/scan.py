@@ -49,6 +49,8 @@ class StoreScan:
                  own: Sequence[tuple[RowKey, Version]] = (), position: int = 0, cold: Cold | None = None,
                  runs: RunView | None = None) -> None:
         self._snapshot = snapshot
+        self._open = True
+        snapshot.hold()
         self._reader = snapshot.reader
         self._layout = layout
         self._scan = scan
@@ -93,6 +95,9 @@ class StoreScan:
         self._parts, self._left = iter(()), []
         if cursor is not None:
             self._reader.finish(cursor)
+        if self._open:
+            self._open = False
+            self._snapshot.drop()
 
     # ---------- what comes out ----------
     def _identity(self) -> tuple[int, ...]:
