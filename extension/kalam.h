@@ -162,6 +162,9 @@ extern PGresult *kalam_ahead_wait(KalamAhead *ahead);
 /* name of the open cursor in a result's tag, NULL if the scan is finished; palloc'd */
 extern char *kalam_result_cursor(PGresult *res);
 /* cursor that nobody reads to its end: closed with the next request or at transaction end */
+extern void kalam_ahead_stop(KalamAhead *ahead);
+/* closes, without waiting for it, the cursors that were abandoned */
+extern void kalam_cursors_close(KalamConn *conn);
 extern void kalam_cursor_abandon(KalamConn *conn, const char *cursor);
 
 extern const KalamCap *kalam_capability(KalamConn *conn, char kind, Oid oid);

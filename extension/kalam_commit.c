@@ -17,6 +17,7 @@
 
 #include "kalam_core.h"
 
+#define STOPPED_MS 100			/* for the end of a scan that the server was told to stop */
 #define RESOLVE_MS 10000		/* for the outcome of a COMMIT, unless the timeout says otherwise */
 
 /* ---------- outcome of a lost COMMIT ---------- */
@@ -214,13 +215,13 @@ commit_later(KalamConn *conn)
 
 /* ---------- before ---------- */
 
-/* A scan that ended early may still be under way: nobody waits for its rows, nor do we. */
+/* A scan that ended early may still be under way, on a server that does not stop it: nobody waits for its rows. */
 static void
 stop_reading(KalamConn *conn)
 {
 	bool		lost = conn->lost;
 
-	if (!conn->busy || conn->wrote || kalam_settle_nowait(conn))
+	if (conn->wrote || kalam_settle_by(conn, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), STOPPED_MS)))
 		return;
 	kalam_cancel(conn);
 	conn->lost = lost;			/* there is nothing to be lost */
@@ -230,7 +231,7 @@ stop_reading(KalamConn *conn)
 static void
 prepare(KalamConn *conn)
 {
-	if (!conn->lost)
+	if (!conn->lost && (conn->open || conn->changing))	/* else it is the end of a cursor, or of a transaction */
 	{
 		stop_reading(conn);
 		kalam_settle(conn);

@@ -84,6 +84,7 @@ struct KalamConn
 	List	   *dropped;		/* snapshot numbers to tell the server, in txn_cxt */
 	MemoryContext txn_cxt;		/* reset when the local transaction ends */
 	List	   *abandoned;		/* cursor names, in cxt */
+	bool		lone;			/* a cursor may be open that is a transaction of its own */
 };
 
 /* ---------- kalam_options.c ---------- */
@@ -125,6 +126,8 @@ extern PGresult *kalam_request_plain(KalamConn *conn, const char *sql);
 extern bool kalam_send_plain(KalamConn *conn, const char *sql);
 /* takes in what is under way: into the KalamAhead it is for, or nowhere */
 extern void kalam_settle(KalamConn *conn);
+/* the same within bounds, heeding no interrupt; false: it is still under way */
+extern bool kalam_settle_by(KalamConn *conn, TimestampTz deadline);
 /* the same if it is all here already, else false */
 extern bool kalam_settle_nowait(KalamConn *conn);
 /* is its answer still to come? */

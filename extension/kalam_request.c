@@ -28,6 +28,8 @@
 
 #include "kalam_core.h"
 
+#define STOP_MS 900				/* until a request that nobody waits for has ended */
+
 struct KalamAhead
 {
 	KalamConn  *conn;
@@ -700,7 +702,7 @@ settle_ahead(KalamConn *conn, KalamAhead *ahead, PGresult *res)
 static void
 settle_ownerless(KalamConn *conn, PGresult *res)
 {
-	bool		failed = res == NULL || !is_success(res);
+	bool		failed = res == NULL || (!is_success(res) && result_sqlstate(res) != ERRCODE_QUERY_CANCELED);
 
 	if (!failed)
 		kalam_abandon_result(conn, res);
@@ -768,6 +770,63 @@ TimestampTz
 kalam_ahead_deadline(const KalamAhead *ahead)
 {
 	return ahead->deadline;
+}
+
+bool
+kalam_settle_by(KalamConn *conn, TimestampTz deadline)
+{
+	if (!conn->busy)
+		return true;
+	if (!kalam_drain(conn, deadline) && PQstatus(conn->pg) == CONNECTION_OK)
+		return false;
+	settle_with(conn, answer_complete(conn));
+	return true;
+}
+
+/*
+ * Nobody wants it any more: what the server does for it ends.  The server lets
+ * the transaction go on after a read that was cancelled.  An answer that does
+ * not come in time is taken in at the next use.
+ */
+void
+kalam_ahead_stop(KalamAhead *ahead)
+{
+	KalamConn  *conn = ahead->conn;
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), STOP_MS);
+
+	if (!ahead->under_way || conn->ahead != ahead || !conn->busy)
+		return;
+	conn->ahead = NULL;
+	ahead->under_way = false;
+	(void) PQconsumeInput(conn->pg);
+	if ((PQisBusy(conn->pg) && !kalam_cancel_send(conn, deadline)) || PQstatus(conn->pg) != CONNECTION_OK)
+	{
+		kalam_connection_drop(conn);
+		return;
+	}
+	(void) kalam_settle_by(conn, deadline);
+}
+
+/* The next request may be long in coming: so not with it, unless another scan waits for an answer. */
+void
+kalam_cursors_close(KalamConn *conn)
+{
+	KalamRequest req = {0};
+
+	if (conn->abandoned == NIL || conn->pg == NULL)
+		return;
+	if (conn->busy && PQconsumeInput(conn->pg) && !PQisBusy(conn->pg))
+		kalam_settle(conn);
+	if (conn->pg == NULL || conn->busy)
+		return;
+	req.sql = psprintf("CLOSE %s", (char *) linitial(conn->abandoned));
+	if (!send_request(conn, &req))
+	{
+		kalam_connection_drop(conn);
+		return;
+	}
+	list_free_deep(conn->abandoned);
+	conn->abandoned = NIL;
 }
 
 bool

@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "commands/explain.h"
 #include "executor/executor.h"
 #include "foreign/fdwapi.h"
@@ -47,6 +48,7 @@ typedef struct KalamScan
 	int			wanted;			/* rows wanted at first; 0: all */
 	bool		locks;
 	bool		once;			/* it may be a transaction of its own */
+	bool		alone;			/* it is, and its cursor may be open */
 
 	KalamParameters params;
 	KalamReader *reader;
@@ -245,6 +247,8 @@ take_chunk(KalamScan *scan, MemoryContext cxt, PGresult *res)
 	scan->cursor = NULL;
 	MemoryContextSwitchTo(scan->cxt);
 	scan->cursor = kalam_result_cursor(res);
+	if (scan->cursor && !(scan->flags & KALAM_REQ_TXN))
+		scan->alone = scan->conn->lone = true;
 	scan->made = scan->conn->made;
 	kalam_measure_chunk(&scan->measure, scan->conn, res);
 	kalam_reader_take(scan->reader, res, scan->chunks++ == 0);
@@ -500,12 +504,14 @@ kalam_IterateForeignScan(ForeignScanState *node)
 
 /* ---------- again, and the end ---------- */
 
-/* Forgets what was read; nobody waits for what is under way. */
+/* Forgets what was read; the server stops what is under way. */
 static void
 scan_stop(KalamScan *scan)
 {
 	ExecClearTuple(scan->node->ss.ss_ScanTupleSlot);
 	scan_on_reset(scan);
+	if (scan->ahead && !scan->locks)
+		kalam_ahead_stop(scan->ahead);
 	if (scan->ahead_cxt)
 		MemoryContextDelete(scan->ahead_cxt);
 	if (scan->chunk_cxt)
@@ -542,6 +548,10 @@ kalam_EndForeignScan(ForeignScanState *node)
 		return;
 	node->fdw_state = NULL;
 	scan_stop(scan);
+	if (!scan->conn->open || IsTransactionBlock())	/* else the end of the transaction comes at once */
+		kalam_cursors_close(scan->conn);
+	if (scan->alone)
+		scan->conn->lone = false;
 	MemoryContextDelete(scan->cxt);
 }
 

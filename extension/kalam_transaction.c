@@ -603,6 +603,10 @@ end_one(KalamConn *conn)
 	MemoryContextReset(conn->txn_cxt);
 	if (!conn->keep || conn->outdated)
 		kalam_connection_drop(conn);
+	/* of a scan that failed: its memory, with the cursor's name, goes later */
+	if (conn->lone && conn->pg && !conn->busy && !kalam_send_plain(conn, "CLOSE ALL"))
+		kalam_connection_drop(conn);
+	conn->lone = false;
 	conn->lost = false;
 }
 

@@ -21,6 +21,7 @@ from support.proxy import Proxy
 from support.server import KalamServer
 
 from .ddl import Session
+from .observer import Observer
 from .shards import Shards
 
 TEMPLATE = "template_kalam"
@@ -176,6 +177,14 @@ def shards(db: Session, ns: str, server: KalamServer, second_server: KalamServer
     """Both servers, each behind a proxy."""
     with Proxy(server.port) as a, Proxy(second_server.port) as b:
         yield Shards(db, ns, a, b)
+
+
+@pytest.fixture
+def observer(server: KalamServer) -> Iterator[Observer]:
+    """Sees on the server what other sessions do there."""
+    observer = Observer(server)
+    yield observer
+    observer.conn.close()
 
 
 @pytest.hookimpl(tryfirst=True)

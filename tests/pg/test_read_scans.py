@@ -62,7 +62,7 @@ def test_columns_sent(db: Session, table: str) -> None:
     assert remote_sql(db, f"SELECT v FROM {table} WHERE v ILIKE id || '%'").startswith('SELECT "id", "v" FROM ')
     assert remote_sql(db, f"SELECT 1 FROM {table}").startswith("SELECT NULL FROM ")
     assert remote_sql(db, f"SELECT x FROM {table} x").startswith('SELECT "id", "n", "v", "b", "at", "_seq" FROM ')
-    assert remote_sql(db, f"UPDATE {table} SET n = 1 WHERE id = 2").endswith('WHERE ("id" = $1) FOR UPDATE')
+    assert remote_sql(db, f"UPDATE {table} SET v = lower(v) WHERE id = 2").endswith('WHERE ("id" = $1) FOR UPDATE')
 
 
 def test_order_of_text_is_left_to_code_points_only(db: Session, table: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import psycopg
 import pytest
@@ -20,6 +20,7 @@ from support.proxy import Fault, Proxy, Trap
 from support.server import KalamServer
 
 from .ddl import Session
+from .observer import Observer
 
 pytestmark = pytest.mark.pg
 
@@ -35,31 +36,6 @@ def table(db: Session, ns: str, proxy: Proxy) -> str:
     db(f"ALTER FOREIGN TABLE {ns}.t OPTIONS (ADD fetch_size '1000')")
     db(f"INSERT INTO {ns}.t SELECT g, 'body ' || g FROM generate_series(1, 5000) g")
     return f"{ns}.t"
-
-
-class Observer:
-    """What the server says of other sessions."""
-
-    def __init__(self, server: KalamServer) -> None:
-        self.conn = psycopg.connect(server.dsn(), autocommit=True)
-
-    def count(self, what: str) -> int:
-        found = self.conn.execute(f"SELECT count(*) FROM system.{what}").fetchone()
-        assert found is not None
-        return int(found[0])
-
-    def at_rest(self) -> bool:
-        """Nobody's statement runs, no transaction, cursor or lock is left."""
-        return (self.count("sessions WHERE id <> pg_backend_pid() AND (state = 'active' OR cursors > 0)") == 0
-                and self.count("transactions WHERE session <> pg_backend_pid()") == 0
-                and self.count("locks WHERE session <> pg_backend_pid()") == 0)
-
-
-@pytest.fixture
-def observer(server: KalamServer) -> Iterator[Observer]:
-    observer = Observer(server)
-    yield observer
-    observer.conn.close()
 
 
 class Running(threading.Thread):

@@ -222,6 +222,7 @@ class Cursor:
         self.columns = columns
         self.fetch_size = fetch
         self.transaction = transaction
+        self.level = transaction.level  # a savepoint's rollback ends what was opened after it
         self._chunks = chunks
         self._to_batch = to_batch  # None: plain rows
         self._owner = owner  # the transaction exists for this cursor only
@@ -261,12 +262,19 @@ class Cursor:
             self.transaction.rollback()
 
 
-def close_cursors(session: ClientSession, transaction: Any = None) -> None:
-    """Those of a transaction; None: all."""
+def close_cursors(session: ClientSession, transaction: Any = None, level: int = 0) -> None:
+    """Those of a transaction (None: all) that belong to this level or a deeper one."""
     for name, cursor in list(session.cursors.items()):
-        if transaction is None or cursor.transaction is transaction:
+        if transaction is None or (cursor.transaction is transaction and cursor.level >= level):
             del session.cursors[name]
             cursor.close()
+
+
+def release_cursors(session: ClientSession, transaction: Any, level: int) -> None:
+    """Deeper levels have been released: what was opened there belongs to this one."""
+    for cursor in session.cursors.values():
+        if cursor.transaction is transaction:
+            cursor.level = min(cursor.level, level)
 
 
 def close_cursor(session: ClientSession, name: str, *, missing_ok: bool = False) -> None:

@@ -299,6 +299,7 @@ class SqlExecutor:
                              hint='The context key "exec" runs any statement.')
         if params or bound.kinds:
             run.params = decode(params, formats, bound.kinds)
+        run.spares = context is not None and not context.exec and not plan.writes
         if plan.writes:
             run.wrote = True
             if run.transaction.read_only:

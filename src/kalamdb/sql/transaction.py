@@ -12,7 +12,7 @@ from typing import cast, get_args
 
 from kalamdb.api import ClientSession, Context, Result
 from kalamdb.errors import KalamError
-from kalamdb.sql.cursors import close_cursors
+from kalamdb.sql.cursors import close_cursors, release_cursors
 from kalamdb.sql.report import Reports
 from kalamdb.sql.statements import (
     Begin,
@@ -113,6 +113,8 @@ def enter(engine: Engine, session: ClientSession, context: Context) -> Transacti
         raise KalamError("25001", f'transaction "{current.id}" is still open in this session')
     check_usable(current)
     if context.level != current.level or context.floor < current.level:
+        if session.cursors:
+            release_cursors(session, current, context.floor)
         current.set_level(context.floor, context.level)
     for number in context.drop:
         current.release(number)
@@ -221,6 +223,7 @@ def _rollback_to_level(session: ClientSession, level: int) -> Result:
     transaction = _need(session, "ROLLBACK TO LEVEL")
     if level < 2:
         raise KalamError("3B001", f"there is no savepoint level {level}")
+    close_cursors(session, transaction, level)
     if level <= transaction.level or transaction.status == "E":
         transaction.rollback_to_level(level)
     return Result("ROLLBACK")
