@@ -42,6 +42,8 @@ typedef struct Rewrite
 	List	   *key;			/* column names, as String */
 	char	   *key_constraint;
 	bool		has_key;
+	Oid			parent;			/* PARTITION OF; InvalidOid: none */
+	List	   *comments;		/* of columns, from LIKE */
 } Rewrite;
 
 bool
@@ -145,8 +147,8 @@ take_with(Rewrite *rw)
 
 /* ---------- columns ---------- */
 
-static Constraint *
-new_constraint(ConstrType type)
+Constraint *
+kalam_create_constraint(ConstrType type)
 {
 	Constraint *constraint = makeNode(Constraint);
 
@@ -176,7 +178,7 @@ static void
 require_not_null(ColumnDef *column)
 {
 	if (!column->is_not_null && !has_constraint(column, CONSTR_NOTNULL))
-		column->constraints = lappend(column->constraints, new_constraint(CONSTR_NOTNULL));
+		column->constraints = lappend(column->constraints, kalam_create_constraint(CONSTR_NOTNULL));
 }
 
 /* the plain one-word type names of the grammar's "serial" and "file" */
@@ -200,7 +202,7 @@ make_snowflake(Rewrite *rw, ColumnDef *column, const char *was, bool narrower)
 	require_not_null(column);
 	if (!has_constraint(column, CONSTR_DEFAULT))
 	{
-		Constraint *def = new_constraint(CONSTR_DEFAULT);
+		Constraint *def = kalam_create_constraint(CONSTR_DEFAULT);
 		char	   *schema = get_namespace_name(kalam_extension_namespace(rw->server->serverid));
 
 		def->raw_expr = (Node *) makeFuncCall(list_make2(makeString(schema), makeString(pstrdup("snowflake_id"))),
@@ -370,12 +372,30 @@ kalam_create_added_column(Oid serverid, ColumnDef *column)
 }
 
 static void
+take_like(Rewrite *rw, const TableLikeClause *clause)
+{
+	KalamLike  *like = kalam_like_expand(clause);
+	ListCell   *lc;
+
+	foreach(lc, like->elements)
+	{
+		if (IsA(lfirst(lc), ColumnDef))
+			rewrite_column(rw, lfirst_node(ColumnDef, lc));
+		else
+			rw->elements = lappend(rw->elements, lfirst(lc));
+	}
+	rw->comments = list_concat(rw->comments, like->comments);
+	if (like->key)
+		take_key(rw, like->key, like->key->keys);
+}
+
+static void
 take_element(Rewrite *rw, Node *element)
 {
 	if (IsA(element, ColumnDef))
 		rewrite_column(rw, (ColumnDef *) element);
 	else if (IsA(element, TableLikeClause))
-		kalam_refuse("LIKE", "Write the columns out.");
+		take_like(rw, (TableLikeClause *) element);
 	else if (IsA(element, Constraint))
 	{
 		Constraint *constraint = (Constraint *) element;
@@ -426,11 +446,32 @@ named_not_null(List *elements, const char *name)
 	return false;
 }
 
+static bool
+has_column(Rewrite *rw, const char *name)
+{
+	return find_column(rw->elements, name) || (OidIsValid(rw->parent) && get_attnum(rw->parent, name) > 0);
+}
+
+/* The partition's own words about a column that it has from its parent. */
+static ColumnDef *
+inherited_column(Rewrite *rw, const char *name)
+{
+	ColumnDef  *column = makeNode(ColumnDef);
+
+	column->colname = pstrdup(name);
+	column->is_local = true;
+	column->location = -1;
+	rw->elements = lappend(rw->elements, column);
+	return column;
+}
+
 static void
 mark_key_column(Rewrite *rw, const char *name, int place)
 {
 	ColumnDef  *column = find_column(rw->elements, name);
 
+	if (column == NULL && has_column(rw, name))
+		column = inherited_column(rw, name);
 	if (column == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -450,7 +491,7 @@ finish_key(Rewrite *rw)
 	int			place = 0;
 	ListCell   *lc;
 
-	if (!rw->has_key && find_column(rw->elements, "id"))
+	if (!rw->has_key && has_column(rw, "id"))
 		rw->key = list_make1(makeString(pstrdup("id")));
 	if (rw->key == NIL)
 	{
@@ -471,7 +512,7 @@ finish_key(Rewrite *rw)
 static void
 append_system_columns(Rewrite *rw)
 {
-	if (!rw->system_columns)
+	if (!rw->system_columns || OidIsValid(rw->parent))
 		return;
 	rw->elements = lappend(rw->elements, makeColumnDef(KALAM_SEQ_COLUMN, INT8OID, -1, InvalidOid));
 	if (strcmp(rw->type, "shared") != 0)
@@ -487,10 +528,8 @@ refuse_clauses(const CreateStmt *stmt)
 	const char *heap = "Add USING heap for an ordinary table.";
 
 	if (stmt->partspec)
-		kalam_refuse("PARTITION BY", "Create the partitioned table without USING, and its partitions by CREATE FOREIGN TABLE ... PARTITION OF.");
-	if (stmt->partbound)
-		kalam_refuse("PARTITION OF with USING", "Write CREATE FOREIGN TABLE ... PARTITION OF ... SERVER ..., or ATTACH PARTITION.");
-	if (stmt->inhRelations != NIL)
+		kalam_refuse("PARTITION BY", "Create the partitioned table without USING, and its partitions by CREATE TABLE ... PARTITION OF ... USING kalamdb.");
+	if (stmt->inhRelations != NIL && stmt->partbound == NULL)
 		kalam_refuse("INHERITS", "Write the columns out.");
 	if (stmt->ofTypename)
 		kalam_refuse("OF", "Write the columns out.");
@@ -519,7 +558,7 @@ settle_name(RangeVar *relation, bool if_not_exists, Oid *namespace)
 }
 
 CreateForeignTableStmt *
-kalam_create_rewrite(const CreateStmt *original)
+kalam_create_rewrite(const CreateStmt *original, List **comments)
 {
 	CreateStmt *stmt = (CreateStmt *) copyObject(original);
 	CreateForeignTableStmt *foreign = makeNode(CreateForeignTableStmt);
@@ -530,6 +569,8 @@ kalam_create_rewrite(const CreateStmt *original)
 	refuse_clauses(stmt);
 	if (!settle_name(stmt->relation, stmt->if_not_exists, &namespace))
 		return NULL;
+	if (stmt->partbound)
+		rw.parent = RangeVarGetRelid(linitial_node(RangeVar, stmt->inhRelations), AccessShareLock, false);
 	take_with(&rw);
 	foreach(lc, stmt->tableElts)
 		take_element(&rw, lfirst(lc));
@@ -543,6 +584,7 @@ kalam_create_rewrite(const CreateStmt *original)
 	foreign->base.accessMethod = NULL;
 	foreign->servername = rw.server->servername;
 	foreign->options = pin_names(rw.options, namespace, stmt->relation->relname);
+	*comments = rw.comments;
 	return foreign;
 }
 

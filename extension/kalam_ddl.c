@@ -9,6 +9,8 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "commands/comment.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
@@ -54,20 +56,38 @@ kalam_utility_relation(const RangeVar *name)
 	return InvalidOid;
 }
 
+/* Comments that LIKE brings: (column, text). */
 static void
-create_table(KalamUtility *u, CreateStmt *stmt)
+comment_columns(Oid relid, List *comments)
 {
-	CreateForeignTableStmt *foreign = kalam_create_rewrite(stmt);
+	ListCell   *lc;
+
+	foreach(lc, comments)
+	{
+		List	   *comment = lfirst(lc);
+
+		CreateComments(relid, RelationRelationId, get_attnum(relid, linitial(comment)), lsecond(comment));
+	}
+}
+
+Oid
+kalam_create_table_run(KalamUtility *u, CreateStmt *stmt)
+{
+	List	   *comments = NIL;
+	CreateForeignTableStmt *foreign = kalam_create_rewrite(stmt, &comments);
 	Oid			relid;
 
 	if (foreign == NULL)
 	{
 		kalam_utility_run(u);
-		return;
+		return InvalidOid;
 	}
 	relid = kalam_create_run(u, foreign);
 	if (OidIsValid(relid) && !IsBinaryUpgrade)
 		kalam_mirror_create(relid);
+	if (OidIsValid(relid))
+		comment_columns(relid, comments);
+	return relid;
 }
 
 static void
@@ -100,7 +120,7 @@ explain(KalamUtility *u, ExplainStmt *stmt)
 	Query	   *query = (Query *) stmt->query;
 
 	if (query && IsA(query, Query) && query->utilityStmt && IsA(query->utilityStmt, CreateTableAsStmt))
-		kalam_refuse_create_as((CreateTableAsStmt *) query->utilityStmt);
+		kalam_refuse_explain_as((CreateTableAsStmt *) query->utilityStmt);
 	kalam_utility_run(u);
 }
 
@@ -122,7 +142,7 @@ dispatch(KalamUtility *u)
 	{
 		case T_CreateStmt:
 			if (is_ours((CreateStmt *) stmt))
-				create_table(u, (CreateStmt *) stmt);
+				(void) kalam_create_table_run(u, (CreateStmt *) stmt);
 			else
 				kalam_utility_run(u);
 			break;
@@ -130,8 +150,10 @@ dispatch(KalamUtility *u)
 			create_foreign_table(u, (CreateForeignTableStmt *) stmt);
 			break;
 		case T_CreateTableAsStmt:
-			kalam_refuse_create_as((CreateTableAsStmt *) stmt);
-			kalam_utility_run(u);
+			if (kalam_is_access_method(((CreateTableAsStmt *) stmt)->into->accessMethod))
+				kalam_create_as_run(u);
+			else
+				kalam_utility_run(u);
 			break;
 		case T_ExplainStmt:
 			explain(u, (ExplainStmt *) stmt);

@@ -3,6 +3,8 @@
  *
  * kalam_ddl.c     the utility hook: which statements are ours, who handles them
  * kalam_create.c  CREATE TABLE … USING kalamdb becomes CREATE FOREIGN TABLE
+ * kalam_create_as.c  CREATE TABLE AS
+ * kalam_like.c    LIKE in CREATE TABLE
  * kalam_mirror.c  a foreign table that exists locally is created on the server
  * kalam_attach.c  or compared with the one that is there
  * kalam_alter.c   ALTER TABLE and RENAME: who is told
@@ -39,14 +41,17 @@ typedef struct KalamUtility
 extern void kalam_utility_run(KalamUtility *u);
 /* another statement in its place; stmt must be ours to scribble on */
 extern void kalam_utility_run_as(KalamUtility *u, Node *stmt);
+/* CREATE TABLE of ours in place of the statement; InvalidOid: IF NOT EXISTS, and there was one */
+extern Oid	kalam_create_table_run(KalamUtility *u, CreateStmt *stmt);
 /* relation of ours behind a name, without lock; InvalidOid if it is none of ours or is not there */
 extern Oid	kalam_utility_relation(const RangeVar *name);
 
 /* ---------- kalam_create.c ---------- */
 /* does this name, or (NULL) the default, mean our access method? */
 extern bool kalam_is_access_method(const char *name);
-/* NULL: IF NOT EXISTS, and there is one */
-extern CreateForeignTableStmt *kalam_create_rewrite(const CreateStmt *stmt);
+/* NULL: IF NOT EXISTS, and there is one; comments: (column, text) of columns */
+extern CreateForeignTableStmt *kalam_create_rewrite(const CreateStmt *stmt, List **comments);
+extern Constraint *kalam_create_constraint(ConstrType type);
 /* CREATE FOREIGN TABLE on a server of ours: pins namespace and table; false if IF NOT EXISTS makes it nothing */
 extern bool kalam_create_pin(CreateForeignTableStmt *stmt);
 extern Oid	kalam_extension_namespace(Oid serverid);
@@ -57,6 +62,19 @@ extern void kalam_create_added_column(Oid serverid, ColumnDef *column);
 /* 42501 if CREATE or ALTER USER MAPPING changes who is bound to which tenant, and is not the owner's */
 extern void kalam_mapping_check(Node *stmt);
 extern void kalam_mapping_drop(Oid umid);	/* the same, for any DROP */
+
+/* ---------- kalam_create_as.c ---------- */
+extern void kalam_create_as_run(KalamUtility *u);
+
+/* ---------- kalam_like.c ---------- */
+typedef struct KalamLike
+{
+	List	   *elements;		/* ColumnDef and Constraint */
+	Constraint *key;			/* NULL: none */
+	List	   *comments;		/* lists of a column's name and its comment */
+} KalamLike;
+
+extern KalamLike *kalam_like_expand(const TableLikeClause *clause);
 
 /* ---------- kalam_mirror.c ---------- */
 extern void kalam_mirror_create(Oid relid);
@@ -118,7 +136,7 @@ extern void kalam_refuse_constraint(ConstrType type);	/* returns if the type is 
 extern void kalam_refuse_alter(const AlterTableStmt *stmt);
 extern bool kalam_alter_is_mirrored(const AlterTableCmd *cmd);
 extern void kalam_refuse_managed(const AlterTableCmd *cmd);
-extern void kalam_refuse_create_as(const CreateTableAsStmt *stmt);
+extern void kalam_refuse_explain_as(const CreateTableAsStmt *stmt);
 extern void kalam_refuse_index(const IndexStmt *stmt);
 
 /* ---------- kalam_secret.c ---------- */

@@ -50,13 +50,10 @@ kalam_refuse_index(const IndexStmt *stmt)
 }
 
 void
-kalam_refuse_create_as(const CreateTableAsStmt *stmt)
+kalam_refuse_explain_as(const CreateTableAsStmt *stmt)
 {
-	if (!kalam_is_access_method(stmt->into->accessMethod))
-		return;
-	if (stmt->objtype == OBJECT_MATVIEW)
-		kalam_refuse("MATERIALIZED VIEW", "Add USING heap.");
-	kalam_refuse("CREATE TABLE AS", "CREATE TABLE ... USING kalamdb first, then INSERT ... SELECT.");
+	if (kalam_is_access_method(stmt->into->accessMethod))
+		kalam_refuse("EXPLAIN of CREATE TABLE AS", "EXPLAIN the query alone, or INSERT ... SELECT.");
 }
 
 /* ---------- ALTER ---------- */
