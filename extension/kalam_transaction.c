@@ -8,9 +8,9 @@
  *
  * What can fail happens at PRE_COMMIT: pending writes are sent, then what
  * PostgreSQL's own commit may still refuse is tried, then COMMIT is sent
- * (kalam_commit.c).  From then to the local commit no interrupt is heeded.  After an abort the server
- * is told within a bounded time, or the connection is closed, which undoes the
- * transaction, too; nothing is raised there.
+ * (kalam_commit.c).  From then to the local commit no cancel is heeded.  After
+ * an abort the server is told within a bounded time, or the connection is
+ * closed, which undoes the transaction, too; nothing is raised there.
  *
  * conn->open says that the server is in a transaction; conn->lost that it was,
  * and the connection broke: then the local transaction cannot commit.
@@ -46,7 +46,7 @@ typedef struct HeldSnapshot
 
 static dlist_head pendings = DLIST_STATIC_INIT(pendings);
 static bool any_used = false;
-static bool holding_interrupts = false;
+static bool holding_cancels = false;
 static uint64 local_serial = 1;
 
 static void on_xact(XactEvent event, void *arg);
@@ -434,21 +434,24 @@ try_local_commit(void)
 	PreCommit_CheckForSerializationFailure();
 }
 
-/* Nothing may come between a COMMIT there and the one here. */
+/*
+ * No cancel may come between a COMMIT there and the one here.  A backend can
+ * still be terminated: another extension's part of the commit may hang.
+ */
 static void
-hold_interrupts(void)
+hold_cancels(void)
 {
-	HOLD_INTERRUPTS();
-	holding_interrupts = true;
+	HOLD_CANCEL_INTERRUPTS();
+	holding_cancels = true;
 }
 
 /* An ERROR has ended the holding by itself. */
 static void
-resume_interrupts(bool committed)
+resume_cancels(bool committed)
 {
-	if (holding_interrupts && committed)
-		RESUME_INTERRUPTS();
-	holding_interrupts = false;
+	if (holding_cancels && committed)
+		RESUME_CANCEL_INTERRUPTS();
+	holding_cancels = false;
 }
 
 static void
@@ -461,7 +464,7 @@ pre_commit(void)
 	flush_last();
 	kalam_commit(used_connections());
 	if (writers > 0)
-		hold_interrupts();
+		hold_cancels();
 }
 
 static void
@@ -661,12 +664,12 @@ on_xact(XactEvent event, void *arg)
 			each_used(refuse_prepare);
 			break;
 		case XACT_EVENT_ABORT:
-			resume_interrupts(false);
+			resume_cancels(false);
 			abort_all();
 			break;
 		case XACT_EVENT_COMMIT:
 			end_all();
-			resume_interrupts(true);
+			resume_cancels(true);
 			break;
 		case XACT_EVENT_PREPARE:
 			end_all();

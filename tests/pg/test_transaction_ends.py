@@ -2,7 +2,7 @@
 
 | trap | tests |
 |---|---|
-| an error after the server has committed | `serialization_failure`, `on_commit_action`, `notify` |
+| an error after the server has committed | `serialization_failure`, `on_commit_action`, `notify`, `between` |
 | an error while a transaction aborts is a PANIC | `dead_or_silent_server`, `postgres_killed` |
 | PREPARE TRANSACTION ignored: the remote transaction dangles | `prepare_transaction` |
 | savepoints not mirrored; exception blocks are savepoints | `nested`, `thousand`, `cursors_and_savepoints` |
@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 
 import psycopg
@@ -85,6 +86,64 @@ def test_notify(db: Session, other: Session, table: str) -> None:
     db("ROLLBACK; NOTIFY kalam_news, 'last'")
     heard = [notice.payload for notice in other.conn.notifies(timeout=20, stop_after=2)]
     assert heard == ["kept", "last"]
+
+
+@pytest.fixture
+def stuck_commit(db: Session, dsn: str, ns: str) -> Iterator[psycopg.Connection]:
+    """A session whose COMMIT waits for a standby that is not there, and lets no other COMMIT with a NOTIFY pass."""
+    db(f"CREATE TABLE {ns}.noise (id int)")
+    db("ALTER SYSTEM SET synchronous_commit = 'local'")
+    db("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    db("SELECT pg_reload_conf()")
+    conn = psycopg.connect(dsn, autocommit=True)
+    conn.execute("SET synchronous_commit = on")
+
+    def notify() -> None:
+        for _ in range(10_000):  # PostgreSQL takes a moment to know of the standby
+            conn.execute(f"BEGIN; INSERT INTO {ns}.noise VALUES (1); NOTIFY kalam_stuck; COMMIT")
+            if released.is_set():
+                return
+
+    released = threading.Event()
+    thread = threading.Thread(target=notify)
+    thread.start()
+    waits = "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = %s"
+    wait_until(lambda: db(waits, conn.info.backend_pid) == [(True,)], "the wait for a standby")
+    yield conn
+    released.set()
+    for name in ("synchronous_commit", "synchronous_standby_names"):
+        db(f"ALTER SYSTEM RESET {name}")
+    db("SELECT pg_reload_conf()")
+    conn.cancel_safe()
+    thread.join()
+    conn.close()
+
+
+def test_cancel_between_the_two_commits(
+    db: Session, other: Session, dsn: str, ns: str, table: str, stuck_commit: psycopg.Connection
+) -> None:
+    """The server has committed, PostgreSQL waits for a lock: a cancel now would leave them apart."""
+    db(f"CREATE TABLE {ns}.local (id int)")
+    other("SET synchronous_commit = local")
+    other(f"BEGIN; INSERT INTO {ns}.local VALUES (3); INSERT INTO {table} VALUES (3, 'kept'); NOTIFY kalam_stuck")
+    failed: list[psycopg.Error] = []
+
+    def commit() -> None:
+        try:
+            other("COMMIT")
+        except psycopg.Error as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=commit)
+    thread.start()
+    waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+    wait_until(lambda: db(waits, other.conn.info.backend_pid) == [(True,)], "the wait for the lock")
+    assert db(f"SELECT id FROM {table} ORDER BY id") == [(1,), (2,), (3,)]
+    other.conn.cancel_safe()
+    stuck_commit.cancel_safe()
+    thread.join(30)
+    assert not failed
+    assert db(f"SELECT id FROM {ns}.local") == [(3,)]
 
 
 def test_deferred_constraint_trigger(db: Session, ns: str, table: str) -> None:
