@@ -33,7 +33,6 @@ class EstimatePlan:
     params: Params
     columns: tuple[Column, ...] = COLUMNS
     writes: bool = False
-    wire: bool = True
 
     def start(self, run: Run) -> Awaitable[Result]:
         return self._answer(run)

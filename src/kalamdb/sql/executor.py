@@ -294,9 +294,6 @@ class SqlExecutor:
         context = run.context
         if run.described is not None and plan.columns != run.described:
             raise KalamError("0A000", "cached plan must not change result type", hint="Prepare the statement anew.")
-        if context is not None and not plan.wire and not context.exec:
-            raise KalamError("42601", "the statement is not in the wire dialect",
-                             hint='The context key "exec" runs any statement.')
         if params or bound.kinds:
             run.params = decode(params, formats, bound.kinds)
         run.spares = context is not None and not context.exec and not plan.writes

@@ -105,7 +105,6 @@ class InsertPlan:
     params: Params
     whole: Callable[[Row], Row] | None = None  # makes a row of ``arrow`` the table's, where it has all columns
     writes: bool = True
-    wire: bool = True
 
     @property
     def columns(self) -> tuple[Column, ...] | None:

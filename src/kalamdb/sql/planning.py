@@ -38,7 +38,6 @@ PATHS_KEPT = 8
 class Plan(Protocol):
     params: Params
     writes: bool
-    wire: bool
 
     @property
     def columns(self) -> tuple[Column, ...] | None: ...
@@ -190,6 +189,10 @@ class _Planning:
         table = node.this if isinstance(node, exp.Schema) else node
         if not isinstance(table, exp.Table):
             raise KalamError("0A000", "this form of target is not supported")
+        alias = table.args.get("alias")
+        if alias is not None and alias.args.get("columns"):
+            raise KalamError("42601", "the table that is written to has no column aliases",
+                             position=position_of(alias.args["columns"][0]))
         return table, access.resolve_target(self.catalog, table_name(table), self.path, position_of(table))
 
     def returning(self, tree: exp.Expression, target: exp.Table, table: TableDef) -> Returning | None:

@@ -124,7 +124,6 @@ class QueryPlan:
     params: Params
     wider: Callable[[], str]
     writes: bool = False
-    wire: bool = True
 
     def start(self, run: Run) -> Result | Awaitable[Result]:
         return self._answer(run)

@@ -125,7 +125,6 @@ class ReadPlan:
     pick: Callable[[Row], Row]
     ordered: bool = False
     writes: bool = False
-    wire: bool = True
 
     def start(self, run: Run) -> Result | Awaitable[Result]:
         if (rows := self._rows_by_key(run, alone=run.own)) is not None:

@@ -360,7 +360,6 @@ class ChangePlan:
     params: Params
     names_tenant: bool
     writes: bool = True
-    wire: bool = True
 
     @property
     def columns(self) -> tuple[Column, ...] | None:
@@ -490,7 +489,6 @@ class ArrowChangePlan:
     params: Params
     columns: tuple[Column, ...] | None = None
     writes: bool = True
-    wire: bool = True
 
     def start(self, run: Run) -> Awaitable[Result]:
         return self._run(run)
