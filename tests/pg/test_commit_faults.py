@@ -15,6 +15,7 @@ Each fault is at a message, not at a moment: nothing here depends on luck.
 
 from __future__ import annotations
 
+import random
 import re
 import threading
 from collections.abc import Callable
@@ -354,3 +355,50 @@ def test_ends_that_undo(faults: Faults, step: str, fault: Fault) -> None:
     trap.wait()
     faults.proxy.resume()
     faults.usable(BEFORE)
+
+
+# ---------- anywhere ----------
+SHAPES = [
+    ["INSERT INTO {t} VALUES ({i}, 'x')"],
+    ["INSERT INTO {t} VALUES ({i}, 'x'), (-{i}, 'x')"],
+    ["BEGIN", "INSERT INTO {l} VALUES ({i})", "INSERT INTO {t} VALUES ({i}, 'x')", "COMMIT"],
+    ["BEGIN", "INSERT INTO {t} VALUES ({i}, 'x')", "SELECT count(*) FROM {t}", "SAVEPOINT s",
+     "UPDATE {t} SET body = 'y'", "ROLLBACK TO s", "INSERT INTO {l} VALUES ({i})", "COMMIT"],
+    ["BEGIN", "INSERT INTO {l} VALUES ({i})", "DECLARE c CURSOR FOR SELECT * FROM {t}", "FETCH 1 FROM c",
+     "UPDATE {t} SET id = {i}, body = lower('X') WHERE id = {i} - 1000", "INSERT INTO {t} VALUES ({i}, 'x')", "COMMIT"],
+    ["DO $$BEGIN BEGIN INSERT INTO {t} VALUES ({i}, 'x'); PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN"
+     " INSERT INTO {t} VALUES ({i}, 'x'); END; INSERT INTO {l} VALUES ({i}); END$$"],
+]
+
+
+def attempt(db: Session, statements: list[str]) -> bool:
+    """Whether the client was told of success."""
+    try:
+        for statement in statements:
+            db(statement)
+    except psycopg.Error as error:
+        if error.sqlstate not in ("08000", "08001", "08006"):  # 08007 neither: the server can be asked
+            raise
+        db("ROLLBACK")
+        return False
+    return True
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cut_anywhere(faults: Faults, seed: int) -> None:
+    """At any message of any transaction: what the client was told is what is there, on both sides, and nothing else."""
+    chance = random.Random(seed)
+    expected: set[int] = {1, 2, 3}
+    local: set[int] = set()
+    for i in range(10, 70):
+        shape = chance.choice(SHAPES)
+        fault: Fault = chance.choice(["cut", "cut answer"])
+        faults.proxy.trap("", fault, after=chance.randint(0, 60), skip=chance.randint(0, 7 * len(shape)))
+        if attempt(faults.db, [sql.format(t=faults.table, l=faults.local, i=i) for sql in shape]):
+            expected |= {i, -i} if "-{i}" in shape[0] else {i}
+            local |= {i} if any("{l}" in sql for sql in shape) else set()
+        faults.proxy.resume()
+        assert {row[0] for row in faults.rows()} == expected, (i, shape, fault)
+        assert {row[0] for row in faults.other(f"SELECT id FROM {faults.local}")} == local, (i, shape, fault)
+    assert {row[1] for row in faults.rows() if row[0] > 9} == {"x"}
+    assert 5 < len(expected) < 120

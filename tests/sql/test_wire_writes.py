@@ -270,6 +270,14 @@ def test_outcomes(wire: Wire, wires: Callable[[], Wire], t: str) -> None:
     assert wire(f'SELECT "id" FROM {t} WHERE ("id" = $1)', ("int8", "4")).rows == []
 
 
+def test_tenants_that_are_no_text(wire: Wire, mine: str) -> None:
+    for tenant in ("\0", "a\0", "a\0b"):
+        wire.fails("22021", f'INSERT INTO {mine} ("id") VALUES ($1)', ("int4", "1"), user=tenant)
+        assert wire(f'SELECT "id" FROM {mine}', user=tenant).rows == []
+    wire(f'INSERT INTO {mine} ("id") VALUES ($1)', ("int4", "1"), user="a\n☃ \U0001f600")
+    assert wire(f'SELECT "_userid" FROM {mine}', user="*").rows == [("a\n☃ \U0001f600",)]
+
+
 # ---------- exec ----------
 def run(wire: Wire, sql: str, **context: object) -> object:
     return json.loads(wire(sql, exec=True, **context).rows[0][0])

@@ -137,6 +137,8 @@ def write_tenant(account: Account, table: TableDef, tenant: str | None) -> str |
     if not tenant:
         return None
     check_tenant(account, tenant)
+    if "\0" in tenant:  # a context's JSON can say so, but no text of PostgreSQL
+        raise KalamError("22021", 'invalid byte sequence for encoding "UTF8": 0x00')
     return None if tenant == EVERYONE else tenant
 
 
