@@ -11,9 +11,9 @@
  * by KalamConflictPart.  Rows are sent in batches, but one by one where
  * somebody looks at what became of each: RETURNING and WITH CHECK OPTION.
  *
- * What the server does to a row nobody sees here, so it may not be a matter of
- * triggers, generated columns, CHECK constraints, or expressions that only
- * PostgreSQL can evaluate: refused.
+ * What the server does to a row nobody sees here.  Where PostgreSQL has to, the
+ * plan has no clause, and kalam_upsert.c does it row by row; only row triggers
+ * that would fire for some of the rows are refused.
  */
 #include "postgres.h"
 
@@ -107,20 +107,22 @@ refuse(Relation rel, const char *why)
 }
 
 static void
-refuse_local_rules(Relation rel)
+refuse_triggers(Relation rel)
 {
 	TriggerDesc *triggers = rel->trigdesc;
-	TupleConstr *constr = RelationGetDescr(rel)->constr;
 
 	if (triggers != NULL && (triggers->trig_update_before_row || triggers->trig_update_after_row ||
 							 triggers->trig_insert_after_row))
 		refuse(rel, "The table has row triggers for UPDATE, or AFTER INSERT.");
-	if (constr != NULL && constr->has_generated_stored)
-		refuse(rel, "The table has generated columns.");
-	if (constr != NULL && constr->num_check > 0)
-		refuse(rel, "The table has CHECK constraints.");
-	if (rel->rd_rel->relispartition)
-		refuse(rel, "The table is a partition.");
+}
+
+/* Must PostgreSQL see what becomes of a row? */
+static bool
+has_local_rules(Relation rel)
+{
+	TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	return rel->rd_rel->relispartition || (constr != NULL && (constr->has_generated_stored || constr->num_check > 0));
 }
 
 static Oid
@@ -136,7 +138,8 @@ target_user(PlannerInfo *root, RangeTblEntry *entry)
 	return OidIsValid(userid) ? userid : GetUserId();
 }
 
-static void
+/* false: it cannot be sent */
+static bool
 collect_settings(Relation rel, ModifyTable *plan, const KalamScope *scope, KalamUpsert *upsert)
 {
 	ListCell   *entry;
@@ -155,18 +158,17 @@ collect_settings(Relation rel, ModifyTable *plan, const KalamScope *scope, Kalam
 					 errmsg("column \"%s\" cannot be updated", KALAM_USERID_COLUMN),
 					 errhint("Delete the row and insert it for the other tenant.")));
 		if (!kalam_value_allowed(scope, expr))
-			refuse(rel, "A new value can be computed by PostgreSQL only.");
+			return false;
 		upsert->attnos = lappend_int(upsert->attnos, n);
 		upsert->exprs = lappend(upsert->exprs, expr);
 	}
-	if (upsert->attnos == NIL)
-		refuse(rel, "There is no column to set.");
 	foreach(entry, (List *) plan->onConflictWhere)
 	{
 		if (!kalam_is_shippable(scope, lfirst(entry)))
-			refuse(rel, "The condition of DO UPDATE can be evaluated by PostgreSQL only.");
+			return false;
 	}
 	upsert->conds = (List *) plan->onConflictWhere;
+	return upsert->attnos != NIL;
 }
 
 static List *
@@ -180,11 +182,12 @@ plan_upsert(PlannerInfo *root, ModifyTable *plan, Index rtindex, RangeTblEntry *
 
 	if (table->type == KALAM_STREAM)
 		refuse(rel, "Rows of a stream cannot be updated.");
-	refuse_local_rules(rel);
+	refuse_triggers(rel);
 	scope.conn = kalam_connection_get(kalam_user_mapping(table->serverid, target_user(root, entry)));
 	scope.relids = bms_add_member(bms_make_singleton(rtindex), plan->exclRelRTI);
 	upsert.keys = kalam_key_columns(entry->relid);
-	collect_settings(rel, plan, &scope, &upsert);
+	if (!collect_settings(rel, plan, &scope, &upsert) || has_local_rules(rel))
+		return NIL;
 	initStringInfo(&sql);
 	kalam_deparse_upsert(&sql, root, &upsert, &params);
 	return list_make3(makeString(sql.data), makeInteger(rtindex), params);

@@ -76,14 +76,14 @@ modify_unlink(void *arg)
 
 static KalamModify *
 modify_create(EState *estate, ResultRelInfo *rinfo, CmdType operation, OnConflictAction on_conflict,
-			  KalamConflict *conflict)
+			  KalamConflict *conflict, bool here)
 {
 	MemoryContext cxt = AllocSetContextCreate(estate->es_query_cxt, "kalam modify", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	KalamModify *state = palloc0(sizeof(KalamModify));
 	Relation	rel = rinfo->ri_RelationDesc;
 
-	if (on_conflict == ONCONFLICT_UPDATE && conflict == NULL)
+	if (on_conflict == ONCONFLICT_UPDATE && conflict == NULL && !here)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("foreign table \"%s\" does not support ON CONFLICT DO UPDATE", RelationGetRelationName(rel)),
@@ -97,7 +97,7 @@ modify_create(EState *estate, ResultRelInfo *rinfo, CmdType operation, OnConflic
 	state->spec.rel = rel;
 	state->spec.table = kalam_table_get(RelationGetRelid(rel));
 	state->spec.estate = estate;
-	state->spec.skip_conflicts = on_conflict == ONCONFLICT_NOTHING;
+	state->spec.skip_conflicts = on_conflict == ONCONFLICT_NOTHING || here;
 	state->spec.conflict = conflict;
 	state->spec.may_vanish = rinfo->ri_TrigDesc != NULL &&
 		(rinfo->ri_TrigDesc->trig_update_before_row || rinfo->ri_TrigDesc->trig_delete_before_row);
@@ -159,8 +159,8 @@ changed_match(const void *a, const void *b, Size keysize)
 	return x->len == y->len ? memcmp(x->data, y->data, x->len) : 1;
 }
 
-static HTAB *
-changed_create(MemoryContext cxt)
+HTAB *
+kalam_changed_create(MemoryContext cxt)
 {
 	HASHCTL		ctl = {0};
 
@@ -181,14 +181,17 @@ kalam_BeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List *
 	/* not yet in the ResultRelInfo: PostgreSQL fills it in after us */
 	bool		shown = plan->returningLists != NIL || plan->withCheckOptionLists != NIL;
 	KalamConflict *conflict = kalam_conflict_create(fdw_private, shown, rinfo->ri_RelationDesc);
-	KalamModify *state = modify_create(estate, rinfo, operation, plan->onConflictAction, conflict);
+	bool		here = plan->onConflictAction == ONCONFLICT_UPDATE && conflict == NULL;
+	KalamModify *state = modify_create(estate, rinfo, operation, plan->onConflictAction, conflict, here);
 	MemoryContext old;
 
 	rinfo->ri_FdwState = state;
-	state->shows_row = state->by_row = shown || kalam_has_after_triggers(rinfo, operation, true);
+	state->shows_row = state->by_row = shown || here || kalam_has_after_triggers(rinfo, operation, true);
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
 	modify_connect(state);
+	if (here)
+		kalam_upsert_begin(state, mtstate);
 	state->sets_tag = mtstate->canSetTag;
 	state->lone = plan->withCheckOptionLists == NIL && kalam_may_wait_for_commit(state);
 	if (operation == CMD_INSERT)
@@ -196,7 +199,7 @@ kalam_BeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List *
 	old = MemoryContextSwitchTo(state->cxt);
 	kalam_find_junk(state, outerPlan(plan));
 	if (!kalam_plan_only_scans(outerPlan(plan)))
-		state->changed = changed_create(state->cxt);
+		state->changed = kalam_changed_create(state->cxt);
 	MemoryContextSwitchTo(old);
 }
 
@@ -213,7 +216,8 @@ kalam_BeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *rinfo)
 				 errmsg("cannot move rows into foreign table \"%s\", which the same command updates",
 						RelationGetRelationName(rinfo->ri_RelationDesc)),
 				 errhint("Delete the rows and insert them in two commands.")));
-	state = modify_create(mtstate->ps.state, rinfo, CMD_INSERT, plan ? plan->onConflictAction : ONCONFLICT_NONE, NULL);
+	state = modify_create(mtstate->ps.state, rinfo, CMD_INSERT, plan ? plan->onConflictAction : ONCONFLICT_NONE, NULL,
+						  false);
 	state->routed = true;
 	rinfo->ri_FdwState = state;
 	modify_connect(state);
@@ -226,8 +230,8 @@ kalam_BeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *rinfo)
 /* ---------- rows ---------- */
 
 /* Raises what a local table would, before anything of the row is sent. */
-static void
-check_row(KalamModify *state, TupleTableSlot *slot)
+void
+kalam_check_row(KalamModify *state, TupleTableSlot *slot)
 {
 	ResultRelInfo *rinfo = state->rinfo;
 	Relation	rel = state->spec.rel;
@@ -251,8 +255,8 @@ check_row(KalamModify *state, TupleTableSlot *slot)
 }
 
 /* _seq is unknown until commit; a new row's owner is the tenant. */
-static void
-set_system_columns(KalamModify *state, TupleTableSlot *slot)
+void
+kalam_set_system_columns(KalamModify *state, TupleTableSlot *slot)
 {
 	int			natts = RelationGetDescr(state->spec.rel)->natts;
 	Datum	   *values;
@@ -350,6 +354,7 @@ settle_count(KalamModify *state)
 {
 	int64		left_out;
 
+	kalam_upsert_flush(state);
 	if (state->by_row || !(state->spec.skip_conflicts || state->spec.conflict != NULL))
 		return;
 	kalam_batch_flush(state->batch);
@@ -391,8 +396,8 @@ prepare_row(KalamModify *state, TupleTableSlot *slot)
 	TupleConstr *constr = RelationGetDescr(state->spec.rel)->constr;
 
 	if (state->shows_row || constr != NULL)
-		set_system_columns(state, slot);
-	check_row(state, slot);
+		kalam_set_system_columns(state, slot);
+	kalam_check_row(state, slot);
 	return take_columns(state, slot, state->spec.attnos, 0);
 }
 
@@ -414,26 +419,26 @@ kalam_ExecForeignInsert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *sl
 	{
 		affected = kalam_batch_add(state->batch, state->values, state->nulls);
 		if (state->by_row && state->spec.skip_conflicts && affected + kalam_batch_flush(state->batch) == 0)
-			slot = NULL;
+			slot = state->here ? kalam_upsert_row(state, slot) : NULL;
+		else if (state->here)
+			kalam_upsert_inserted(state, slot);
 	}
 	MemoryContextSwitchTo(old);
 	return slot;
 }
 
-/* A join may find a row several times: like PostgreSQL, only the first counts. */
-static bool
-changed_before(KalamModify *state)
+/* Notes the key at the end of a batch's row; was it there already? */
+bool
+kalam_changed_note(KalamModify *state, HTAB *changed, KalamBatch *batch, const Datum *values)
 {
 	StringInfoData image;
 	ChangedKey	key = {&image};
 	ChangedKey *entry;
 	bool		found;
 
-	if (state->changed == NULL)
-		return false;
 	initStringInfo(&image);
-	kalam_batch_key_image(state->batch, state->values, &image);
-	entry = hash_search(state->changed, &key, HASH_ENTER, &found);
+	kalam_batch_key_image(batch, values, &image);
+	entry = hash_search(changed, &key, HASH_ENTER, &found);
 	if (!found)
 	{
 		MemoryContext old = MemoryContextSwitchTo(state->cxt);
@@ -443,6 +448,24 @@ changed_before(KalamModify *state)
 		MemoryContextSwitchTo(old);
 	}
 	return found;
+}
+
+void
+kalam_changed_forget(HTAB *changed, KalamBatch *batch, const Datum *values)
+{
+	StringInfoData image;
+	ChangedKey	key = {&image};
+
+	initStringInfo(&image);
+	kalam_batch_key_image(batch, values, &image);
+	(void) hash_search(changed, &key, HASH_REMOVE, NULL);
+}
+
+/* A join may find a row several times: like PostgreSQL, only the first counts. */
+static bool
+changed_before(KalamModify *state)
+{
+	return state->changed != NULL && kalam_changed_note(state, state->changed, state->batch, state->values);
 }
 
 /* A trigger may have tried what kalam_update_columns refuses. */
@@ -540,6 +563,7 @@ modify_end(EState *estate, ResultRelInfo *rinfo)
 		return;
 	if (state->batch != NULL)	/* not a mere EXPLAIN */
 	{
+		kalam_upsert_flush(state);
 		if (waits_for_commit(state))
 			kalam_batch_detach(state->batch);
 		else

@@ -31,6 +31,7 @@ typedef struct KalamModify
 	bool		sets_tag;		/* its rows are the command's */
 	bool		by_row;			/* ON CONFLICT: what became of each row must be known */
 	int64		left_out;		/* rows that ON CONFLICT left out, already taken off the command's */
+	struct KalamUpsertHere *here;	/* ON CONFLICT DO UPDATE that is computed here, or NULL */
 	KalamReader *reader;		/* ON CONFLICT DO UPDATE ... RETURNING */
 	PGresult   *row_result;
 	Datum	   *values;			/* one row for the batch */
@@ -47,6 +48,22 @@ extern void kalam_find_junk(KalamModify *state, Plan *plan);
 extern bool kalam_plan_only_scans(Plan *plan);	/* cannot give one row of the table twice */
 extern bool kalam_has_after_triggers(ResultRelInfo *rinfo, CmdType operation, bool row_only);
 extern bool kalam_may_wait_for_commit(KalamModify *state);
+
+/* ---------- kalam_modify.c, for kalam_upsert.c ---------- */
+extern HTAB *kalam_changed_create(MemoryContext cxt);	/* a set of keys */
+extern bool kalam_changed_note(KalamModify *state, HTAB *changed, KalamBatch *batch, const Datum *values);
+extern void kalam_changed_forget(HTAB *changed, KalamBatch *batch, const Datum *values);
+/* raises what a local table would, before anything of the row is sent */
+extern void kalam_check_row(KalamModify *state, TupleTableSlot *slot);
+extern void kalam_set_system_columns(KalamModify *state, TupleTableSlot *slot);
+
+/* ---------- kalam_upsert.c ---------- */
+typedef struct KalamUpsertHere KalamUpsertHere;
+
+extern void kalam_upsert_begin(KalamModify *state, ModifyTableState *mtstate);
+extern void kalam_upsert_inserted(KalamModify *state, TupleTableSlot *slot);
+extern TupleTableSlot *kalam_upsert_row(KalamModify *state, TupleTableSlot *slot);
+extern void kalam_upsert_flush(KalamModify *state);
 
 /* ---------- kalam_conflict.c ---------- */
 extern void kalam_conflict_routine(FdwRoutine *routine);
