@@ -121,7 +121,8 @@ class Script:
     def conflict(self) -> str:
         r = self.random
         update = ["n = excluded.n", "n = items.n + excluded.n, t = excluded.t", "t = items.t || excluded.t",
-                  "m = items.m * 2", "t = upper(items.t), k = excluded.k", "n = items.n + random() * 0", "a = items.a + 100", "d = (SELECT max(n) FROM other)"]  # fmt: skip
+                  "m = items.m * 2", "t = upper(items.t), k = excluded.k", "n = items.n + random() * 0",
+                  "a = items.a + 100", "d = (SELECT max(n) FROM other)"]  # fmt: skip
         condition = r.choice(["", " WHERE items.n > 1", " WHERE excluded.n IS NOT NULL", " WHERE false"])
         return r.choice(["", " ON CONFLICT DO NOTHING", " ON CONFLICT (a, b) DO NOTHING",
                          f" ON CONFLICT (b, a) DO UPDATE SET {r.choice(update)}{condition}"])  # fmt: skip

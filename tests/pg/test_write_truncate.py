@@ -55,6 +55,8 @@ def test_in_a_transaction(pair: Pair) -> None:
 
 
 def test_triggers_fire(pair: Pair) -> None:
+    if pair.heap.conn.info.server_version < 160000:
+        pytest.skip("foreign tables have TRUNCATE triggers since PostgreSQL 16")
     pair.setup(
         "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
         " $$BEGIN INSERT INTO local SELECT count(*) FROM a; RETURN NULL; END$$;"
