@@ -125,7 +125,7 @@ def test_in_a_transaction_and_with_writes(db: Session, table: str) -> None:
         db(f"DELETE FROM {table} WHERE id <= 10")
         (scan,) = explain(db, f"SELECT n FROM {table}")
         assert scan["Rows Received"] == 2490
-        (scan,) = explain(db, f"UPDATE {table} SET n = n + 1 WHERE n = 3")
+        (scan,) = explain(db, f"UPDATE {table} SET body = lower(body) WHERE n = 3")
         assert scan["Rows Received"] == 249
         db("SAVEPOINT a")
         db.fails(f"EXPLAIN ANALYZE SELECT 1 / (n - n) FROM {table}", "22012")

@@ -23,11 +23,17 @@ from kalamdb.txn.api import ScanCursor, Transaction
 SMALL = 256
 
 
+#: a chunk ends after about so many bytes, as after so many rows
+CHUNK_BYTES = 8 << 20
+
+
 class Source(Protocol):
     """Rows of one execution."""
 
+    full: bool
+
     async def read(self, count: int) -> list[Row]:
-        """Up to ``count`` more rows; fewer only at the end."""
+        """Up to ``count`` more rows; fewer only at the end, or, then ``full`` is set, where they are large."""
 
     def ahead(self, count: int) -> None:
         """Begin the next read, which will ask for ``count`` rows. A hint."""
@@ -47,10 +53,14 @@ class ThreadSource:
         self._close = close
         self._running: Future[list[Row]] | None = None
         self._closed = False
+        self._scan: ScanCursor | None = None
+        self.full = False
 
     @classmethod
     def of_scan(cls, workers: Workers, session: ClientSession, scan: ScanCursor) -> ThreadSource:
-        return cls(workers, session, scan.fetch, scan.interrupt, scan.close)
+        made = cls(workers, session, scan.fetch, scan.interrupt, scan.close)
+        made._scan = scan
+        return made
 
     def ahead(self, count: int) -> None:
         if self._running is None and not self._closed:
@@ -58,19 +68,24 @@ class ThreadSource:
 
     def _fill(self, count: int) -> list[Row]:
         rows = self._fetch(count)
-        while len(rows) < count:
+        while len(rows) < count and not self._is_full():
             more = self._fetch(count - len(rows))
             if not more:
                 break
             rows.extend(more)
         return rows
 
+    def _is_full(self) -> bool:
+        return self._scan is not None and self._scan.full
+
     async def read(self, count: int) -> list[Row]:
         self.ahead(count)
         running = self._running
         assert running is not None
         try:
-            return await self._workers.wait(self._session, running, self._interrupt)
+            rows = await self._workers.wait(self._session, running, self._interrupt)
+            self.full = self._is_full()
+            return rows
         finally:
             self._running = None
 
@@ -87,6 +102,8 @@ class ThreadSource:
 
 class ListSource:
     """Rows that are there already."""
+
+    full = False
 
     def __init__(self, rows: list[Row]) -> None:
         self._rows = rows
@@ -141,38 +158,56 @@ class BatchChunks:
         self.source = source
         self.as_rows = False  # the first chunk went as rows, and so do the others
         self._held: list[pa.RecordBatch] = []
-        self._rows = 0
+        self._rows = self._bytes = 0
         self._ended = False
 
     @property
     def more(self) -> bool:
         return self._rows > 0
 
+    @property
+    def full(self) -> bool:
+        """What is held is large."""
+        return self._bytes >= CHUNK_BYTES
+
     async def peek(self, count: int) -> int:
-        while self._rows < count and not self._ended:
+        """Hold more than one row, and ``count`` if there are so many and their bytes allow it."""
+        while self._rows < count and not self._ended and not (self.full and self._rows > 1):
             batch = await self.source.read()
             if batch is None:
                 self._ended = True
             elif batch.num_rows:
                 self._held.append(batch)
                 self._rows += batch.num_rows
+                self._bytes += batch.nbytes
         return self._rows
 
     async def take(self, count: int) -> list[pa.RecordBatch]:
         await self.peek(count + 1)
+        if not self._ended:
+            count = min(count, self._rows - 1)
         taken: list[pa.RecordBatch] = []
-        while count and self._held:
+        left = CHUNK_BYTES
+        while count > 0 and left > 0 and self._held:
             batch = self._held.pop(0)
-            if batch.num_rows > count:
-                self._held.insert(0, batch.slice(count))
-                batch = batch.slice(0, count)
+            rows = min(count, batch.num_rows)
+            size = batch.nbytes
+            if size > left:  # as many as fit, and one at least
+                rows = min(rows, max(1, batch.num_rows * left // size))
+            self._bytes -= size
+            if rows < batch.num_rows:
+                rest = batch.slice(rows)
+                self._held.insert(0, rest)
+                self._bytes += rest.nbytes
+                batch = batch.slice(0, rows)
             taken.append(batch)
-            count -= batch.num_rows
-            self._rows -= batch.num_rows
+            count -= rows
+            left -= batch.nbytes
+            self._rows -= rows
         return taken
 
     def ahead(self, count: int) -> None:
-        if self._rows <= count and not self._ended:
+        if self._rows <= count and not self._ended and not self.full:
             self.source.ahead()
 
 
@@ -184,6 +219,7 @@ class Chunks:
         self._held: list[Row] = []
         self._ended = False
         self._asked = 0  # size of the read begun ahead
+        self.full = False  # what is held is large
 
     @property
     def more(self) -> bool:
@@ -195,14 +231,20 @@ class Chunks:
             asked = self._asked or count - len(self._held)
             self._asked = 0
             rows = await self.source.read(asked)
-            self._ended = len(rows) < asked
+            self.full = self.source.full
+            self._ended = len(rows) < asked and not self.full
             self._held += rows
-            if len(self._held) < count and not self._ended:
+            if len(self._held) < (2 if self.full else count) and not self._ended:
                 return await self.peek(count)
         return len(self._held)
 
     async def take(self, count: int) -> list[Row]:
-        await self.peek(count + 1)
+        """As many rows, if their bytes allow it."""
+        if not self.full or len(self._held) < 2:
+            await self.peek(count + 1)
+        if self.full:
+            count = min(count, len(self._held) - 1)
+            self.full = False
         rows, self._held = self._held[:count], self._held[count:]
         return rows
 

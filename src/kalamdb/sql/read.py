@@ -216,6 +216,8 @@ class ReadPlan:
 class LockSource:
     """Rows of a scan, locked as they are read, in their newest version; those that match no longer are left out."""
 
+    full = False
+
     def __init__(self, run: Run, plan: ReadPlan, inner: Source, limit: int | None) -> None:
         self._run = run
         self._plan = plan
@@ -240,7 +242,7 @@ class LockSource:
         run, plan = self._run, self._plan
         assert plan.lock is not None
         found = await self._inner.read(count)
-        self._ended = len(found) < count
+        self._ended = len(found) < count and not self._inner.full
         if not found:
             return
         rows = await run.transaction.lock(
@@ -255,6 +257,8 @@ class LockSource:
 
 class SortSource:
     """Rows (tenant, key) of all tenants, which come in order of the tenant, in order of the key."""
+
+    full = False
 
     def __init__(self, inner: Source, table: TableDef) -> None:
         self._inner = inner
@@ -279,6 +283,8 @@ class SortSource:
 
 class SystemScan:
     """Rows of a table of the namespace system, as a ``ScanCursor``."""
+
+    full = False
 
     def __init__(self, run: Run, table: TableDef, condition: Filter, positions: Sequence[int], limit: int | None = None
                  ) -> None:

@@ -29,6 +29,9 @@ from kalamdb.txn.api import Scan, TableDef
 #: Rows read per hold of a snapshot's lock, so that several scans of one snapshot take turns. Few enough to be in the
 #: processor's cache still when they are turned into arrays, which halves the time of that.
 TURN_ROWS = 512
+#: or until their texts and blobs have so many bytes, looked at after so many rows
+TURN_BYTES = 4 << 20
+SIZED_ROWS = 16
 #: SQLite's virtual machine steps between two looks at whether a scan was interrupted
 INTERRUPT_STEPS = 20_000
 POOL = 32
@@ -304,6 +307,26 @@ class Stop:
             raise KalamError("57014", "canceling statement due to user request")
 
 
+class Sizes:
+    """Counts the bytes of texts and blobs at these places of rows, and ends a turn when there are many."""
+
+    def __init__(self, places: Sequence[int]) -> None:
+        self._pickers = [itemgetter(place) for place in places]
+        self.taken = 0
+
+    def take(self, rows: Iterator[Row], count: int) -> list[Row]:
+        found: list[Row] = []
+        step, end = 1, self.taken + TURN_BYTES
+        while len(found) < count and self.taken < end:
+            part = list(islice(rows, min(step, count - len(found))))
+            if not part:
+                break
+            found += part
+            self.taken += sum(sum(map(len, filter(None, map(pick, part)))) for pick in self._pickers)
+            step = min(2 * step, SIZED_ROWS)
+        return found
+
+
 class Reader:
     """A pooled connection; while a snapshot has it, a read transaction is open on it."""
 
@@ -318,13 +341,13 @@ class Reader:
     def _interrupted(self) -> bool:
         return self._running is not None and self._running.asked
 
-    def rows(self, cursor: Any, count: int, stop: Stop) -> list[Row]:
-        """Up to ``count`` rows of a running statement. Any thread."""
+    def rows(self, cursor: Any, count: int, stop: Stop, sizes: Sizes | None = None) -> list[Row]:
+        """Up to ``count`` rows of a running statement, and with ``sizes`` about TURN_BYTES at most. Any thread."""
         with self.lock:
             stop.check()
             self._running = stop
             try:
-                return list(islice(cursor, count))
+                return list(islice(cursor, count)) if sizes is None else sizes.take(cursor, count)
             except apsw.InterruptError:
                 stop.check()
                 raise

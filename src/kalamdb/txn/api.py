@@ -137,6 +137,10 @@ class Scan:
 
 
 class ScanCursor(Protocol):
+    @property
+    def full(self) -> bool:
+        """The last fetch ended because of its rows' bytes: there may be more."""
+
     def fetch(self, n: int) -> list[Row]:
         """Up to n more rows, [] at the end. May run in a worker thread, one call at a time."""
 

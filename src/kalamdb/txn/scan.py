@@ -20,7 +20,7 @@ import pyarrow as pa
 from kalamdb import types
 from kalamdb.api import Row
 from kalamdb.store.cold import ColdRange, ColdStore, positions_in, without
-from kalamdb.store.hot import SEQ, TURN_ROWS, HotSnapshot, Layout, Reader, Stop, open_scratch, scan_sql
+from kalamdb.store.hot import SEQ, TURN_ROWS, HotSnapshot, Layout, Reader, Sizes, Stop, open_scratch, scan_sql
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.segment import key_at
 from kalamdb.txn.api import Scan
@@ -30,6 +30,9 @@ from kalamdb.types import PgType
 
 #: hot rows of one batch, about
 BATCH_ROWS = 8_192
+#: a fetch ends after about so many bytes, as after so many rows
+CHUNK_BYTES = 8 << 20
+WIDE = (pa.string(), pa.binary())
 _KEY = operator.itemgetter(0, 1)
 _NAMES = re.compile(r"\b(?:c\d+|_seq|_userid)\b")
 
@@ -63,6 +66,9 @@ class StoreScan:
         self._cursor: Any = None
         self._parts: Iterator[list[Row]] | None = None
         self._left: list[Row] = []  # of the last part
+        self._sizes: Sizes | None = None
+        self._cold_bytes = 0
+        self.full = False
 
     def fetch(self, n: int) -> list[Row]:
         self._stop.check()
@@ -70,16 +76,23 @@ class StoreScan:
             layered = self._cold is not None or self._runs is not None
             self._parts = self._merged() if self._own else self._layered() if layered else self._committed()
         rows, self._left = self._left, []
-        while len(rows) < n:
+        start = self._taken()
+        while len(rows) < n and not (rows and self._taken() - start >= CHUNK_BYTES):
             part = next(self._parts, None)
             if part is None:
+                self.full = False
                 return rows
             if rows:
                 rows.extend(part)
             else:
                 rows = part
+        self.full = len(rows) < n
         self._left = rows[n:]
         return rows[:n] if self._left else rows
+
+    def _taken(self) -> int:
+        """Bytes of what was read so far, about."""
+        return self._cold_bytes + (0 if self._sizes is None else self._sizes.taken)
 
     def batches(self) -> Iterator[pa.RecordBatch] | None:
         scan = self._scan
@@ -126,6 +139,7 @@ class StoreScan:
         if statement is None:
             return
         load = self._loader(head)
+        self._sizes = self._sized(head)
         for rows in self._chunks(*statement):
             if not outputs:
                 yield [()] * len(rows)
@@ -139,10 +153,16 @@ class StoreScan:
             return self._layout.loader(positions, 1)
         return self._layout.loader(self._scan.columns, head)
 
+    def _sized(self, head: int) -> Sizes | None:
+        """What looks at the size of rows whose first columns after ``head`` others may be wide."""
+        wide = [head + place for place, position in enumerate(self._scan.columns)
+                if position >= 0 and self._layout.types[position].arrow in WIDE]
+        return Sizes(wide) if wide else None
+
     def _chunks(self, text: str, values: tuple[Any, ...]) -> Iterator[list[Row]]:
         self._cursor = self._snapshot.reader.execute(self._layout, text, values, self._stop)
         while self._cursor is not None:
-            rows = self._snapshot.reader.rows(self._cursor, TURN_ROWS, self._stop)
+            rows = self._snapshot.reader.rows(self._cursor, TURN_ROWS, self._stop, self._sizes)
             if not rows:
                 return
             if self._scan.stats is not None:
@@ -156,6 +176,7 @@ class StoreScan:
         statement = scan_sql(self._layout, self._scan, names, self._since, limit=False)
         if statement is None:
             return iter(())
+        self._sizes = self._sized(len(names) - len(self._scan.columns))
         found = self._chunks(*statement)
         if self._cold is not None:
             found = _zipped(found, self._cold_rows(self._cold, names))
@@ -201,6 +222,7 @@ class StoreScan:
     def _rows_of(self, batch: pa.RecordBatch, names: Sequence[str]) -> list[Row]:
         """Those of a batch's rows that satisfy the condition."""
         scan = self._scan
+        self._cold_bytes += batch.nbytes
         if scan.where is not None and scan.mask is None:
             return self._evaluated(_scratch_rows(self._layout, batch), names)
         return to_rows(batch if scan.mask is None else batch.filter(scan.mask(batch)), names)
@@ -224,13 +246,14 @@ class StoreScan:
             yield from self._cold_as_batches(self._cold, schema)
         self._cold = None
         held: list[pa.RecordBatch] = []
-        count = 0
+        count = size = 0
         for rows in self._merged() if self._own else self._committed():
             held.append(types.rows_to_arrow(rows, kinds, schema))
             count += len(rows)
-            if count >= BATCH_ROWS:
+            size += held[-1].nbytes
+            if count >= BATCH_ROWS or size >= CHUNK_BYTES:
                 yield pa.concat_batches(held)
-                held, count = [], 0
+                held, count, size = [], 0, 0
         if held:
             yield pa.concat_batches(held)
 
