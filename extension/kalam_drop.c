@@ -110,7 +110,9 @@ tell_server(const DroppedTable *table)
 	else
 		ereport(NOTICE,
 				(errmsg("remote table %s was dropped", table->remote),
-				 errdetail("The server keeps its data for the grace period (KALAM_DROP_GRACE).")));
+				 errdetail("The server keeps its data for the grace period (KALAM_DROP_GRACE)."),
+				 errhint("UNDROP TABLE %s there brings it back; kalam_manage() lets a table attached to it manage it.",
+						 table->remote)));
 	kalam_result_free(res);
 }
 

@@ -164,3 +164,20 @@ def test_table_that_went_on_the_server(db: Session, ns: str) -> None:
     db.remote(f'DROP TABLE "{ns}"."t"')
     db(f"DROP TABLE {ns}.t")
     assert not db.exists(f"{ns}.t")
+
+
+def test_undrop(db: Session, ns: str) -> None:
+    db(f"CREATE TABLE {ns}.t (a int, b text, PRIMARY KEY (b, a)) USING kalamdb; INSERT INTO {ns}.t VALUES (1, 'x')")
+    db(f"SELECT kalam_flush('{ns}.t'); INSERT INTO {ns}.t VALUES (2, 'y')")
+    db(f"DROP TABLE {ns}.t")
+    assert [row["table"] for row in db.remote(f"SHOW DROPPED TABLES IN {ns}")] == ["t"]
+    db.remote(f'UNDROP TABLE "{ns}"."t"')
+    db(f"IMPORT FOREIGN SCHEMA {ns} FROM SERVER kalam_server INTO {ns}")
+    assert db(f"SELECT a, b FROM {ns}.t ORDER BY a") == [(1, "x"), (2, "y")]
+    db(f"ALTER TABLE {ns}.t ADD COLUMN here int")
+    assert "here" not in db.remote_columns(f'"{ns}"."t"')
+    db(f"ALTER TABLE {ns}.t DROP COLUMN here; SELECT kalam_manage('{ns}.t')")
+    db(f"ALTER TABLE {ns}.t ADD COLUMN c int DEFAULT 3")
+    assert db(f"SELECT sum(c) FROM {ns}.t") == [(6,)]
+    db(f"DROP TABLE {ns}.t")
+    assert db.facts(f'"{ns}"."t"') == {}

@@ -491,3 +491,69 @@ def test_restart_and_check() -> None:
         check.close()
     finally:
         server.close()
+
+
+# ---------- dropped tables ----------
+def test_undrop(t: Client, other: Client, ns: str) -> None:
+    t.run("DROP TABLE t")
+    ((number, namespace, name, kind, dropped_at, until),) = t.rows(f"SHOW DROPPED TABLES IN {ns}")
+    assert (namespace, name, kind) == (ns, "t", "shared")
+    assert dropped_at < until
+    t.run("BEGIN")
+    t.run("UNDROP TABLE t")
+    assert t.value("SELECT count(*) FROM t") == "3"
+    other.fails("42P01", "SELECT 1 FROM t")
+    t.run("ROLLBACK")
+    other.fails("42P01", "SELECT 1 FROM t")
+    t.run("CREATE TABLE t (id bigint PRIMARY KEY)")
+    t.fails("42P07", "UNDROP TABLE t")
+    t.run(f"UNDROP TABLE {ns}.t TO old")
+    assert other.rows("SELECT id, a, b FROM old ORDER BY id") == [("1", "10", "x"), ("2", None, None), ("3", "30", "y")]
+    t.run("ALTER TABLE old ADD z integer DEFAULT 1")
+    t.run("STORAGE FLUSH TABLE old")
+    assert other.value("SELECT sum(z) FROM old") == "3"
+    t.fails("42704", "UNDROP TABLE t")
+    assert t.rows(f"SHOW DROPPED TABLES IN {ns}") == []
+    t.run("DROP TABLE t")
+    t.run("CREATE TABLE t (id bigint PRIMARY KEY)")
+    t.run("DROP TABLE t")
+    first, second = (row[0] for row in t.rows(f"SHOW DROPPED TABLES IN {ns}"))
+    t.run(f"UNDROP TABLE t ID {second}")
+    t.fails("42P07", "UNDROP TABLE t")
+    t.run(f"UNDROP TABLE t ID {first} TO t2")
+    t.run("DROP TABLE t")
+    t.run("BEGIN")
+    t.run("UNDROP TABLE t")
+    t.run("ALTER TABLE t RENAME TO t3")
+    t.run("INSERT INTO t3 VALUES (1)")
+    t.run("COMMIT")
+    assert other.value("SELECT count(*) FROM t3") == "1"
+    t.run("BEGIN")
+    t.run("DROP TABLE t3")
+    t.fails("42704", "UNDROP TABLE t3")
+    t.run("ROLLBACK")
+    t.run("DROP TABLE old")
+    assert number == t.rows(f"SHOW DROPPED TABLES IN {ns}")[0][0]
+
+
+def test_who_may_undrop(connect: Callable[..., Client], t: Client) -> None:
+    t.run("CREATE USER reader WITH PASSWORD 'secret enough' ROLE user")
+    reader = connect(user="reader", password="secret enough")
+    t.run("DROP TABLE t")
+    reader.fails("42501", "UNDROP TABLE t")
+    reader.fails("42501", "SHOW DROPPED TABLES")
+    t.run("DROP USER reader")
+
+
+def test_nothing_is_restored_after_the_grace() -> None:
+    server = KalamServer(drop_grace="0")
+    try:
+        server.start()
+        db = Client(server.dsn())
+        db.run("CREATE TABLE t (id bigint PRIMARY KEY)")
+        db.run("DROP TABLE t")
+        db.fails("42704", "UNDROP TABLE t")
+        assert db.rows("SHOW DROPPED TABLES") == []
+        db.close()
+    finally:
+        server.close()

@@ -161,6 +161,7 @@ class CatalogChanges:
     tables: Mapping[TableName, TableDef | None] = field(default_factory=dict)
     dropped: tuple[int, ...] = ()  # ids of committed tables
     altered: frozenset[int] = frozenset()  # and of those with another definition now
+    restored: frozenset[int] = frozenset()  # and of dropped ones that are there again
     accounts: Mapping[str, AccountDef | None] = field(default_factory=dict)
     version: int = 0
 
@@ -186,6 +187,10 @@ class CatalogChanges:
             altered=self.altered if own else self.altered | {table.id}, version=version,
         )
 
+    def with_restored(self, table: TableDef, version: int) -> CatalogChanges:
+        return replace(self, tables={**self.tables, (table.namespace, table.name): table},
+                       restored=self.restored | {table.id}, version=version)
+
     def without_table(self, table: TableDef, version: int) -> CatalogChanges:
         own = self.of(table.id) is not None and table.id not in self.altered
         return replace(
@@ -205,7 +210,9 @@ class CatalogChanges:
             connection.execute("UPDATE kalam_tables SET dropped_at = ? WHERE id = ?", (now, number))
         for table in self.standing():
             layout = layouts.of(table)
-            if table.id in self.altered:
+            if table.id in self.restored:
+                _restore(connection, table)
+            if table.id in self.altered or table.id in self.restored:
                 _alter(connection, table, layout)
                 continue
             connection.execute("INSERT INTO kalam_tables (id, definition) VALUES (?, ?)", (table.id, dump_table(table)))
@@ -228,6 +235,13 @@ def _alter(connection: apsw.Connection, table: TableDef, layout: Layout) -> None
         if name not in present:
             connection.execute(addition)
     connection.execute("REPLACE INTO kalam_meta VALUES ('format', ?)", (FORMATS[-1],))
+
+
+def _restore(connection: apsw.Connection, table: TableDef) -> None:
+    """Unless the purge has begun, which sets ``dropped_at`` to 0."""
+    connection.execute("UPDATE kalam_tables SET dropped_at = NULL WHERE id = ? AND dropped_at > 0", (table.id,))
+    if not connection.changes():
+        raise KalamError("42704", f'dropped table "{table.name}" cannot be restored any more')
 
 
 class View:

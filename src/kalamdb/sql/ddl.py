@@ -19,6 +19,7 @@ from kalamdb.sql.statements import (
     DropTable,
     DropUser,
     Name,
+    UndropTable,
 )
 from kalamdb.txn.api import AccountDef, ColumnDef, Kind, TableDef
 
@@ -231,6 +232,21 @@ async def drop_table(statement: DropTable, run: Run) -> Result:
     for table in found:
         await run.transaction.drop_table(table)
     return Result("DETACH" if detached and not found else "DROP TABLE", notices=notices)
+
+
+async def undrop_table(statement: UndropTable, run: Run) -> Result:
+    access.can_manage(run.session.account, "restore a table")
+    name = statement.name
+    namespaces = (name.namespace,) if name.namespace is not None else run.path
+    found = next((each for each in run.engine.dropped_tables()
+                  if each.table.namespace in namespaces and each.table.name == name.table
+                  and statement.id in (None, each.table.id)), None)
+    if found is None:
+        raise KalamError("42704", f'there is no dropped table "{name}"',
+                         hint="SHOW DROPPED TABLES lists those that are kept (setting drop_grace).")
+    to = name.table if statement.to is None else check_name(statement.to, "table")
+    await run.transaction.restore_table(found, found.table.namespace, to)
+    return Result("UNDROP TABLE")
 
 
 # ---------- accounts ----------

@@ -56,6 +56,7 @@ from kalamdb.sql.statements import (
     ShowTableStats,
     Statement,
     StorageJob,
+    UndropTable,
 )
 from kalamdb.sql.statistics import column_widths, sample_rows, table_size
 from kalamdb.sql.storage import cancel_job, storage_job, table_stats
@@ -71,6 +72,7 @@ THREADS = 8
 _DEFINITIONS: dict[type[Statement], Callable[[Any, Run], Awaitable[Result]]] = {
     CreateNamespace: ddl.create_namespace, CreateTable: ddl.create_table, DropTable: ddl.drop_table,
     CreateUser: ddl.create_user, DropUser: ddl.drop_user, AlterTable: alter_table,
+    UndropTable: ddl.undrop_table,
 }
 
 

@@ -56,6 +56,7 @@ from kalamdb.sql.statements import (
     ShowTableStats,
     Statement,
     StorageJob,
+    UndropTable,
 )
 
 if TYPE_CHECKING:
@@ -427,6 +428,12 @@ class Parser:
             return ResetSettings("timezone")
         return ResetSettings(self._setting_name())
 
+    def undrop(self) -> Statement:
+        self.expect("table")
+        name = self.table()
+        number = self.integer() if self.accept("id") else None
+        return UndropTable(name, number, self.name() if self.accept("to") else None)
+
     def discard(self) -> Statement:
         self.expect("all")
         return ResetSettings(None, discard=True)
@@ -444,6 +451,8 @@ class Parser:
         if self.accept("table"):
             exists = self.if_exists()
             return ShowTable(self.table(), exists)
+        if self.accept("dropped", "tables"):
+            return Show("dropped tables", self.name() if self.accept("in") or self.accept("from") else None)
         if self.accept("tables"):
             namespace = self.name() if self.accept("in") or self.accept("from") else None
             return Show("tables", namespace)
@@ -640,7 +649,7 @@ _STATEMENTS: dict[str, Callable[[Parser], Statement]] = {
     "estimate": Parser.estimate, "sample": Parser.sample,
     "show": Parser.show, "describe": _describe, "desc": _describe, "execute": Parser.execute, "create": Parser.create,
     "storage": Parser.storage, "cancel": Parser.cancel,
-    "drop": Parser.drop, "alter": Parser.alter,
+    "drop": Parser.drop, "undrop": Parser.undrop, "alter": Parser.alter,
 }
 
 

@@ -9,6 +9,7 @@ from kalamdb.api import Column, Result, Row
 from kalamdb.errors import KalamError
 from kalamdb.sql import access, system
 from kalamdb.sql.capabilities import capabilities
+from kalamdb.sql.native import EPOCH_MICROS
 from kalamdb.sql.run import Run
 from kalamdb.sql.settings import all_settings, show_setting
 from kalamdb.sql.statements import (
@@ -39,6 +40,7 @@ def columns_of(*names: str) -> tuple[Column, ...]:
 CAPABILITIES = columns_of("kind", "name", "args", "remote", "flags")
 NAMESPACES = columns_of("namespace")
 TABLES = columns_of("namespace", "table", "type", "owner")
+DROPPED = columns_of("id:int8", "namespace", "table", "type", "dropped_at:timestamptz", "until:timestamptz")
 TABLE = columns_of("option", "value")
 DESCRIBE = columns_of("name", "type", "not_null:bool", "default", "key:int4", "system:bool")
 SETTINGS = columns_of("name", "setting")
@@ -67,6 +69,8 @@ def result_columns(statement: Statement) -> tuple[Column, ...] | None:
             return NAMESPACES
         case Show(what="tables"):
             return TABLES
+        case Show(what="dropped tables"):
+            return DROPPED
         case Show(what="all"):
             return SETTINGS
         case Show():
@@ -121,6 +125,15 @@ def _table_options(table: TableDef) -> list[Row]:
     return list(options.items())
 
 
+def _dropped(namespace: str | None, run: Run) -> list[Row]:
+    access.can_manage(run.session.account, "look at dropped tables")
+    return [
+        (each.table.id, each.table.namespace, each.table.name, each.table.kind, each.dropped_at * 1000 - EPOCH_MICROS,
+         each.until * 1000 - EPOCH_MICROS)
+        for each in run.engine.dropped_tables() if namespace is None or each.table.namespace == namespace
+    ]
+
+
 def show(statement: Statement, run: Run) -> Result:
     columns = result_columns(statement)
     rows: Sequence[Row]
@@ -145,6 +158,8 @@ def show(statement: Statement, run: Run) -> Result:
         case Show(what="tables"):
             found = sorted(_tables(statement.namespace, catalog), key=lambda table: (table.namespace, table.name))
             rows = [(table.namespace, table.name, table.kind, table.owner) for table in found]
+        case Show(what="dropped tables"):
+            rows = _dropped(statement.namespace, run)
         case Show(what="all"):
             rows = all_settings(run.session, run.executor.settings)
         case Show():

@@ -260,6 +260,15 @@ class DropTable(Statement):
     owned_by: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class UndropTable(Statement):
+    """UNDROP TABLE name [ID number] [TO name]: the last one dropped of this name, or that one."""
+
+    name: Name
+    id: int | None
+    to: str | None
+
+
 # ---------- accounts ----------
 @dataclass(frozen=True, slots=True)
 class CreateUser(Statement):

@@ -236,6 +236,10 @@ class Transaction(Protocol):
 
     async def drop_table(self, table: TableDef) -> None: ...
 
+    async def restore_table(self, dropped: DroppedTable, namespace: str, name: str) -> TableDef:
+        """Bring a dropped table back under this name, with its rows and no owner. 42P07 where the name is taken, 42704
+        where its grace has ended meanwhile."""
+
     async def lock_table(self, table: TableDef) -> TableDef:
         """Keep everybody else from writing to the table until the end; its definition of now. 42P01 if it is gone."""
 
@@ -272,6 +276,15 @@ class Transaction(Protocol):
         """
 
     def rollback(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedTable:
+    """A table whose rows are kept for a while; times in milliseconds of Unix time."""
+
+    table: TableDef
+    dropped_at: int
+    until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +396,9 @@ class Engine(Protocol):
 
     def table_size(self, table: TableDef, tenant: str | None) -> Mapping[str, int]:
         """``rows``, ``bytes``, and ``tenant_rows`` where a tenant is named: estimates. In a worker thread."""
+
+    def dropped_tables(self) -> Sequence[DroppedTable]:
+        """Committed drops that can be taken back, the latest first."""
 
     def cancel_job(self, number: int) -> None:
         """42704, 55000 where it is not running."""

@@ -21,7 +21,7 @@ import apsw
 
 from kalamdb import faults
 from kalamdb.api import ClientSession, Row
-from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, View, create_schema, meta
+from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, View, create_schema, load_table, meta
 from kalamdb.errors import KalamError
 from kalamdb.store.cold import CACHE_BYTES, ColdStore
 from kalamdb.store.hot import (
@@ -39,7 +39,16 @@ from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.storage import LOCAL, Storage, open_storages
 from kalamdb.store.writer import Settled, Writer, outcome
 from kalamdb.txn import activity
-from kalamdb.txn.api import Isolation, Key, LockInfo, NotInMemory, TableDef, TransactionInfo
+from kalamdb.txn.api import (
+    DroppedTable,
+    Isolation,
+    Key,
+    LockInfo,
+    NotInMemory,
+    StaleDefinition,
+    TableDef,
+    TransactionInfo,
+)
 from kalamdb.txn.clock import Clock, now_ms, seq_at
 from kalamdb.txn.jobs import Job
 from kalamdb.txn.locks import LockTable
@@ -179,6 +188,12 @@ class StoreEngine:
     def table_size(self, table: TableDef, tenant: str | None) -> dict[str, int]:
         return self.sizes.of(table, tenant)
 
+    def dropped_tables(self) -> list[DroppedTable]:
+        cutoff = now_ms() - self._drop_grace_ms
+        found = self.live.query("SELECT id, definition, dropped_at FROM kalam_tables WHERE dropped_at > ? "
+                                "AND dropped_at > 0 AND definition <> '' ORDER BY dropped_at DESC, id DESC", (cutoff,))
+        return [DroppedTable(load_table(number, text), at, at + self._drop_grace_ms) for number, text, at in found]
+
     def jobs(self) -> list[Job]:
         return self.tiers.jobs.all()
 
@@ -190,6 +205,8 @@ class StoreEngine:
 
     # ---------- one row ----------
     def get_newest(self, table: TableDef, tenant: str, key: Key) -> Row | None:
+        if table.id in self.changing:  # what is on the disk may have another definition already
+            raise StaleDefinition(table)
         layout = self.layouts.of(table)
         return self.stored(table, layout, self.live, (tenant, layout.codec.encode(key)))
 
@@ -363,7 +380,8 @@ class StoreEngine:
         cutoff = now_ms() - self._drop_grace_ms
         found = self.live.query("SELECT id FROM kalam_tables WHERE dropped_at <= ? AND definition <> ''", (cutoff,))
         for (number,) in found:
-            await self._purge_table(number)
+            if await self.submit(_claimer(number, cutoff)):
+                await self._purge_table(number)
 
     async def _purge_table(self, number: int) -> None:
         name = f"h_{number}"
@@ -394,6 +412,15 @@ class StoreEngine:
         await self._writer.close()
         for storage in self._storages.values():
             storage.close()
+
+
+def _claimer(number: int, cutoff: int) -> Callable[[apsw.Connection], bool]:
+    """Marks a dropped table as being purged, unless it was restored meanwhile."""
+    def job(connection: apsw.Connection) -> bool:
+        connection.execute("UPDATE kalam_tables SET dropped_at = 0 WHERE id = ? AND dropped_at <= ?", (number, cutoff))
+        return connection.changes() > 0
+
+    return job
 
 
 def _no_checks(table: TableDef, row: Row) -> None:

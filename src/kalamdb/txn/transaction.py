@@ -23,7 +23,18 @@ from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
 from kalamdb.store.manifest import Segment
 from kalamdb.store.segment import Written
 from kalamdb.txn import bulk
-from kalamdb.txn.api import AccountDef, Isolation, Key, NotInMemory, RowId, Sample, Scan, StaleDefinition, TableDef
+from kalamdb.txn.api import (
+    AccountDef,
+    DroppedTable,
+    Isolation,
+    Key,
+    NotInMemory,
+    RowId,
+    Sample,
+    Scan,
+    StaleDefinition,
+    TableDef,
+)
 from kalamdb.txn.locks import LockKey, Waiter
 from kalamdb.txn.overlay import FEW, Overlay, RowKey, TableOverlay, Version
 from kalamdb.txn.sample import StoreSample
@@ -524,6 +535,20 @@ class StoreTransaction:
         if not self.catalog.has(table):
             raise _gone(table)
         self._define((self.catalog.changes or CatalogChanges()).without_table(table, self._version()))
+
+    async def restore_table(self, dropped: DroppedTable, namespace: str, name: str) -> TableDef:
+        self._check_writable()
+        await self._lock(("table", namespace, name))
+        await self._lock((dropped.table.id,))
+        if self.catalog.table(namespace, name) is not None:
+            raise KalamError("42P07", f'relation "{name}" already exists', schema=namespace, table=name)
+        if all(each.table.id != dropped.table.id for each in self._engine.dropped_tables()) or (
+                self.catalog.has(dropped.table)):
+            raise KalamError("42704", f'dropped table "{dropped.table.name}" cannot be restored any more')
+        made = replace(dropped.table, namespace=namespace, name=name, owner=None,
+                       version=self._engine.catalog.next_definition())
+        self._define((self.catalog.changes or CatalogChanges()).with_restored(made, self._version()))
+        return made
 
     async def lock_table(self, table: TableDef) -> TableDef:
         self._check_writable()
