@@ -47,6 +47,7 @@ typedef struct Target
 	bool		keep;
 	bool		parallel_commit;
 	bool		parallel_abort;
+	bool		lent;			/* the server object is a superuser's: it may do without credentials */
 	char	   *made_from;
 } Target;
 
@@ -227,9 +228,10 @@ make_target(UserMapping *user)
 	t->keep = server_flag(server, "keep_connections", true);
 	t->parallel_commit = server_flag(server, "parallel_commit", false);
 	t->parallel_abort = server_flag(server, "parallel_abort", false);
-	t->made_from = psprintf("%s\n%s\n%s\n%s\n%s\n%s\n%d\n%d%d%d", t->host, t->port, t->mode, t->user,
+	t->lent = superuser_arg(server->owner);
+	t->made_from = psprintf("%s\n%s\n%s\n%s\n%s\n%s\n%d\n%d%d%d%d", t->host, t->port, t->mode, t->user,
 							t->password ? t->password : "", t->application_name, t->timeout, t->keep,
-							t->parallel_commit, t->parallel_abort);
+							t->parallel_commit, t->parallel_abort, t->lent);
 	return t;
 }
 
@@ -463,6 +465,24 @@ poll_connection(PGconn *pg, TimestampTz deadline)
 	return true;
 }
 
+/*
+ * A KalamDB that asks for no credentials takes whoever reaches it for its
+ * master.  That PostgreSQL can reach it is a superuser's to lend, as with
+ * postgres_fdw's password_required: else a role with USAGE on the wrapper
+ * would make a server of its own to the same address, and be bound by nothing.
+ */
+static void
+refuse_trust(const Target *t)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("KalamDB at %s:%s asks for no credentials, and server \"%s\" is not owned by a superuser", t->host,
+					t->port, t->server),
+			 errdetail("It trusts everybody who can reach it."),
+			 errhint("Set KalamDB's auth.mode to 'password', or let a superuser own the server: ALTER SERVER %s OWNER TO ...;",
+					 quote_identifier(t->server))));
+}
+
 static void
 finish_connecting(KalamConn *conn, const Target *t)
 {
@@ -474,6 +494,8 @@ finish_connecting(KalamConn *conn, const Target *t)
 		fail_connecting(t, psprintf("no answer within %d ms", t->timeout));
 	if (PQstatus(conn->pg) != CONNECTION_OK)
 		fail_connecting(t, PQerrorMessage(conn->pg));
+	if (!t->lent && !PQconnectionUsedPassword(conn->pg))
+		refuse_trust(t);
 	if (PQsetnonblocking(conn->pg, 1) != 0)
 		fail_connecting(t, PQerrorMessage(conn->pg));
 }

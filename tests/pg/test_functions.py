@@ -378,3 +378,25 @@ def test_bound_role_cannot_free_itself(db: Session, pg: Postgres, ns: str, role:
        f"ALTER SERVER {ns}_o OPTIONS (SET auth_header 'Bearer y'); DROP SERVER {ns}_o CASCADE; RESET ROLE;"
        f"DROP OWNED BY {ns}_owner; DROP ROLE {ns}_owner")
     plain.close()
+
+
+def test_server_that_trusts_is_reached_by_a_superusers_server_only(
+    db: Session, pg: Postgres, ns: str, role: str, mine: str, server: KalamServer
+) -> None:
+    """Else a role that may create servers would reach all tenants of a KalamDB that trusts this machine."""
+    db(f"GRANT USAGE ON FOREIGN DATA WRAPPER pg_kalam TO {role}; GRANT EXECUTE ON FUNCTION kalam_exec TO {role}")
+    db(f"SET kalam.user_id = 'ann'; INSERT INTO {mine} VALUES (1, 'private'); RESET kalam.user_id")
+    plain = Session(pg.dsn(db.conn.info.dbname, role))
+    plain(f"CREATE SERVER {ns}_own FOREIGN DATA WRAPPER pg_kalam OPTIONS (host '127.0.0.1', port '{server.port}')")
+    plain(f"CREATE USER MAPPING FOR CURRENT_USER SERVER {ns}_own OPTIONS (user_id '*')")
+    for sql in (f"SELECT kalam_exec('SELECT * FROM {mine}', '{ns}_own')", f"SELECT kalam_ping('{ns}_own')",
+                f"CREATE TABLE {ns}.made (id bigint PRIMARY KEY) USING kalamdb WITH (server = '{ns}_own')"):
+        plain.fails(sql, "42501", "asks for no credentials", f'"{ns}_own" is not owned by a superuser')
+    plain(f"ALTER SERVER {ns}_own OPTIONS (ADD auth_header 'Bearer anything')")
+    plain.fails(f"SELECT kalam_ping('{ns}_own')", "42501", "asks for no credentials")
+    db(f"ALTER USER MAPPING FOR PUBLIC SERVER {ns}_own OPTIONS (DROP auth_header);"
+       f"ALTER SERVER {ns}_own OWNER TO CURRENT_USER")
+    db(f"GRANT USAGE ON FOREIGN SERVER {ns}_own TO {role}")
+    assert plain.value(f"SELECT kalam_ping('{ns}_own') > '0'")
+    plain.close()
+    db(f"DROP SERVER {ns}_own CASCADE")
