@@ -193,6 +193,8 @@ typedef struct KalamPending
 extern void kalam_pending_add(KalamPending *pending);
 extern void kalam_pending_remove(KalamPending *pending);
 extern void kalam_pending_flush_all(KalamConn *conn);	/* NULL: every connection */
+/* those of its connection that were added before it */
+extern void kalam_pending_flush_before(KalamPending *pending);
 
 /* ---------- kalam_deparse.c: names, for statements of all kinds ---------- */
 extern const char *kalam_quote(const char *ident);	/* always quoted, for the server */

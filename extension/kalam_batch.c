@@ -527,12 +527,19 @@ static int64
 batch_flush(KalamBatch *batch, bool commit, bool ahead)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	KalamConn  *conn = batch->spec.conn;
+	int			outer = conn->flush_level;
 	int64		affected = 0;
 
 	batch_check(batch);
 	if (batch->rows == 0 && batch->ahead == NULL)
 		return 0;
-	batch_unlist(batch);		/* first: sending asks every other pending write to go ahead */
+	if (batch->listed)
+	{
+		kalam_pending_flush_before(&batch->pending);
+		conn->flush_level = batch->pending.nestlevel;
+	}
+	batch_unlist(batch);
 	PG_TRY();
 	{
 		MemoryContextSwitchTo(batch->row_cxt);
@@ -545,12 +552,14 @@ batch_flush(KalamBatch *batch, bool commit, bool ahead)
 	}
 	PG_CATCH();
 	{
+		conn->flush_level = outer;
 		MemoryContextSwitchTo(batch->cxt);
 		batch->error = CopyErrorData();
 		MemoryContextSwitchTo(caller);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	conn->flush_level = outer;
 	batch->sent += batch->rows;
 	batch->affected += affected;
 	batch->rows = 0;

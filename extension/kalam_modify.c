@@ -75,9 +75,10 @@ modify_unlink(void *arg)
 }
 
 static KalamModify *
-modify_create(EState *estate, ResultRelInfo *rinfo, CmdType operation, OnConflictAction on_conflict,
+modify_create(ModifyTableState *mtstate, ResultRelInfo *rinfo, CmdType operation, OnConflictAction on_conflict,
 			  KalamConflict *conflict, bool here)
 {
+	EState	   *estate = mtstate->ps.state;
 	MemoryContext cxt = AllocSetContextCreate(estate->es_query_cxt, "kalam modify", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(cxt);
 	KalamModify *state = palloc0(sizeof(KalamModify));
@@ -90,6 +91,7 @@ modify_create(EState *estate, ResultRelInfo *rinfo, CmdType operation, OnConflic
 				 errhint("Insert into the table itself, not through a partitioned one.")));
 	state->cxt = cxt;
 	state->estate = estate;
+	state->mtstate = mtstate;
 	state->rinfo = rinfo;
 	state->seq_attno = kalam_system_attno(rel, KALAM_SEQ_COLUMN);
 	state->userid_attno = kalam_system_attno(rel, KALAM_USERID_COLUMN);
@@ -175,14 +177,13 @@ static void
 kalam_BeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List *fdw_private, int subplan_index,
 						 int eflags)
 {
-	EState	   *estate = mtstate->ps.state;
 	ModifyTable *plan = (ModifyTable *) mtstate->ps.plan;
 	CmdType		operation = mtstate->operation;
 	/* not yet in the ResultRelInfo: PostgreSQL fills it in after us */
 	bool		shown = plan->returningLists != NIL || plan->withCheckOptionLists != NIL;
 	KalamConflict *conflict = kalam_conflict_create(fdw_private, shown, rinfo->ri_RelationDesc);
 	bool		here = plan->onConflictAction == ONCONFLICT_UPDATE && conflict == NULL;
-	KalamModify *state = modify_create(estate, rinfo, operation, plan->onConflictAction, conflict, here);
+	KalamModify *state = modify_create(mtstate, rinfo, operation, plan->onConflictAction, conflict, here);
 	MemoryContext old;
 
 	rinfo->ri_FdwState = state;
@@ -203,23 +204,20 @@ kalam_BeginForeignModify(ModifyTableState *mtstate, ResultRelInfo *rinfo, List *
 	MemoryContextSwitchTo(old);
 }
 
-/* COPY FROM, and rows that a partitioned table routes here. */
+/* COPY FROM, and rows that a partitioned table routes here; maybe of an UPDATE, which may be working here as well. */
 static void
 kalam_BeginForeignInsert(ModifyTableState *mtstate, ResultRelInfo *rinfo)
 {
 	ModifyTable *plan = (ModifyTable *) mtstate->ps.plan;	/* NULL in COPY */
-	KalamModify *state;
+	KalamModify *updates = (KalamModify *) rinfo->ri_FdwState;
+	KalamModify *state = modify_create(mtstate, rinfo, CMD_INSERT, plan ? plan->onConflictAction : ONCONFLICT_NONE,
+									   NULL, false);
 
-	if (rinfo->ri_FdwState != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot move rows into foreign table \"%s\", which the same command updates",
-						RelationGetRelationName(rinfo->ri_RelationDesc)),
-				 errhint("Delete the rows and insert them in two commands.")));
-	state = modify_create(mtstate->ps.state, rinfo, CMD_INSERT, plan ? plan->onConflictAction : ONCONFLICT_NONE, NULL,
-						  false);
 	state->routed = true;
-	rinfo->ri_FdwState = state;
+	if (updates != NULL)
+		updates->into = state;
+	else
+		rinfo->ri_FdwState = state;
 	modify_connect(state);
 	state->shows_row = (plan != NULL && (plan->returningLists != NIL || plan->withCheckOptionLists != NIL)) ||
 		kalam_has_after_triggers(rinfo, CMD_INSERT, true);
@@ -238,20 +236,10 @@ kalam_check_row(KalamModify *state, TupleTableSlot *slot)
 
 	if (RelationGetDescr(rel)->constr != NULL)
 		ExecConstraints(rinfo, slot, state->estate);
-	if (!rel->rd_rel->relispartition)
-		return;
-	if (state->spec.operation == CMD_INSERT)
-	{
-		/* routing has chosen this partition; a trigger may have changed the row since */
-		if (rinfo->ri_RootResultRelInfo == NULL ||
-			(rinfo->ri_TrigDesc && rinfo->ri_TrigDesc->trig_insert_before_row))
-			ExecPartitionCheck(rinfo, slot, state->estate, true);
-	}
-	else if (!ExecPartitionCheck(rinfo, slot, state->estate, rinfo->ri_RootResultRelInfo == NULL))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot move a row out of foreign partition \"%s\"", RelationGetRelationName(rel)),
-				 errhint("Delete the row and insert it anew.")));
+	/* routing has chosen this partition; a trigger may have changed the row since */
+	if (rel->rd_rel->relispartition && state->spec.operation == CMD_INSERT &&
+		(rinfo->ri_RootResultRelInfo == NULL || (rinfo->ri_TrigDesc && rinfo->ri_TrigDesc->trig_insert_before_row)))
+		ExecPartitionCheck(rinfo, slot, state->estate, true);
 }
 
 /* _seq is unknown until commit; a new row's owner is the tenant. */
@@ -389,27 +377,28 @@ note_owner(KalamModify *state, TupleTableSlot *slot)
 	MemoryContextSwitchTo(old);
 }
 
-/* Makes the row what it will be on the server, checks it, and puts its columns into values. */
+/* Makes the row what it will be on the server, checks it if it is to be in this table, and puts its columns into values. */
 static int
-prepare_row(KalamModify *state, TupleTableSlot *slot)
+prepare_row(KalamModify *state, TupleTableSlot *slot, bool stays)
 {
 	TupleConstr *constr = RelationGetDescr(state->spec.rel)->constr;
 
 	if (state->shows_row || constr != NULL)
 		kalam_set_system_columns(state, slot);
-	kalam_check_row(state, slot);
+	if (stays)
+		kalam_check_row(state, slot);
 	return take_columns(state, slot, state->spec.attnos, 0);
 }
 
 static TupleTableSlot *
 kalam_ExecForeignInsert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot, TupleTableSlot *planSlot)
 {
-	KalamModify *state = (KalamModify *) rinfo->ri_FdwState;
+	KalamModify *state = kalam_modify_inserts(rinfo);
 	MemoryContext old = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
 	int64		affected;
 
 	note_owner(state, slot);
-	prepare_row(state, slot);
+	prepare_row(state, slot, true);
 	if (state->by_row && state->spec.conflict != NULL)
 	{
 		if (!kalam_conflict_row(state, slot))
@@ -425,6 +414,24 @@ kalam_ExecForeignInsert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *sl
 	}
 	MemoryContextSwitchTo(old);
 	return slot;
+}
+
+KalamModify *
+kalam_modify_inserts(ResultRelInfo *rinfo)
+{
+	KalamModify *state = (KalamModify *) rinfo->ri_FdwState;
+
+	if (rinfo->ri_FdwRoutine == NULL || rinfo->ri_FdwRoutine->ExecForeignInsert != kalam_ExecForeignInsert)
+		return NULL;
+	return state->spec.operation == CMD_INSERT ? state : state->into;
+}
+
+void
+kalam_modify_insert(KalamModify *state, TupleTableSlot *slot)
+{
+	note_owner(state, slot);
+	prepare_row(state, slot, true);
+	kalam_batch_add(state->batch, state->values, state->nulls);
 }
 
 /* Notes the key at the end of a batch's row; was it there already? */
@@ -490,13 +497,15 @@ kalam_ExecForeignUpdate(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *sl
 {
 	KalamModify *state = (KalamModify *) rinfo->ri_FdwState;
 	MemoryContext old = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
-	int			n = prepare_row(state, slot);
+	bool		stays = kalam_row_stays(state, slot);
+	int			key = prepare_row(state, slot, stays);
 
-	take_old_key(state, planSlot, n);
-	n += list_length(state->junk);
-	check_owner_kept(state, slot, state->values[n - 1]);
+	take_old_key(state, planSlot, key);
+	check_owner_kept(state, slot, state->values[key + list_length(state->junk) - 1]);
 	if (changed_before(state))
 		slot = NULL;
+	else if (!stays)
+		kalam_move_row(state, slot, state->values + key, state->nulls + key);
 	else
 		kalam_batch_add(state->batch, state->values, state->nulls);
 	MemoryContextSwitchTo(old);
@@ -555,12 +564,10 @@ waits_for_commit(KalamModify *state)
 }
 
 static void
-modify_end(EState *estate, ResultRelInfo *rinfo)
+modify_finish(KalamModify *state)
 {
-	KalamModify *state = (KalamModify *) rinfo->ri_FdwState;
-
-	if (state == NULL)
-		return;
+	if (state->out != NULL)
+		kalam_batch_flush(state->out);
 	if (state->batch != NULL)	/* not a mere EXPLAIN */
 	{
 		kalam_upsert_flush(state);
@@ -569,8 +576,22 @@ modify_end(EState *estate, ResultRelInfo *rinfo)
 		else
 			kalam_batch_flush(state->batch);
 	}
-	rinfo->ri_FdwState = NULL;
 	MemoryContextDelete(state->cxt);
+}
+
+static void
+modify_end(EState *estate, ResultRelInfo *rinfo)
+{
+	KalamModify *state = (KalamModify *) rinfo->ri_FdwState;
+	KalamModify *into;
+
+	if (state == NULL)
+		return;
+	into = state->into;
+	modify_finish(state);
+	if (into != NULL)
+		modify_finish(into);
+	rinfo->ri_FdwState = NULL;
 }
 
 static void
@@ -619,7 +640,11 @@ kalam_ExecutorFinish(QueryDesc *queryDesc)
 	{
 		KalamModify *state = dlist_container(KalamModify, node, iter.cur);
 
-		if (state->estate == queryDesc->estate && !waits_for_commit(state))
+		if (state->estate != queryDesc->estate)
+			continue;
+		if (state->out != NULL)
+			kalam_batch_flush(state->out);
+		if (!waits_for_commit(state))
 			kalam_batch_flush(state->batch);
 	}
 	if (prev_ExecutorFinish)

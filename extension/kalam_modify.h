@@ -1,6 +1,7 @@
 /*
- * kalam_modify.h: state of one target table, shared by kalam_modify.c (rows)
- * and kalam_target.c (what a command may do there, and with which columns).
+ * kalam_modify.h: state of one target table, shared by kalam_modify.c (rows),
+ * kalam_target.c (what a command may do there, and with which columns) and
+ * kalam_move.c (rows that leave their partition).
  */
 #ifndef KALAM_MODIFY_H
 #define KALAM_MODIFY_H
@@ -16,9 +17,12 @@ typedef struct KalamModify
 	MemoryContext cxt;
 	MemoryContextCallback on_reset;
 	EState	   *estate;
+	ModifyTableState *mtstate;
 	ResultRelInfo *rinfo;
 	KalamBatchSpec spec;
 	KalamBatch *batch;
+	KalamBatch *out;			/* UPDATE: rows that leave for another partition; NULL until there are any */
+	struct KalamModify *into;	/* UPDATE: for rows that come from other partitions, or NULL */
 	AttrNumber	seq_attno;		/* 0: the local table has no such column */
 	AttrNumber	userid_attno;
 	bool		with_userid;	/* INSERT: _userid is among the columns sent */
@@ -70,5 +74,16 @@ extern void kalam_conflict_routine(FdwRoutine *routine);
 extern KalamConflict *kalam_conflict_create(List *private, bool returns, Relation rel);
 extern void kalam_conflict_begin(KalamConflict *conflict, KalamConn *conn, EState *estate);
 extern bool kalam_conflict_row(KalamModify *state, TupleTableSlot *slot);
+/* ---------- kalam_modify.c, for kalam_move.c ---------- */
+/* what inserts into this table: a routed INSERT, or an UPDATE that moves rows; NULL if it is none of ours */
+extern KalamModify *kalam_modify_inserts(ResultRelInfo *rinfo);
+/* checks a new row, and adds it to the batch */
+extern void kalam_modify_insert(KalamModify *state, TupleTableSlot *slot);
+
+/* ---------- kalam_move.c ---------- */
+/* may the row stay in this partition?  23514 if it is updated as a table of its own */
+extern bool kalam_row_stays(KalamModify *state, TupleTableSlot *slot);
+/* to the partition where it belongs; old_key: as in the UPDATE's batch */
+extern void kalam_move_row(KalamModify *state, TupleTableSlot *slot, const Datum *old_key, const bool *old_null);
 
 #endif							/* KALAM_MODIFY_H */

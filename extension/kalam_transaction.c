@@ -347,10 +347,25 @@ flush_from(KalamConn *conn, int nestlevel)
 	}
 }
 
+/* What others have collected since does not overtake what is being sent. */
 void
 kalam_pending_flush_all(KalamConn *conn)
 {
-	flush_from(conn, 1);
+	if (conn == NULL || conn->flush_level == 0)
+		flush_from(conn, 1);
+}
+
+void
+kalam_pending_flush_before(KalamPending *last)
+{
+	KalamPending *pending;
+
+	while ((pending = first_pending(last->conn, 1)) != last)
+	{
+		flush_one(pending, false);
+		if (first_pending(last->conn, 1) == pending)
+			kalam_pending_remove(pending);
+	}
 }
 
 static void
