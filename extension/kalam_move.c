@@ -40,14 +40,11 @@ static void
 prepare_routing(ModifyTableState *mtstate)
 {
 	Relation	root = mtstate->rootResultRelInfo->ri_RelationDesc;
-	MemoryContext old;
 
 	if (mtstate->mt_partition_tuple_routing != NULL)
 		return;
-	old = MemoryContextSwitchTo(mtstate->ps.state->es_query_cxt);
 	mtstate->mt_partition_tuple_routing = ExecSetupPartitionTupleRouting(mtstate->ps.state, root);
 	mtstate->mt_root_tuple_slot = table_slot_create(root, NULL);
-	MemoryContextSwitchTo(old);
 }
 
 static TupleConversionMap *
@@ -65,6 +62,7 @@ static ResultRelInfo *
 find_partition(KalamModify *state, TupleTableSlot **slot)
 {
 	ModifyTableState *mtstate = state->mtstate;
+	MemoryContext old = MemoryContextSwitchTo(state->estate->es_query_cxt);	/* the maps stay */
 	TupleConversionMap *map = ExecGetChildToRootMap(state->rinfo);
 	ResultRelInfo *partition;
 
@@ -76,6 +74,7 @@ find_partition(KalamModify *state, TupleTableSlot **slot)
 	map = root_to_partition(partition, state->estate);
 	if (map != NULL)
 		*slot = execute_attr_map_slot(map->attrMap, *slot, partition->ri_PartitionTupleSlot);
+	MemoryContextSwitchTo(old);
 	return partition;
 }
 
