@@ -1,8 +1,8 @@
 """KalamDB tables as partitions: what goes where, pruning, moves between partitions, and what is checked on every row.
 
 Differential where it can be: the same statements with ordinary partitions, contents of every partition and RETURNING
-compared. The partitions differ: one has its columns in another order and a dropped one, one is partitioned again, one is
-the DEFAULT, one is local on both sides.
+compared. The partitions differ: one has its columns in another order and a dropped one, one is partitioned again, one
+is the DEFAULT, one is local on both sides.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def full(pair: Pair) -> Pair:
 
 
 STATEMENTS = [
-    "INSERT INTO p VALUES (1000, 1, 0), (1001, 2, 1), (1002, 49, 2), (1003, 50, 3), (1004, 0, 77), (1005, 0, NULL), (1006, 0, 9)"
-    " RETURNING *, tableoid::regclass::text",
+    "INSERT INTO p VALUES (1000, 1, 0), (1001, 2, 1), (1002, 49, 2), (1003, 50, 3), (1004, 0, 77), (1005, 0, NULL),"
+    " (1006, 0, 9) RETURNING *, tableoid::regclass::text",
     "INSERT INTO p2 VALUES (1010, 60, 2, 'sub') RETURNING id, g, tableoid::regclass::text",
     "INSERT INTO p SELECT id + 2000, n, (k + 1) % 12, t FROM p WHERE id < 300",
     "UPDATE p SET t = t || '!' WHERE id % 3 = 0 RETURNING id, k, t",
-    "UPDATE p SET k = 1 WHERE k = 0 AND id < 100 RETURNING id, n, k, t, g",  # p0 to p1, whose columns are in another order
+    "UPDATE p SET k = 1 WHERE k = 0 AND id < 100 RETURNING id, n, k, t, g",  # columns in another order
     "UPDATE p SET k = 0, n = n + 1, t = 'back' WHERE k = 1 RETURNING *",
     "UPDATE p SET k = CASE k WHEN 0 THEN 1 WHEN 1 THEN 0 ELSE k END, t = t || '~'",  # nothing twice
     "UPDATE p SET n = 99 - n WHERE k IN (2, 3) RETURNING id, n, g",  # within the subtree
@@ -73,7 +73,8 @@ STATEMENTS = [
     " WHERE p.id = v.a AND p.id < 301 RETURNING p.id, p.k, v.c",
     "UPDATE p SET k = 0 FROM p q WHERE p.id = q.id + 1 AND q.k = 1 AND p.k = 2",
     "WITH u AS (UPDATE p SET k = 1 WHERE k = 3 RETURNING id, n) SELECT count(*), sum(n) FROM u",
-    "WITH d AS (DELETE FROM p WHERE k = 1 AND id % 2 = 1 RETURNING *) INSERT INTO p SELECT id, n, 2, t FROM d RETURNING id, k",
+    "WITH d AS (DELETE FROM p WHERE k = 1 AND id % 2 = 1 RETURNING *) INSERT INTO p SELECT id, n, 2, t FROM d"
+    " RETURNING id, k",
     "DELETE FROM p WHERE id % 7 = 0 RETURNING id, k, g",
     "DELETE FROM p2 WHERE n > 90",
     "SELECT k, count(*), sum(n), min(t) FROM p GROUP BY k ORDER BY k",
@@ -141,8 +142,8 @@ def test_misplaced_rows_are_refused(full: Pair) -> None:
     assert outcome.sqlstate == "0A000"
     assert '"p0" to partition "here"' in (outcome.message or "")
     side.conn.execute("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$")
-    for when, table in (("AFTER UPDATE", "p0"), ("BEFORE DELETE", "p0"), ("AFTER DELETE", "p0"), ("BEFORE INSERT", "p1"),
-                        ("AFTER INSERT", "p1")):  # fmt: skip
+    for when in ("AFTER UPDATE", "BEFORE DELETE", "AFTER DELETE", "BEFORE INSERT", "AFTER INSERT"):
+        table = "p1" if "INSERT" in when else "p0"
         side.conn.execute(f"CREATE TRIGGER t {when} ON {table} FOR EACH ROW EXECUTE FUNCTION nothing()")
         assert side.run("UPDATE p SET k = 1 WHERE k = 0").sqlstate == "0A000", when
         side.conn.execute(f"DROP TRIGGER t ON {table}")
@@ -155,7 +156,7 @@ CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   IF TG_LEVEL = 'ROW' THEN INSERT INTO log SELECT format('%s %s %s %s %s', TG_NAME, TG_TABLE_NAME, TG_OP, OLD, NEW);
   ELSE INSERT INTO log SELECT format('%s %s %s', TG_NAME, TG_TABLE_NAME, TG_OP); END IF;
   RETURN COALESCE(NEW, OLD); END $$;
-CREATE FUNCTION changes() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.t := NEW.t || ' by trigger'; RETURN NEW; END $$;
+CREATE FUNCTION changes() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.t := NEW.t || ' trg'; RETURN NEW; END $$;
 CREATE FUNCTION misplaces() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.k := 6; RETURN NEW; END $$;
 CREATE FUNCTION skips() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 """
@@ -314,7 +315,8 @@ def test_moves_between_servers_are_refused(shards: Shards) -> None:
 
 def test_user_tables_as_partitions(db: Session, ns: str) -> None:
     db(
-        f"SET search_path = {ns}, public; CREATE TABLE p (id int, k int, v text, _seq bigint, _userid text) PARTITION BY LIST (k)"
+        f"SET search_path = {ns}, public;"
+        "CREATE TABLE p (id int, k int, v text, _seq bigint, _userid text) PARTITION BY LIST (k)"
     )
     for k in range(2):
         db(f"CREATE TABLE p{k} PARTITION OF p FOR VALUES IN ({k}) USING kalamdb WITH (type = 'user')")
