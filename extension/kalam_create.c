@@ -246,8 +246,11 @@ rewrite_type(Rewrite *rw, ColumnDef *column)
 static void
 rewrite_identity(Rewrite *rw, ColumnDef *column)
 {
-	Oid			typid = typenameTypeId(NULL, column->typeName);
+	Oid			typid;
 
+	if (column->typeName == NULL)
+		kalam_refuse("an identity column of a partition", "Give the partitioned table's column DEFAULT snowflake_id().");
+	typid = typenameTypeId(NULL, column->typeName);
 	if (typid != INT2OID && typid != INT4OID && typid != INT8OID)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
