@@ -122,7 +122,7 @@ has_local_rules(Relation rel)
 {
 	TupleConstr *constr = RelationGetDescr(rel)->constr;
 
-	return rel->rd_rel->relispartition || (constr != NULL && (constr->has_generated_stored || constr->num_check > 0));
+	return rel->rd_rel->relispartition || (constr != NULL && constr->has_generated_stored);
 }
 
 static Oid
@@ -186,7 +186,8 @@ plan_upsert(PlannerInfo *root, ModifyTable *plan, Index rtindex, RangeTblEntry *
 	scope.conn = kalam_connection_get(kalam_user_mapping(table->serverid, target_user(root, entry)));
 	scope.relids = bms_add_member(bms_make_singleton(rtindex), plan->exclRelRTI);
 	upsert.keys = kalam_key_columns(entry->relid);
-	if (!collect_settings(rel, plan, &scope, &upsert) || has_local_rules(rel))
+	if (!collect_settings(rel, plan, &scope, &upsert) || has_local_rules(rel) ||
+		kalam_breaks_rules(scope.conn, table, rel, upsert.attnos, upsert.exprs))
 		return NIL;
 	initStringInfo(&sql);
 	kalam_deparse_upsert(&sql, root, &upsert, &params);

@@ -4,8 +4,8 @@
  * That takes a plan which only scans the table, a condition and new values that
  * the server evaluates as PostgreSQL does, and nothing that PostgreSQL has to
  * do with each row: no row triggers, WITH CHECK OPTION or generated columns
- * (of which PostgreSQL itself takes care before it asks), no CHECK that could be
- * violated, no partition that the row could have to leave.
+ * (of which PostgreSQL itself takes care before it asks), no CHECK that only
+ * PostgreSQL knows, no partition that the row could have to leave.
  *
  * The server finds the rows, locks them, and applies condition and values to
  * their newest version, as PostgreSQL does.  Anything else is done row by row:
@@ -28,7 +28,6 @@
 #include "parser/parsetree.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/partcache.h"
 #if PG_VERSION_NUM >= 180000
 #include "commands/explain_format.h"
 #include "commands/explain_state.h"
@@ -88,38 +87,6 @@ find_scan(ModifyTable *plan, Index rtindex, int subplan_index)
 	return scan->scan.scanrelid == rtindex ? scan : NULL;
 }
 
-static bool
-may_be_null(Expr *expr)
-{
-	return !IsA(expr, Const) || ((Const *) expr)->constisnull;
-}
-
-/* Could setting these columns violate what the server knows nothing of? */
-static bool
-breaks_rules(Relation rel, List *attnos, List *exprs)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-	Bitmapset  *bounds = NULL;
-	List	   *keys = kalam_key_columns(RelationGetRelid(rel));
-	ListCell   *attno;
-	ListCell   *expr;
-
-	if (desc->constr != NULL && desc->constr->num_check > 0)
-		return true;
-	if (rel->rd_rel->relispartition)
-		pull_varattnos((Node *) RelationGetPartitionQual(rel), 1, &bounds);
-	forboth(attno, attnos, expr, exprs)
-	{
-		AttrNumber	n = lfirst_int(attno);
-
-		if (bms_is_member(n - FirstLowInvalidHeapAttributeNumber, bounds))
-			return true;
-		if (TupleDescAttr(desc, n - 1)->attnotnull && !list_member_int(keys, n) && may_be_null(lfirst(expr)))
-			return true;
-	}
-	return false;
-}
-
 /*
  * A value that no column decides is a parameter, of whatever type: it travels
  * as in any other write.  Not arrays: as parameters they are lists of values.
@@ -155,7 +122,8 @@ collect_values(PlannerInfo *root, Relation rel, KalamChange *change)
 		change->attnos = lappend_int(change->attnos, n);
 		change->exprs = lappend(change->exprs, expr);
 	}
-	return change->attnos != NIL && !breaks_rules(rel, change->attnos, change->exprs);
+	return change->attnos != NIL &&
+		!kalam_breaks_rules(change->scope->conn, change->target->table, rel, change->attnos, change->exprs);
 }
 
 /* The scan has found what it may send under a lock; here the server may evaluate whatever it can. */

@@ -9,6 +9,7 @@
  * kalam_upper.c         paths of what is done with joined rows: groups, windows, DISTINCT, ORDER BY, LIMIT
  * kalam_scan.c          running a plan
  * kalam_direct.c        UPDATE and DELETE that are sent whole
+ * kalam_rules.c         what the server enforces of a table's constraints
  * kalam_conflict.c      INSERT ... ON CONFLICT (key)
  * kalam_parameter.c     what a statement's parameters are
  * kalam_async.c         running several at the same time
@@ -259,6 +260,12 @@ extern List *kalam_order(KalamRelInfo *info, List *pathkeys);
 extern void kalam_direct_routine(FdwRoutine *routine);
 /* may a column be set to this? */
 extern bool kalam_value_allowed(const KalamScope *scope, Expr *expr);
+
+/* ---------- kalam_rules.c ---------- */
+extern bool kalam_enforces_not_null(KalamConn *conn, KalamTable *table, AttrNumber attno);
+extern bool kalam_enforces_checks(KalamConn *conn, KalamTable *table, Relation rel);	/* all that rel has */
+/* could setting these columns violate what the server knows nothing of? */
+extern bool kalam_breaks_rules(KalamConn *conn, KalamTable *table, Relation rel, List *attnos, List *exprs);
 
 /* ---------- kalam_parameter.c ---------- */
 /* zeroed before they are prepared */

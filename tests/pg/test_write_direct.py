@@ -53,6 +53,7 @@ DIRECT = [
     "UPDATE items SET id = id WHERE id = 2",
     "UPDATE items SET n = CASE WHEN n = 1 THEN 10 WHEN n = 2 THEN NULL ELSE n END, t = coalesce(t, 'none')",
     "UPDATE items SET n = length(t), t = substr(t, 2, 3) WHERE n + 1 > 2",
+    "UPDATE items SET b = b + n WHERE n > 0",
     "UPDATE items SET d = b, n = b WHERE id % 2 = 1 AND b < 5000",
     "UPDATE items SET y = n > 1, t = CASE WHEN y THEN 'yes' END",
     "UPDATE items SET v = 'abcd', c = 'x', at = '2024-05-05 UTC', day = '2030-01-01' WHERE id = 1",
@@ -99,7 +100,6 @@ def test_they_are_sent_whole(pair: Pair, sql: str) -> None:
         "UPDATE items SET n = random() * 10",
         "UPDATE items SET t = upper(t)",
         "DELETE FROM items WHERE upper(t) = 'ROW 3'",
-        "UPDATE items SET b = n",
         "UPDATE items SET (n, t) = (SELECT 1, 'x')",
         "UPDATE items SET n = (SELECT count(*) FROM other o WHERE o.ref = items.id)",
     ],
@@ -185,6 +185,36 @@ def test_row_triggers_checks_and_generated_columns_keep_it_here(pair: Pair) -> N
     assert pair.both("UPDATE few SET n = 5").sqlstate == "44000"
     assert "Foreign Delete" in plan(pair, "DELETE FROM few")
     pair.both("DELETE FROM few WHERE id = 1")
+
+
+def test_rules_that_the_server_enforces_are_left_to_it(pair: Pair) -> None:
+    pair.setup(
+        "CREATE TABLE ruled (id int PRIMARY KEY, n int NOT NULL CHECK (n > 0), m int,"
+        " CONSTRAINT apart CHECK (m IS NULL OR m <> n)) {using};"
+        "CREATE TABLE loud (id int PRIMARY KEY, t text CHECK (upper(t) <> 'NO')) {using};"
+        "INSERT INTO ruled VALUES (1, 1), (2, 2), (3, 3); INSERT INTO loud VALUES (1, 'a')"
+    )
+    for sql in ("UPDATE ruled SET n = n + 1", "UPDATE ruled SET m = n + id RETURNING *"):
+        assert "Foreign Update on" in plan(pair, sql)
+        pair.both(sql)
+    assert pair.both("UPDATE ruled SET n = n - 2").sqlstate == "23514"
+    assert pair.both("UPDATE ruled SET m = n").constraint == "apart"
+    assert pair.both("UPDATE ruled SET n = m + NULL").sqlstate == "23502"
+    upsert = "INSERT INTO ruled VALUES (1, 5), (7, 7) ON CONFLICT (id) DO UPDATE SET n = ruled.n - excluded.n"
+    assert "DO UPDATE" in plan(pair, upsert)
+    assert pair.both(upsert).sqlstate == "23514"
+    pair.both(upsert.replace("-", "+"))
+    assert "Foreign Update on" not in plan(pair, "UPDATE loud SET t = t || 'o'")
+    pair.both("UPDATE loud SET t = 'n'")
+    assert pair.both("UPDATE loud SET t = t || 'o'").sqlstate == "23514"
+    # a rule that only this side knows
+    pair.kalam.conn.execute(
+        "CREATE FOREIGN TABLE attached (id int NOT NULL, n int NOT NULL, m int NOT NULL) SERVER kalam_server"
+        f" OPTIONS (namespace '{pair.kalam.schema}', \"table\" 'ruled')"
+    )
+    shown = plan(pair, "UPDATE attached SET m = m + NULL")
+    assert "Foreign Update on" not in shown
+    assert pair.kalam.run("UPDATE attached SET m = m + NULL").sqlstate == "23502"
 
 
 def test_function_in_a_statement_sees_the_rows_before_it(pair: Pair) -> None:

@@ -122,6 +122,8 @@ def _table_options(table: TableDef) -> list[Row]:
         options["owner"] = table.owner
     for check in table.checks:
         options[f"check.{check.name}"] = check.expression
+        if check.enforced:
+            options[f"enforced.{check.name}"] = "true"
     return list(options.items())
 
 
