@@ -277,6 +277,15 @@ refuse_managed(const AlterTableStmt *stmt)
 		kalam_refuse_managed(lfirst_node(AlterTableCmd, lc));
 }
 
+static void
+run_as_it_is(KalamUtility *u, AlterTableStmt *stmt)
+{
+	if (stmt == (AlterTableStmt *) u->pstmt->utilityStmt)
+		kalam_utility_run(u);
+	else
+		kalam_utility_run_as(u, (Node *) stmt);
+}
+
 /* stmt: the statement, or what is left of it */
 void
 kalam_alter_run(KalamUtility *u, AlterTableStmt *stmt)
@@ -289,7 +298,7 @@ kalam_alter_run(KalamUtility *u, AlterTableStmt *stmt)
 	if (!OidIsValid(relid) || IsBinaryUpgrade || !any_mirrored(stmt) ||
 		find_ours(relid, stmt->relation->inh, NoLock) == NIL)
 	{
-		kalam_utility_run_as(u, (Node *) copyObject(stmt));
+		run_as_it_is(u, stmt);
 		return;
 	}
 	lockmode = AlterTableGetLockLevel(stmt->cmds);
@@ -297,7 +306,7 @@ kalam_alter_run(KalamUtility *u, AlterTableStmt *stmt)
 									 RangeVarCallbackOwnsRelation, NULL);
 	if (!OidIsValid(relid))
 	{
-		kalam_utility_run_as(u, (Node *) copyObject(stmt));
+		run_as_it_is(u, stmt);
 		return;
 	}
 	ours = find_ours(relid, stmt->relation->inh, lockmode);

@@ -362,6 +362,16 @@ rewrite_column(Rewrite *rw, ColumnDef *column)
 	rw->elements = lappend(rw->elements, column);
 }
 
+/* One that was dropped here may come again. */
+static bool
+is_system_column(const ColumnDef *column)
+{
+	Oid			typid = column->typeName ? LookupTypeNameOid(NULL, column->typeName, true) : InvalidOid;
+
+	return (strcmp(column->colname, KALAM_SEQ_COLUMN) == 0 && typid == INT8OID) ||
+		(strcmp(column->colname, KALAM_USERID_COLUMN) == 0 && typid == TEXTOID);
+}
+
 void
 kalam_create_added_column(Oid serverid, ColumnDef *column)
 {
@@ -371,7 +381,8 @@ kalam_create_added_column(Oid serverid, ColumnDef *column)
 		kalam_refuse("ADD PRIMARY KEY", "Declare the key when you create the table.");
 	if (kalam_find_option(column->fdwoptions, "key"))
 		kalam_refuse("ADD COLUMN to the key", "Declare the key when you create the table.");
-	rewrite_column(&rw, column);
+	if (!is_system_column(column))
+		rewrite_column(&rw, column);
 }
 
 static void

@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -28,6 +29,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
+#include "utils/typcache.h"
 
 #include "kalam_core.h"
 #include "kalam_ddl.h"
@@ -38,7 +40,9 @@ typedef struct Column
 	char	   *name;			/* remote, as the next two */
 	char	   *type;
 	const char *value;			/* its DEFAULT; NULL: none that the server knows */
-	Oid			base;			/* local type, without domains */
+	Oid			typid;			/* local type */
+	Oid			base;			/* without domains, and its modifier */
+	int32		typmod;
 	bool		not_null;
 	bool		generated;
 } Column;
@@ -83,7 +87,9 @@ take_columns(KalamDefinition *def, Relation rel)
 		column->name = kalam_remote_column(def->relid, att->attnum);
 		column->type = pstrdup(kalam_mirror_column_type(def->conn, def->relid, att));
 		column->value = kalam_mirror_default(rel, def->table->serverid, att->attnum);
-		column->base = getBaseType(att->atttypid);
+		column->typid = att->atttypid;
+		column->typmod = att->atttypmod;
+		column->base = getBaseTypeAndTypmod(att->atttypid, &column->typmod);
 		column->not_null = att->attnotnull;
 		column->generated = att->attgenerated != '\0';
 	}
@@ -279,17 +285,36 @@ add_checks(Changes *c)
 	}
 }
 
-/* What is kept as text must be text that the new type reads. */
-static void
-check_text_form(const Column *before, const Column *after)
+/* Is the new type's value of what is stored the one that PostgreSQL's cast would make? The server has text for both. */
+static bool
+keeps_text(const Column *before, const Column *after)
 {
-	if (before->base == after->base || after->base == TEXTOID || after->base == VARCHAROID ||
-		strcmp(before->type, after->type) != 0 || strcmp(after->type, "text") != 0)
+	Oid			function;
+
+	if (before->base == after->base)
+		return before->typmod == after->typmod || (before->base == BPCHAROID && after->typmod > before->typmod);
+	if (before->base == TEXTOID || (after->base != TEXTOID && after->base != VARCHAROID))
+		return false;
+	return find_coercion_pathway(after->base, before->base, COERCION_ASSIGNMENT, &function) ==
+		COERCION_PATH_COERCEVIAIO;
+}
+
+/* What the server cannot tell apart; of all else it knows whether the values stay what they are. */
+static void
+check_type(const Column *before, const Column *after)
+{
+	bool		constrained = before->typid != after->typid && get_typtype(after->typid) == TYPTYPE_DOMAIN &&
+		DomainHasConstraints(after->typid);
+	bool		same = before->base == after->base && before->typmod == after->typmod;
+
+	if (!constrained && (same || strcmp(before->type, after->type) != 0 || strcmp(after->type, "text") != 0 ||
+						 keeps_text(before, after)))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("cannot alter type of column \"%s\" from %s to %s", after->name, format_type_be(before->base),
-					format_type_be(after->base)),
+			 errmsg("cannot alter type of column \"%s\" from %s to %s", after->name,
+					format_type_with_typemod(before->typid, before->typid == before->base ? before->typmod : -1),
+					format_type_with_typemod(after->typid, after->typid == after->base ? after->typmod : -1)),
 			 errhint("Add a column of the new type, UPDATE it, and drop the old one.")));
 }
 
@@ -300,7 +325,7 @@ change_column(Changes *c, const Column *before, const Column *after)
 
 	if (strcmp(before->name, after->name) != 0)
 		change(c, "RENAME COLUMN %s TO %s", kalam_quote(before->name), name);
-	check_text_form(before, after);
+	check_type(before, after);
 	if (strcmp(before->type, after->type) != 0)
 		change(c, "ALTER COLUMN %s TYPE %s", name, after->type);
 	if (after->value && (before->value == NULL || strcmp(before->value, after->value) != 0))

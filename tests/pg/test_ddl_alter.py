@@ -122,8 +122,22 @@ def test_types(t: Session, ns: str) -> None:
                    "_seq TYPE numeric"):
         t.fails(f"ALTER TABLE t ALTER {clause}", "0A000")
     assert (t.local_columns("t"), remote(t, ns)) == before
+    t("CREATE DOMAIN positive AS bigint CHECK (value > 0); CREATE DOMAIN big AS bigint")
+    t("ALTER TABLE t ADD ch char(3) DEFAULT 'x', ADD ip inet DEFAULT '10.0.0.1', ADD bits bit(3)")
+    for clause in ("a TYPE positive", "ch TYPE text", "ch TYPE char(2)", "ip TYPE text", "bits TYPE bit(4)"):
+        t.fails(f"ALTER TABLE t ALTER {clause}", "0A000", "cannot alter type")
+    t("ALTER TABLE t ALTER a TYPE big, ALTER ch TYPE char(5)")
+    assert t("SELECT octet_length(ch) FROM t WHERE id = 1") == [(5,)]
     t("ALTER TABLE t ALTER m TYPE text")
     assert t("SELECT m FROM t ORDER BY id") == [("fine",), (None,), ("bad",)]
+
+
+def test_system_columns_go_and_come(t: Session) -> None:
+    t("ALTER TABLE t DROP COLUMN _seq, DROP COLUMN _userid")
+    assert t("SELECT * FROM t WHERE id = 1") == [(1, 10, "x", "fine")]
+    t("ALTER TABLE t ADD COLUMN _seq bigint, ADD COLUMN _userid text")
+    assert t("SELECT _userid FROM t WHERE id = 1") == [("alice",)]
+    t.fails("ALTER TABLE t ADD COLUMN _deleted boolean", "42939")
 
 
 def test_defaults_and_not_null(t: Session, ns: str) -> None:
