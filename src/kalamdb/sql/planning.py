@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 from sqlglot import exp
@@ -171,9 +172,12 @@ class _Planning:
                     raise NotSimple
                 name = table_name(source)
                 table = access.resolve(self.catalog, name, self.path, position_of(source))
-                return plan_read(tree, name, table, self.params)
+                return plan_read(tree, name, table, self.params, cache(lambda: self._by_engine(tree, targets)))
             except NotSimple:
                 pass
+        return self._by_engine(tree, targets)
+
+    def _by_engine(self, tree: exp.Expr, targets: Sequence[Kind | None] | None) -> QueryPlan:
         return plan_query(tree, self.catalog, self.path, self.params, self.queries, targets)
 
     def estimate(self, tree: exp.Expression) -> Plan:

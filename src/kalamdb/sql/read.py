@@ -68,7 +68,8 @@ class Filter:
         return False
 
     def scan(self, table: TableDef, tenant: str | None, columns: tuple[int, ...], params: Sequence[Any],
-             *, limit: int | None = None, with_id: bool = False, stats: ScanStats | None = None) -> Scan | None:
+             *, limit: int | None = None, with_id: bool = False, stats: ScanStats | None = None,
+             descending: bool = False) -> Scan | None:
         """The engine's scan; None where a NULL bound of the key says that no row qualifies."""
         found = self.range
         prefix = tuple(value.get(params) for value in found.prefix)
@@ -79,7 +80,7 @@ class Filter:
         where = None if self.compiled is None else self.compiled.sql
         values = () if self.compiled is None else self.compiled.bind(params)
         return Scan(table, tenant, columns, where, values, prefix, low, high, limit, with_id, bind(self.mask, params),
-                    stats)
+                    stats, descending)
 
     def matches(self, row: Row, params: Sequence[Any]) -> bool:
         return self.condition is None or evaluate(self.condition, row, params) is True
@@ -112,7 +113,10 @@ def picker(positions: Sequence[int]) -> Callable[[Row], Row]:
 
 @dataclass(slots=True)
 class ReadPlan:
-    """SELECT columns FROM table WHERE condition [LIMIT n] [FOR …]; with FOR also ORDER BY the key's first columns."""
+    """SELECT columns FROM table WHERE condition [LIMIT n] [FOR …]; with one of them also ORDER BY the key's columns.
+
+    ``engine``: the query engine's plan of the same, where rows do not lie in the order that is asked for.
+    """
 
     name: Name
     table: TableDef
@@ -125,8 +129,21 @@ class ReadPlan:
     pick: Callable[[Row], Row]
     ordered: bool = False
     writes: bool = False
+    descending: bool = False
+    engine: Callable[[], Any] | None = None
+
+    def _in_order(self, run: Run) -> bool:
+        """Does a scan give the rows in the order that is asked for?"""
+        if not self.ordered or self.lock is not None:
+            return True
+        if access.read_tenant(run.session.account, self.table, run.tenant) is None:
+            return False
+        return not self.descending or run.transaction.reads_hot_alone(run.snapshot, self.table)
 
     def start(self, run: Run) -> Result | Awaitable[Result]:
+        if self.engine is not None and not self._in_order(run):
+            outcome: Result | Awaitable[Result] = self.engine().start(run)
+            return outcome
         if (rows := self._rows_by_key(run, alone=run.own)) is not None:
             run.scanning(KEY)
             return Result(f"SELECT {len(rows)}", columns=self.columns, rows=rows)
@@ -134,6 +151,9 @@ class ReadPlan:
 
     def source(self, run: Run) -> Source:
         """The rows for a statement that reads them itself, as INSERT … SELECT does."""
+        if self.engine is not None and not self._in_order(run):
+            other: Source = self.engine().source(run)
+            return other
         rows = self._rows_by_key(run)
         if rows is not None:
             return ListSource(rows)
@@ -186,7 +206,7 @@ class ReadPlan:
         """``alone``: the rows are the statement's answer, and may be batches."""
         limit = self._limit(run)
         scan = self.filter.scan(self.table, tenant, self.positions or (SEQ,), run.params, limit=limit,
-                                stats=run.scanning(STORE))
+                                stats=run.scanning(STORE), descending=self.descending)
         if scan is None or limit == 0:
             return ListSource([])
         if is_system(self.table):
@@ -336,7 +356,7 @@ def is_simple_select(tree: exp.Expression) -> bool:
     if not isinstance(tree, exp.Select):
         return False
     if any(value for part, value in tree.args.items() if part not in _SIMPLE_PARTS):
-        if not tree.args.get("locks"):  # only locking needs the order in which rows are read
+        if not tree.args.get("locks") and not tree.args.get("limit"):  # else all rows are to be sorted
             return False
         if any(value for part, value in tree.args.items() if part not in _LOCK_PARTS):
             return False
@@ -404,23 +424,35 @@ def _limit(tree: exp.Select, params: Params) -> Value | None:
     raise NotSimple
 
 
-def _is_ordered(tree: exp.Select, binder: Binder) -> bool:
-    """ORDER BY the key's first columns, ascending. Raises NotSimple for any other order."""
+def _order(tree: exp.Select, binder: Binder, fixed: int) -> bool | None:
+    """ORDER BY the key's columns in their order, of which the condition fixes the first: is it descending? None: there
+    is no ORDER BY. Raises NotSimple for any other order."""
     order = tree.args.get("order")
     if order is None:
-        return False
-    assert binder.table is not None
-    for place, item in enumerate(order.expressions):
-        if place >= len(binder.table.key) or item.args.get("desc") or item.args.get("nulls_first") or not isinstance(
-                item.this, exp.Column):
+        return None
+    table = binder.table
+    assert table is not None
+    place, directions = fixed, set()
+    if table.kind == "stream" and not tree.args.get("locks"):  # whose rows lie in the order in which they came
+        raise NotSimple
+    for item in order.expressions:
+        if not isinstance(item, exp.Ordered) or not isinstance(item.this, exp.Column):
             raise NotSimple
         operand = binder.column(item.this)
-        if operand.field is None or operand.field.position != binder.table.key[place]:
+        if operand.field is None:
             raise NotSimple
-    return True
+        if operand.field.position in table.key[:fixed]:
+            continue
+        if place >= len(table.key) or operand.field.position != table.key[place]:
+            raise NotSimple
+        place += 1
+        directions.add(bool(item.args.get("desc")))
+    if len(directions) > 1:
+        raise NotSimple
+    return True in directions
 
 
-def plan_read(tree: exp.Select, name: Name, table: TableDef, params: Params) -> ReadPlan:
+def plan_read(tree: exp.Select, name: Name, table: TableDef, params: Params, engine: Callable[[], Any]) -> ReadPlan:
     """Raises NotSimple where the query engine has to do it."""
     source = tree.args["from_"].this
     binder = Binder(table, params, qualifiers(source, table))
@@ -430,5 +462,10 @@ def plan_read(tree: exp.Select, name: Name, table: TableDef, params: Params) -> 
     lock = lock_of(tree)
     if lock is not None and is_system(table):
         raise KalamError("42809", f'cannot lock rows in system table "{table.name}"')
-    return ReadPlan(name, table, positions, columns, Filter.of(table, condition), params, lock, _limit(tree, params),
-                    picker(positions), ordered=_is_ordered(tree, binder), writes=lock is not None)
+    found = Filter.of(table, condition)
+    descending = _order(tree, binder, 0 if lock is not None else len(found.range.prefix))
+    if descending and lock is not None:
+        raise NotSimple
+    return ReadPlan(name, table, positions, columns, found, params, lock, _limit(tree, params), picker(positions),
+                    ordered=descending is not None, writes=lock is not None, descending=bool(descending),
+                    engine=None if lock is not None or descending is None else engine)

@@ -286,7 +286,7 @@ def scan_sql(layout: Layout, scan: Scan, outputs: Sequence[str], since: int | No
     text = f"SELECT {', '.join(outputs)} FROM {layout.table}"
     if conditions:
         text += " WHERE " + " AND ".join(conditions)
-    text += " ORDER BY _userid, k"
+    text += " ORDER BY _userid DESC, k DESC" if scan.descending else " ORDER BY _userid, k"
     if limit and scan.limit is not None:
         text += " LIMIT ?"
         values.append(scan.limit)

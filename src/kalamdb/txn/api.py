@@ -134,6 +134,7 @@ class Scan:
     with_id: bool = False  # each row preceded by its tenant and key tuple: (tenant, key, *columns)
     mask: Callable[[pa.RecordBatch], pa.Array] | None = field(default=None, compare=False)
     stats: ScanStats | None = field(default=None, compare=False)
+    descending: bool = False  # only where the transaction ``reads_hot_alone``
 
 
 class ScanCursor(Protocol):
@@ -196,6 +197,9 @@ class Transaction(Protocol):
         """Snapshot of that number, fixed when it is first named; 0: a fresh one for this call."""
 
     def release(self, number: int) -> None: ...
+
+    def reads_hot_alone(self, snapshot: Snapshot, table: TableDef) -> bool:
+        """Are all rows of the table that it sees hot, and none its own?"""
 
     # reading; sees snapshot's committed data and own writes
     def get(self, snapshot: Snapshot, table: TableDef, tenant: str, key: Key) -> Row | None:

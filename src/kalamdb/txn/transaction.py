@@ -158,6 +158,12 @@ class StoreTransaction:
             return self._engine.cold_row(snapshot.hot, layout, (tenant, k)) if table.id in self._engine.tiered else None
         return self._engine.alive(table, layout, row)
 
+    def reads_hot_alone(self, snapshot: TxnSnapshot, table: TableDef) -> bool:
+        snapshot.hot.pin()
+        overlay = self._overlay.tables.get(table.id)
+        own = overlay is not None and bool(overlay.rows or overlay.runs)
+        return not own and self._engine.cold_part(snapshot.hot, table) is None
+
     def scan(self, snapshot: TxnSnapshot, scan: Scan) -> StoreScan:
         layout = self._engine.layouts.of(scan.table)
         since = self._engine.horizon(scan.table) if layout.stream else None
