@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from engine.rig import DEADLINE, Runner, chunks, create, definition, every, put, read, refused, stored, until
+from engine.rig import DEADLINE, Runner, chunks, create, definition, every, put, read, refused, soon, stored, until
+from engine.rig import waiting as waiting_for
+from engine.test_commit import held_writer
 from engine.test_tiers import full_disk
 from kalamdb.api import Row
 from kalamdb.errors import KalamError
@@ -228,33 +230,104 @@ def test_one_statement_that_deletes_and_inserts_the_same_keys(run: Runner) -> No
     run(test)
 
 
-def test_the_table_is_locked_as_a_whole(run: Runner) -> None:
+def test_rows_of_a_run_are_locked_and_no_others(run: Runner) -> None:
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, definition())
         one = await loaded(engine, table)
+        assert len(engine.locks) < 10  # however many rows there are
         other = engine.begin(None)
         await refused("55P03", other.lock(other.snapshot(), table, [("", (1,))], wait="nowait"))
-        assert await other.lock(other.snapshot(), table, [("", (1,))], wait="skip") == [None]
-        assert not other.insert_nowait(table, "", (-1, "waits"))
-        waiting = asyncio.create_task(other.insert(table, [("", (1, "late"))]))
+        assert await other.lock(other.snapshot(), table, [("", (1,)), ("", (-1,))], wait="skip") == [None, None]
+        assert await soon(other.insert(table, [("", (-1, "other"))])) == 1
+        assert await soon(other.insert(table, rows_from(10_000, 40))) == 40
+        waiting = await waiting_for(other.insert(table, [("", (1, "late"))]), other)
         await one.commit()
         await refused("23505", waiting)
-        other.rollback()
+        await other.commit()
+        assert stored(engine, table) == [(-1, "other"), *expected((0, 4 * RUN), (10_000, 10_040))]
+        assert not engine.loading
+        assert len(engine.locks) == 0
 
     run(test)
 
 
-def test_next_to_other_writers_rows_are_locked(run: Runner) -> None:
+@pytest.mark.parametrize("end", ["rollback", "savepoint", "fail"])
+def test_rows_of_a_run_that_is_taken_back(run: Runner, end: str) -> None:
+    """Whoever waits for one goes on."""
+
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, definition())
+        one = engine.begin(None)
+        await one.insert(table, rows_from(-1, 1))
+        one.set_level(1, 2)
+        await one.insert(table, rows_from(0, 4 * RUN))
         other = engine.begin(None)
-        await other.insert(table, [("", (-1, "other"))])
-        one = await loaded(engine, table)
-        waiting = asyncio.create_task(other.insert(table, [("", (2, "late"))]))
+        waiting = await waiting_for(other.insert(table, [("", (1, "late"))]), other)
+        if end == "rollback":
+            one.rollback()
+        elif end == "savepoint":
+            one.rollback_to_level(2)
+        else:
+            one.fail(final=True)
+        assert await soon(waiting) == 1
+        assert await soon(other.insert(table, rows_from(2, 20))) == 20
+        await other.commit()
+        one.rollback()
+        assert stored(engine, table) == [(1, "late"), *expected((2, 22))]
+        assert not engine.loading
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
+def test_two_loads_of_the_same_keys(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one, two = engine.begin(None), engine.begin(None)
+        await one.insert(table, rows_from(0, 3 * RUN))
+        await two.insert(table, rows_from(10_000, 3 * RUN))
+        waiting = await waiting_for(two.insert(table, rows_from(RUN, 3 * RUN)), two)
+        await refused("40P01", one.insert(table, rows_from(10_000, 3 * RUN)))
+        one.rollback()
+        assert await soon(waiting) == 3 * RUN
+        await two.commit()
+        assert stored(engine, table) == expected((RUN, 4 * RUN), (10_000, 10_000 + 3 * RUN))
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
+def test_a_row_waited_for_when_it_goes_to_a_run(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one, other = engine.begin(None), engine.begin(None)
+        await one.insert(table, rows_from(0, 2))
+        waiting = await waiting_for(other.insert(table, [("", (1, "late"))]), other)
+        await one.insert(table, rows_from(2, 4 * RUN))
+        assert other.waits_for is not None
         await one.commit()
         await refused("23505", waiting)
         other.rollback()
-        assert stored(engine, table) == expected((0, 4 * RUN))
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
+def test_a_row_whose_file_moves_with_the_commit(run: Runner) -> None:
+    """Who asks for it while it is published waits for the commit."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, (-1, "cold"))
+        await engine.flush(table)
+        one, other = await loaded(engine, table), engine.begin(None)
+        with held_writer(engine):
+            commit = asyncio.create_task(one.commit())
+            await until(lambda: engine._writer._queue.qsize() == 1)
+            waiting = await waiting_for(other.insert(table, [("", (1, "late"))]), other)
+        await commit
+        await refused("23505", waiting)
+        other.rollback()
 
     run(test)
 

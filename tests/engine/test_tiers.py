@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -100,6 +101,25 @@ def test_a_damaged_segment(run: Runner, sqlstate: str, damage: Callable[[Path], 
         assert await engine.flush(table) == len(ROWS) + 1
 
     run(look)
+
+
+def test_a_file_that_is_cut_while_it_is_open(run: Runner) -> None:
+    """The process that reads it lives."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        await engine.flush(table)
+        assert stored(engine, table) == ROWS
+        (path,) = segment_files(run.directory)
+        sound = path.read_bytes()
+        os.truncate(path, 0)
+        with pytest.raises(KalamError) as caught:
+            stored(engine, table)
+        assert (caught.value.sqlstate, path.name in caught.value.message) == ("XX001", True)
+        path.write_bytes(sound)
+        assert stored(engine, table) == ROWS
+
+    run(test)
 
 
 def test_a_flush_that_finds_damage(run: Runner) -> None:

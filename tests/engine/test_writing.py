@@ -442,3 +442,24 @@ def test_the_order_of_a_stream_survives_a_clock_that_goes_back(run: Runner, late
     run(test)
     later(-1000)
     run(again)
+
+
+def test_what_expired_stays_so_when_the_clock_goes_back(run: Runner, later: Callable[[float], None]) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition("s", kind="stream", options={"ttl_seconds": "100"}))
+        await put(engine, table, (1, "old"), tenant="t")
+        later(150)
+        assert stored(engine, table) == []
+        later(-200)
+        assert stored(engine, table) == []
+        await put(engine, table, (2, "new"), tenant="t")
+        later(200)
+        await put(engine, table, (3, "newer"), tenant="t")
+        assert stored(engine, table) == [(3, "newer")]
+
+    async def again(engine: StoreEngine) -> None:
+        assert stored(engine, engine.catalog.by_name["n", "s"]) == [(3, "newer")]
+
+    run(test)
+    later(-200)
+    run(again)

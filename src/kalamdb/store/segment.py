@@ -235,7 +235,8 @@ class SegmentFile:
         self.name = name
         self._lock = threading.Lock()
         with _reading(name):
-            self._file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+            # not mapped: the end of a file that was cut, or a disk that fails, would end the process (SIGBUS)
+            self._file = pq.ParquetFile(path, memory_map=False, page_checksum_verification=True)
             metadata = self._file.metadata.metadata or {}
             if metadata.get(_FORMAT) != FORMAT.encode():
                 raise ValueError(f"its format is {metadata.get(_FORMAT)!r}")

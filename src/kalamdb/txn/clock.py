@@ -17,6 +17,11 @@ def seq_at(milliseconds: int) -> int:
     return max(0, milliseconds - EPOCH_MS) << COUNTER_BITS
 
 
+def time_of(number: int) -> int:
+    """The Unix time in milliseconds of a commit's number."""
+    return (number >> COUNTER_BITS) + EPOCH_MS
+
+
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
 

@@ -49,7 +49,7 @@ from kalamdb.txn.api import (
     TableDef,
     TransactionInfo,
 )
-from kalamdb.txn.clock import Clock, now_ms, seq_at
+from kalamdb.txn.clock import Clock, now_ms, seq_at, time_of
 from kalamdb.txn.jobs import Job
 from kalamdb.txn.locks import LockTable
 from kalamdb.txn.overlay import RowKey, TableOverlay
@@ -84,11 +84,13 @@ class StoreEngine:
         self.committed = View(catalog)
         self.layouts = Layouts()
         self.locks = LockTable()
+        self.loading: dict[int, dict[StoreTransaction, None]] = {}  # by table, who has runs of it
         self.live = LiveReader(path)
         self.accounts = Accounts(catalog)
         self.check_row: Callable[[TableDef, Row], None] = _no_checks
         self._clock = Clock(last_seq)
         self._row_numbers = Clock(last_seq)
+        self._latest_ms = 0
         self.readers = ReaderPool(path)
         self.cold = ColdStore(storages, cache_bytes)
         self.tiered = self.cold.tables
@@ -172,8 +174,10 @@ class StoreEngine:
         return self._row_numbers.next()
 
     def horizon(self, table: TableDef) -> int:
-        """Rows of a stream with this ``_seq`` or a lower one have expired."""
-        return seq_at(now_ms() - int(table.options["ttl_seconds"]) * 1000)
+        """Rows of a stream with this ``_seq`` or a lower one have expired. What has expired stays so when the clock of
+        the machine goes back, over a restart too: the last commit's time is the earliest."""
+        self._latest_ms = max(self._latest_ms, now_ms(), time_of(self._clock.last))
+        return seq_at(self._latest_ms - int(table.options["ttl_seconds"]) * 1000)
 
     # ---------- tiers ----------
     async def flush(self, table: TableDef) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -130,6 +130,17 @@ class LockTable:
                 held.holders.pop(owner, None)
                 self._grant(key, held)
         del owner.locks[keep:]
+
+    def forget(self, owner: Owner, keys: Set[LockKey], keep: int) -> None:
+        """Give back those of these locks, beyond an owner's first ``keep``, that nobody waits for: something else
+        protects what they did."""
+        kept = []
+        for key in owner.locks[keep:]:
+            if key in keys and self._held.get(key) is owner:
+                del self._held[key]
+            else:
+                kept.append(key)
+        owner.locks[keep:] = kept
 
     def holders(self) -> list[tuple[LockKey, Owner, bool]]:
         """(key, owner, shared) of every lock held."""

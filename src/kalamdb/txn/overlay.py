@@ -143,6 +143,11 @@ class Overlay:
     def level(self) -> int:
         return len(self._marks) + 1
 
+    @property
+    def locks_before(self) -> int:
+        """How many locks were held when the innermost level began."""
+        return self._marks[-1].locks if self._marks else 0
+
     def table(self, table: TableDef, layout: Layout) -> TableOverlay:
         found = self.tables.get(table.id)
         if found is None:

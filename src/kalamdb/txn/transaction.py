@@ -80,7 +80,6 @@ class StoreTransaction:
         self._snapshots: dict[int, TxnSnapshot] = {}
         self._pinned: HotSnapshot | None = None
         self._entered: set[int] = set()
-        self._bulk: set[int] = set()  # tables that are locked as a whole
         self._ended = False
 
     @property
@@ -237,10 +236,10 @@ class StoreTransaction:
             return False
         layout = self._engine.layouts.of(table)
         overlay = self._overlay.table(table, layout)
-        if _spills(overlay):
+        if _spills(overlay) or self._loaders(table):
             return False
         key = self._new_key(table, layout, tenant, row)
-        if table.id not in self._bulk and not self._engine.locks.try_lock(self, (table.id, *key)):
+        if not self._engine.locks.try_lock(self, (table.id, *key)):
             return False
         try:
             if table.key and self._exists(overlay, key):
@@ -290,7 +289,9 @@ class StoreTransaction:
             return False
         if len(set(keys)) < len(keys) or not overlay.rows.keys().isdisjoint(keys) or overlay.runs.may_hold(keys):
             return False
-        if table.id not in self._bulk and not self._engine.locks.try_lock_new(self, [(table.id, *key) for key in keys]):
+        if any(other.may_hold_in_run(table, keys) for other in self._loaders(table)):
+            return False
+        if not self._engine.locks.try_lock_new(self, [(table.id, *key) for key in keys]):
             return False
         self._overlay.insert_new(overlay, keys, [row for _, row in part])
         return True
@@ -299,12 +300,10 @@ class StoreTransaction:
                            skipped: list[int] | None) -> None:
         """Rows whose key is taken are an error, or go to ``skipped`` by their places."""
         table, layout = overlay.table, overlay.layout
-        try_lock, write = self._engine.locks.try_lock, self._overlay.insert
+        write = self._overlay.insert
         for place, (tenant, row) in enumerate(part):
             key = self._new_key(table, layout, tenant, row)
-            if table.id not in self._bulk and not try_lock(self, (table.id, *key)):
-                await self._lock((table.id, *key))
-                last.clear()
+            await self._lock_row(table, key, aside=last)
             taken = bool(table.key) and await self._read(self._exists, overlay, key, last, aside=last)
             if taken:
                 if skipped is None:
@@ -315,15 +314,14 @@ class StoreTransaction:
                 write(overlay, key, row)
 
     async def _spill(self, overlay: TableOverlay) -> None:
-        """Rows beyond what a transaction may hold in memory become a run, and their table, if it can be had, is locked
-        instead of each row to come."""
+        """Rows beyond what a transaction may hold in memory become a run. Being there is their lock: those that they
+        had need not stay in memory either."""
         if not _spills(overlay):
             return
         rows = overlay.for_run()
         if not rows:
             overlay.fresh.clear()
             return
-        self._lock_whole(overlay.table)
         storage = self._engine.tiers.storage(overlay.table)
         path = storage.scratch()
 
@@ -338,11 +336,9 @@ class StoreTransaction:
             unlink_scratch(path)
             raise
         self._overlay.to_run(overlay, rows, segment, written)
-
-    def _lock_whole(self, table: TableDef) -> None:
-        """If nobody else writes to it: spares millions of row locks."""
-        if self._engine.locks.try_lock(self, (table.id,)):
-            self._bulk.add(table.id)
+        self._engine.loading.setdefault(overlay.table.id, {})[self] = None
+        self._engine.locks.try_lock(self, self._runs_key)
+        self._engine.locks.forget(self, {(overlay.table.id, *key) for key, _, _ in rows}, self._overlay.locks_before)
 
     def _new_key(self, table: TableDef, layout: Layout, tenant: str, row: Row) -> tuple[str, int | bytes]:
         for column, value in zip(table.columns, row, strict=True):
@@ -443,9 +439,65 @@ class StoreTransaction:
                 self._check_alive()
         return count
 
-    async def _lock_row(self, table: TableDef, key: tuple[str, int | bytes]) -> None:
-        if not self._engine.locks.try_lock(self, (table.id, *key)):
-            await self._lock((table.id, *key))
+    # ---------- rows' locks ----------
+    async def _lock_row(self, table: TableDef, key: RowKey, *, share: bool = False, wait: bool = True,
+                        timeout_ms: int = 0, aside: dict[str, Any] | None = None) -> bool:
+        """False where it would have to wait for somebody and must not. ``aside``: see ``_read``."""
+        ended: set[StoreTransaction] = set()
+        while self._loaders(table):
+            other = await self._read(self._loader_of, table, key, ended, aside=aside)
+            if other is None:
+                break
+            if not wait:
+                return False
+            await self._lock(other._runs_key, share=True, timeout_ms=timeout_ms)
+            ended.add(other)
+            if aside is not None:
+                aside.clear()
+        lock_key = (table.id, *key)
+        if self._engine.locks.try_lock(self, lock_key, share=share):
+            return True
+        if not wait:
+            return False
+        await self._lock(lock_key, share=share, timeout_ms=timeout_ms)
+        if aside is not None:
+            aside.clear()
+        return True
+
+    @property
+    def _runs_key(self) -> LockKey:
+        """Who waits for a row in one of this transaction's runs waits for its end."""
+        return ("runs", self.id)
+
+    def _loaders(self, table: TableDef) -> list[StoreTransaction]:
+        """Others that have runs of the table."""
+        loading = self._engine.loading.get(table.id)
+        return [] if loading is None else [other for other in loading if other is not self]
+
+    def _loader_of(self, table: TableDef, key: RowKey, ended: set[StoreTransaction]) -> StoreTransaction | None:
+        """Who has a key in a run."""
+        return next((other for other in self._loaders(table) if other not in ended and other.holds_in_run(table, key)),
+                    None)
+
+    def holds_in_run(self, table: TableDef, key: RowKey) -> bool:
+        """Raises NotInMemory."""
+        overlay = self._overlay.tables.get(table.id)
+        try:
+            return overlay is not None and bool(overlay.runs) and overlay.runs.lookup(key) is not None
+        except KalamError:  # the file has just moved, by the commit: it may be there
+            return True
+
+    def may_hold_in_run(self, table: TableDef, keys: Sequence[RowKey]) -> bool:
+        overlay = self._overlay.tables.get(table.id)
+        return overlay is not None and overlay.runs.may_hold(keys)
+
+    def _end_loading(self) -> None:
+        for number in list(self._overlay.tables):
+            loading = self._engine.loading.get(number)
+            if loading is not None and self in loading:
+                del loading[self]
+                if not loading:
+                    del self._engine.loading[number]
 
     async def _replace(self, overlay: TableOverlay, key: tuple[str, int | bytes], before: Row,
                        values: Mapping[int, Any]) -> None:
@@ -500,14 +552,11 @@ class StoreTransaction:
         found: list[Row | None] = []
         for place, (tenant, key) in enumerate(ids, 1):
             row_key = (tenant, layout.codec.encode(key))
-            lock_key = (table.id, *row_key)
-            if not self._engine.locks.try_lock(self, lock_key, share=share):
-                if wait == "skip":
-                    found.append(None)
-                    continue
+            if not await self._lock_row(table, row_key, share=share, wait=wait == "wait", timeout_ms=timeout_ms):
                 if wait == "nowait":
                     raise _locked(table)
-                await self._lock(lock_key, share=share, timeout_ms=timeout_ms)
+                found.append(None)
+                continue
             found.append(await self._read(self._newest_unless_written, snapshot, overlay, row_key))
             if place % TURN == 0:
                 await asyncio.sleep(0)
@@ -613,7 +662,6 @@ class StoreTransaction:
                 self.catalog.changes = before
         if keep is not None:
             self._engine.locks.release(self, keep)
-            self._bulk.clear()  # the next run takes it again
         self._overlay.position += 1  # what is undone is out of every reader's sight
         if self.status == "E":
             self.status = "T"
@@ -621,6 +669,7 @@ class StoreTransaction:
     def fail(self, *, final: bool = False) -> None:
         self.status = "E"
         if final and self.locks:
+            self._end_loading()
             self._engine.locks.release(self)
             self._entered.clear()
 
@@ -660,6 +709,7 @@ class StoreTransaction:
     def _end(self, *, committed: bool) -> None:
         self._ended = True
         self._close_snapshots()
+        self._end_loading()
         self._overlay.clear()
         self._entered.clear()
         if self.waits_for is not None:
