@@ -84,7 +84,6 @@ class Stage:
         return bool((self.there.execute(sql).fetchone() or [0])[0])
 
     def play(self, schedule: str) -> dict[str, list[tuple[str, Outcome]]]:
-        self.fill()
         told = {}
         for side, waiting in ((self.pair.heap, self.on_heap), (self.pair.kalam, self.on_server)):
             actors = {name: Actor(side, self.dsn, waiting) for name in "ABC"}
@@ -114,11 +113,21 @@ class Stage:
         self.pair.close()
 
 
-@pytest.fixture
-def stage(dsn: str, server: KalamServer) -> Iterator[Stage]:
-    stage = Stage(dsn, server)
+@pytest.fixture(scope="module")
+def shared_stage(module_dsn: str, running_server: KalamServer) -> Iterator[Stage]:
+    stage = Stage(module_dsn, running_server)
     yield stage
     stage.close()
+
+
+@pytest.fixture
+def stage(shared_stage: Stage) -> Iterator[Stage]:
+    """With its one table filled, and none of another test's."""
+    shared_stage.fill()
+    yield shared_stage
+    for side in (shared_stage.pair.heap, shared_stage.pair.kalam):
+        side.conn.execute("ROLLBACK")
+        side.conn.execute("DROP TABLE IF EXISTS local; DROP FOREIGN TABLE IF EXISTS jobs; RESET kalam.user_id")
 
 
 SCHEDULES = {
@@ -329,6 +338,7 @@ def test_serializable_is_snapshot_isolation(stage: Stage) -> None:
     told = stage.play(lines(BEGIN + SCHEDULES["write skew"]).format(level="SERIALIZABLE"))
     assert "40001" in [outcome.sqlstate for _, outcome in told["h"]]
     assert [outcome.sqlstate for _, outcome in told["k"]] == [None] * len(told["k"])
+    stage.fill()
     stage.agree(lines(BEGIN + SCHEDULES["lost update"]).format(level="SERIALIZABLE"))
 
 
@@ -380,7 +390,6 @@ def deadlock(stage: Stage, side: Side, waiting: Callable[[int], bool], closing: 
 
 def test_deadlock(stage: Stage) -> None:
     """One of the two fails, and what the other wrote stays whole."""
-    stage.fill()
     closing = "UPDATE items SET n = n + 100 WHERE id = 1"
     assert deadlock(stage, stage.pair.heap, stage.on_heap, closing) == {None, "40P01"}
     assert deadlock(stage, stage.pair.kalam, stage.on_server, closing) == {None, "40P01"}
@@ -390,7 +399,6 @@ def test_deadlock(stage: Stage) -> None:
 
 def test_deadlock_through_a_lock_of_postgres(stage: Stage) -> None:
     """Neither side sees the whole circle: the limit on waiting ends it."""
-    stage.fill()
     side = stage.pair.kalam
     side.conn.execute("CREATE TABLE local (id int); INSERT INTO local VALUES (1)")
     a, b = Actor(side, stage.dsn, stage.on_server), Actor(side, stage.dsn, stage.on_heap)
@@ -455,7 +463,6 @@ def crowd(number: int, work: Callable[[int], None]) -> None:
 
 
 def test_fifty_sessions_add_up(stage: Stage) -> None:
-    stage.fill()
     side = stage.pair.kalam
 
     def work(place: int) -> None:
@@ -474,7 +481,6 @@ def test_fifty_sessions_add_up(stage: Stage) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_transfers_keep_the_total(stage: Stage, level: str) -> None:
     """Who reads sees no money on its way; who fails with 40001 or 40P01 tries again."""
-    stage.fill()
     side = stage.pair.kalam
 
     def transfer(one: Side, source: int, target: int, amount: int) -> None:
