@@ -41,7 +41,7 @@ def conn(server: KalamServer) -> Iterator[psycopg.Connection]:
         yield connection
         wait_until(lambda: values(connection, "SELECT count(*) FROM system.sessions") == [1], "the sessions' end")
         assert values(connection, "SELECT count(*) FROM system.locks") == [0]
-        assert values(connection, "SELECT count(*) FROM system.transactions") == [1]
+        assert values(connection, "SELECT count(*) FROM system.transactions") == [0]
 
 
 def values(conn: psycopg.Connection, query: str) -> list[Any]:
