@@ -245,3 +245,50 @@ def test_error_response_has_all_fields_and_survives_nul() -> None:
         "S": "ERROR", "V": "ERROR", "C": "23505", "M": "a\ufffdb", "D": "d", "H": "h", "P": "4", "s": "s", "t": "t",
         "c": "c", "n": "k",
     }
+
+
+# ---------- flights ----------
+PARSE, BIND = frames.parse("SELECT $1", "", [90001]), frames.bind([b"{}"], result_formats=[1])
+REST = frames.describe("P", ""), frames.execute("", 0), frames.SYNC
+
+
+def messages(data: bytes, *, flights: bool = True) -> list[wire.Message]:
+    made = decoder()
+    made.flights = flights
+    made.feed(data)
+    found = []
+    while (message := made.next()) is not None:
+        found.append(message)
+    return found
+
+
+def test_a_flight_is_one_message() -> None:
+    parts = [PARSE, BIND, *REST]
+    single = messages(b"".join(parts), flights=False)
+    assert [type(message) for message in single] == [wire.Parse, wire.Bind, wire.Describe, wire.Execute, wire.Sync]
+    assert messages(b"".join(parts)) == [wire.Flight(single[0], single[1])]  # type: ignore[arg-type]
+    before = frames.close("S", "s")
+    assert messages(before + b"".join(parts)) == [wire.Close("S", "s"), *messages(b"".join(parts))]
+
+
+@pytest.mark.parametrize("parts", [
+    (PARSE, BIND, *REST, frames.SYNC), (PARSE, BIND, REST[1], REST[2]), (PARSE, *REST), (PARSE, BIND, BIND, *REST),
+    (PARSE, PARSE, *REST), (PARSE, frames.bind([b"{}"], portal="p"), *REST), (BIND, *REST),
+])  # fmt: skip
+def test_what_is_no_flight_comes_message_by_message(parts: tuple[bytes, ...]) -> None:
+    data = b"".join(parts)
+    assert messages(data) == messages(data, flights=False)
+
+
+@pytest.mark.parametrize(("size", "left"), [(wire.DESCRIBE_ON, 3), (wire.EXECUTE_ON, 2), (wire.SYNC_ONLY, 1)])
+def test_the_rest_of_a_flight_can_be_given_back(size: int, left: int) -> None:
+    data = b"".join([PARSE, BIND, *REST])
+    made = decoder()
+    made.flights = True
+    made.feed(data)
+    assert isinstance(made.next(), wire.Flight)
+    made.give_back(size)
+    made.feed(frames.TERMINATE)
+    found = [made.next() for _ in range(left + 1)]
+    assert found == [*messages(data, flights=False)[-left:], wire.Terminate()]
+    assert made.next() is None
