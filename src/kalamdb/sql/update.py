@@ -424,7 +424,7 @@ class ChangePlan:
             await run.transaction.delete(self.table, [present[place][0] for place in places])
             return [rows[place] for place in places]
         changes = await self.assignments.values(run, rows)
-        await run.transaction.update(self.table, [(present[place][0], values) for place, values in changes])
+        await run.transaction.update_locked(self.table, [(*present[place], values) for place, values in changes])
         return [_changed(rows[place], values) for place, values in changes]
 
     async def _matching(self, run: Run, rows: list[Row]) -> list[int]:

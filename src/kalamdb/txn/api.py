@@ -224,6 +224,9 @@ class Transaction(Protocol):
         """Set columns (by position) of rows by key; the number found. Under READ COMMITTED the newest version is
         changed; otherwise a row changed since the snapshot raises 40001."""
 
+    async def update_locked(self, table: TableDef, changes: Sequence[tuple[RowId, Row, Mapping[int, Any]]]) -> None:
+        """``update`` of rows as ``lock`` has just given them."""
+
     async def delete(self, table: TableDef, ids: Sequence[RowId]) -> int: ...
 
     async def lock(

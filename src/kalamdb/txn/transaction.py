@@ -440,6 +440,15 @@ class StoreTransaction:
         return count
 
     # ---------- rows' locks ----------
+    async def update_locked(self, table: TableDef, changes: Sequence[tuple[RowId, Row, Mapping[int, Any]]]) -> None:
+        layout = self._engine.layouts.of(table)
+        overlay = self._overlay.table(table, layout)
+        for place, ((tenant, key), before, values) in enumerate(changes, 1):
+            await self._replace(overlay, (tenant, layout.codec.encode(key)), before, values)
+            if place % TURN == 0:
+                await asyncio.sleep(0)
+                self._check_alive()
+
     async def _lock_row(self, table: TableDef, key: RowKey, *, share: bool = False, wait: bool = True,
                         timeout_ms: int = 0, aside: dict[str, Any] | None = None) -> bool:
         """False where it would have to wait for somebody and must not. ``aside``: see ``_read``."""
