@@ -497,7 +497,7 @@ plan_step(RelOptInfo *rel, ForeignPath *path, List *tlist, Plan *outer_plan)
 	KalamRelInfo *info = rel->fdw_private;
 	KalamRelInfo *from = info->steps ? info->from : info;
 	KalamStatement statement = {.from = from, .scope = &info->scope, .conds = from->conds, .groups = info->groups,
-	.having = info->having, .nonempty = info->nonempty, .distinct = info->distinct};
+	.having = info->having, .nonempty = info->nonempty, .distinct = info->distinct, .distinct_on = info->distinct_on};
 	List	   *params = NIL;
 	List	   *attrs = NIL;
 	List	   *outputs;

@@ -116,6 +116,7 @@ typedef struct KalamRelInfo
 	List	   *having;
 	bool		nonempty;		/* GROUP BY values known here: one group, but none of no rows */
 	bool		distinct;
+	List	   *distinct_on;
 	RelOptInfo *input;			/* of ORDER BY and LIMIT: the relation whose plan it becomes */
 	List	   *order;			/* of KalamSortKey's: lists of an expression and its flags */
 
@@ -166,6 +167,7 @@ typedef struct KalamStatement
 	List	   *having;
 	bool		nonempty;
 	bool		distinct;
+	List	   *distinct_on;
 	List	   *order;
 	Node	   *limit;
 	Node	   *offset;

@@ -564,6 +564,31 @@ sorts_allowed(List *clauses, List *tlist, bool order, ShipContext *cxt)
 	return true;
 }
 
+/*
+ * DISTINCT sorts, too.  Of equal values that look different it leaves any; where
+ * all are shown, that would show.
+ */
+static bool
+order_given(Aggref *agg, ShipContext *cxt)
+{
+	Oid			type = linitial_oid(agg->aggargtypes);
+
+	if (agg->aggdistinct == NIL)
+		return agg->aggorder != NIL;
+	if (type == NUMERICOID || type == FLOAT4OID || type == FLOAT8OID)
+		return false;
+	return agg->aggorder != NIL || sorts_allowed(agg->aggdistinct, agg->args, true, cxt);
+}
+
+/* An array is read as its text. */
+static bool
+result_allowed(Oid type, ShipContext *cxt)
+{
+	Oid			element = get_element_type(type);
+
+	return type_allowed(OidIsValid(element) ? element : type, cxt);
+}
+
 static bool
 ship_aggregate(Aggref *agg, ShipContext *cxt)
 {
@@ -574,8 +599,8 @@ ship_aggregate(Aggref *agg, ShipContext *cxt)
 
 	if (!cxt->scope->grouped || cxt->in_aggregate || agg->aggsplit != AGGSPLIT_SIMPLE ||
 		agg->aggkind != AGGKIND_NORMAL || agg->aggvariadic || agg->agglevelsup > 0 ||
-		!cap_allowed(cap, agg->inputcollid, cxt) || (cap->needs_order && agg->aggorder == NIL) ||
-		!type_allowed(agg->aggtype, cxt))
+		!cap_allowed(cap, agg->inputcollid, cxt) || (cap->needs_order && !order_given(agg, cxt)) ||
+		!result_allowed(agg->aggtype, cxt))
 		return false;
 	inner.in_aggregate = true;
 	inner.conditional = true;

@@ -204,6 +204,9 @@ kalam_deparse_statement(StringInfo buf, const KalamStatement *statement, List **
 	deparse_known_list(" GROUP BY ", statement->groups, &cxt);
 	cxt.buf = buf;
 	appendStringInfoString(buf, statement->distinct ? "SELECT DISTINCT " : "SELECT ");
+	deparse_known_list("DISTINCT ON (", statement->distinct_on, &cxt);
+	if (statement->distinct_on != NIL)
+		appendStringInfoString(buf, ") ");
 	if (statement->outputs == NIL)
 		appendStringInfoString(buf, "NULL");
 	deparse_known_list("", statement->outputs, &cxt);

@@ -74,9 +74,10 @@ add_step_path(PlannerInfo *root, RelOptInfo *output, RelOptInfo *parent, PathTar
 	add_path(output, (Path *) path);
 }
 
-/* The step's own path: so many rows, made with so much work per row below. */
+/* The step's own path: so many rows, made with so much work per row below; and in this order, if any. */
 static void
-finish_step(PlannerInfo *root, RelOptInfo *output, PathTarget *target, KalamRelInfo *info, double rows, double work)
+finish_step(PlannerInfo *root, RelOptInfo *output, PathTarget *target, KalamRelInfo *info, double rows, double work,
+			List *pathkeys, List *order)
 {
 	KalamEstimate estimate;
 
@@ -86,7 +87,8 @@ finish_step(PlannerInfo *root, RelOptInfo *output, PathTarget *target, KalamRelI
 	kalam_estimate_rows(info, target, rows, info->work, &estimate);
 	estimate.startup_cost += info->work;
 	output->fdw_private = info;
-	add_step_path(root, output, output, target, rows, &estimate, info->discount, NIL, NIL);
+	add_step_path(root, output, output, target, rows, &estimate, info->discount, pathkeys,
+				  order == NIL ? NIL : list_make3(order, NULL, NULL));
 }
 
 /* ---------- outputs ---------- */
@@ -204,7 +206,7 @@ add_grouping(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output, GroupPath
 	if (info->groups != NIL)
 		groups = estimate_num_groups(root, info->groups, info->rows, NULL, NULL);
 	groups = clamp_row_est(groups * clauselist_selectivity(root, info->having, 0, JOIN_INNER, NULL));
-	finish_step(root, output, output->reltarget, info, groups, 0.25);
+	finish_step(root, output, output->reltarget, info, groups, 0.25, NIL, NIL);
 }
 
 /* ---------- window functions ---------- */
@@ -252,10 +254,47 @@ add_windows(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 	}
 	if (!add_expressions(info, target->exprs, PVC_INCLUDE_AGGREGATES | PVC_INCLUDE_WINDOWFUNCS))
 		return;
-	finish_step(root, output, target, info, info->rows, 0.5);
+	finish_step(root, output, target, info, info->rows, 0.5, NIL, NIL);
 }
 
 /* ---------- DISTINCT ---------- */
+
+/*
+ * The first row of each group, in the order that the query wants: then the rows
+ * come in it, too.
+ */
+static void
+add_distinct_on(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
+{
+	Query	   *parse = root->parse;
+	KalamRelInfo *info = step_above(input->fdw_private);
+	PathTarget *target = root->upper_targets[UPPERREL_DISTINCT];
+	List	   *pathkeys = list_length(root->distinct_pathkeys) < list_length(root->sort_pathkeys) ?
+		root->sort_pathkeys : root->distinct_pathkeys;
+	List	   *order;
+	ListCell   *lc;
+
+	if (parse->hasTargetSRFs || pathkeys == NIL ||
+		!add_expressions(info, target->exprs, PVC_INCLUDE_AGGREGATES | PVC_INCLUDE_WINDOWFUNCS))
+		return;
+	foreach(lc, parse->distinctClause)
+	{
+		SortGroupClause *clause = lfirst_node(SortGroupClause, lc);
+		Expr	   *expr = (Expr *) get_sortgroupclause_expr(clause, root->processed_tlist);
+
+		if (kalam_is_parameter(info->scope.relids, expr))
+			continue;
+		if (!list_member(info->outputs, expr) ||
+			!kalam_operator_allowed(info->scope.conn, clause->eqop, exprCollation((Node *) expr)))
+			return;
+		info->distinct_on = lappend(info->distinct_on, expr);
+	}
+	order = kalam_order(info, pathkeys);
+	if (info->distinct_on == NIL || order == NIL)
+		return;
+	finish_step(root, output, target, info, estimate_num_groups(root, info->distinct_on, info->rows, NULL, NULL), 0.75,
+				pathkeys, order);
+}
 
 static void
 add_distinct(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
@@ -265,7 +304,7 @@ add_distinct(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 	PathTarget *target = root->upper_targets[UPPERREL_DISTINCT];
 	double		rows = 1;
 
-	if (parse->hasDistinctOn || parse->hasTargetSRFs)
+	if (parse->hasTargetSRFs)
 		return;
 	for (int i = 0; i < list_length(target->exprs); i++)
 	{
@@ -289,7 +328,7 @@ add_distinct(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 	info->distinct = true;
 	if (info->outputs != NIL)
 		rows = estimate_num_groups(root, info->outputs, info->rows, NULL, NULL);
-	finish_step(root, output, target, info, rows, 0.25);
+	finish_step(root, output, target, info, rows, 0.25, NIL, NIL);
 }
 
 /* ---------- ORDER BY ---------- */
@@ -446,7 +485,11 @@ kalam_GetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage, RelOptInf
 				add_windows(root, input_rel, output_rel);
 			break;
 		case UPPERREL_DISTINCT:
-			if (step_allowed(input_rel))
+			if (!step_allowed(input_rel))
+				break;
+			if (root->parse->hasDistinctOn)
+				add_distinct_on(root, input_rel, output_rel);
+			else
 				add_distinct(root, input_rel, output_rel);
 			break;
 		case UPPERREL_ORDERED:

@@ -137,8 +137,6 @@ class Statements:
         for _ in range(self.random.choice((0, 0, 1, 1, 2)[: most + 2])):
             other = self.one()
             kind = self.random.choice(("JOIN", "JOIN", "LEFT JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"))
-            if "SELECT" in source.sql + other.sql:
-                kind = kind.replace("FULL", "LEFT")  # a constant pulled up from a subquery is nothing to join by
             condition = self.equality(source, other)
             columns = source.columns + other.columns
             if kind != "FULL JOIN" and g.chance(0.4):

@@ -120,9 +120,14 @@ LOCAL: dict[str, list[tuple[str, str]]] = {
         ("SELECT string_agg(x, ',') OVER (ORDER BY id) FROM a", "string_agg"),
         ("SELECT array_agg(id) FROM a", "array_agg"),
     ],
+    "equal values that look different": [
+        ("SELECT array_agg(DISTINCT d) FROM a", "array_agg"),
+        ("SELECT array_agg(DISTINCT f ORDER BY f) FROM a", "array_agg"),
+    ],
     "the server has no arrays, records or intervals": [
-        ("SELECT array_agg(id ORDER BY id) FROM a", "array_agg"),
-        ("SELECT n, array_agg(DISTINCT x) FROM a GROUP BY n", "array_agg"),
+        ("SELECT array_agg(ARRAY[id] ORDER BY id) FROM a", "array_agg"),
+        ("SELECT n, array_agg(id ORDER BY id) FROM a GROUP BY n ORDER BY 2", "ORDER BY 2|ORDER BY 2$"),
+        ("SELECT id FROM a WHERE m = (ARRAY[n, m])[1]", r"ARRAY|\["),
         ("SELECT jsonb_agg(n ORDER BY id) FROM a", "jsonb_agg"),
         ("SELECT DISTINCT ROW(n, m) FROM a", "ROW|DISTINCT"),
         ("SELECT DISTINCT ARRAY[n, m] FROM a", "ARRAY|DISTINCT"),
@@ -151,7 +156,12 @@ LOCAL: dict[str, list[tuple[str, str]]] = {
         ("SELECT id FROM a WHERE random() < 2 LIMIT 3", "LIMIT"),
     ],
     "only PostgreSQL makes it": [
-        ("SELECT DISTINCT ON (n) n, id FROM a ORDER BY n, id", "DISTINCT"),
+        ("SELECT DISTINCT ON (n) n, id, a FROM a ORDER BY n, id", "DISTINCT"),
+        ("SELECT DISTINCT ON (e) id FROM a ORDER BY e, id", "DISTINCT"),
+        ("SELECT count(*) FROM (SELECT DISTINCT ON (n) id FROM a ORDER BY n, id) s", "count"),
+        ("SELECT id FROM a WHERE n NOT IN (SELECT sub FROM c)", "NOT IN|EXISTS"),
+        ("SELECT count(*) FROM a WHERE id IN (SELECT id FROM c) OR n = 5", "count|IN"),
+        ("SELECT a, c.sub FROM a JOIN c ON a.id = c.id", "JOIN"),
         ("SELECT n, m, count(*) FROM a GROUP BY GROUPING SETS ((n), (m), ())", "GROUP BY|count"),
         ("SELECT n, m, count(*) FROM a GROUP BY ROLLUP (n, m)", "GROUP BY|count"),
         ("SELECT n, m, count(*) FROM a GROUP BY CUBE (n, m)", "GROUP BY|count"),
@@ -253,7 +263,18 @@ SENT: dict[str, list[str]] = {
         "SELECT 'x' FROM a WHERE n > 9 GROUP BY 1 HAVING max(m) > 3",
         "SELECT sum(DISTINCT m % 3 ORDER BY m % 3), string_agg(DISTINCT left(x, 3), ',' ORDER BY left(x, 3)) FROM a",
     ],
+    "DISTINCT ON": [
+        "SELECT DISTINCT ON (n) n, id FROM a ORDER BY n, id", "SELECT DISTINCT ON (n) id, lower(x) FROM a",
+        "SELECT DISTINCT ON (n, b) x FROM a WHERE m < 9 ORDER BY b, n DESC NULLS LAST, d, id LIMIT 5 OFFSET 1",
+        "SELECT DISTINCT ON (m % 3) id, rank() OVER (ORDER BY id) FROM a",
+        "SELECT DISTINCT ON (n) n, x, count(*) FROM a GROUP BY n, x ORDER BY n, count(*) DESC",
+        "SELECT DISTINCT ON (a.n) c.sub FROM a LEFT JOIN c ON a.id = c.id ORDER BY a.n, c.sub",
+    ],
     "arrays": [
+        "SELECT array_agg(id ORDER BY id), array_agg(at ORDER BY n, id) FROM a", "SELECT n, array_agg(DISTINCT x)"
+        " FROM a"
+        " GROUP BY n", "SELECT n, array_agg(DISTINCT m % 5 ORDER BY m % 5 DESC) FILTER (WHERE b) FROM a GROUP BY n",
+        "SELECT n, (array_agg(id ORDER BY id))[1], cardinality(array_agg(j ORDER BY id)) FROM a GROUP BY n ORDER BY n",
         f"SELECT id FROM a WHERE n IN ({', '.join(map(str, range(40)))})",
         f"SELECT id FROM a WHERE n NOT IN ({', '.join(map(str, range(40)))}, NULL)",
         "SELECT id FROM a WHERE id = ANY ((SELECT array_agg(id) FROM c)::bigint[])",

@@ -87,7 +87,7 @@ QUERIES = [
     "SELECT v.x, l.t FROM (VALUES (1), (2), (2)) v(x), "
     "LATERAL (SELECT t FROM c WHERE c.id = v.x ORDER BY sub LIMIT 2) l",
     "SELECT x.id, y.id FROM a x, a y WHERE x.id = y.id + 1 AND y.n = 1",
-    "SELECT n, count(*), array_agg(id ORDER BY id) FROM a GROUP BY n HAVING count(*) > 3",
+    "SELECT n, count(*), array_agg(id ORDER BY id) FROM a GROUP BY n HAVING count(*) > 3 ORDER BY n",
     "SELECT DISTINCT v FROM a",
     "SELECT id FROM a ORDER BY t COLLATE \"C\" DESC, id LIMIT 5 OFFSET 3",
     "SELECT id FROM a UNION ALL SELECT sub FROM c UNION ALL SELECT id FROM empty",
@@ -121,6 +121,17 @@ QUERIES = [
     " (SELECT FROM c LEFT JOIN (SELECT id, upper(t) AS w, COALESCE(v, 'v') AS v FROM a) b ON b.id = c.sub"
     " WHERE c.sub = a.id AND b.v < s.z)",
     "SELECT string_agg(t, v ORDER BY id), string_agg(t, NULL ORDER BY id) FROM a",
+    "SELECT v, array_agg(id ORDER BY id), array_agg(ts ORDER BY id), array_agg(f ORDER BY id DESC), array_agg(d"
+    " ORDER BY"
+    " n, id), array_agg(t ORDER BY id), array_agg(b ORDER BY id) FROM a GROUP BY 1 ORDER BY 1",
+    "SELECT array_agg(DISTINCT n), array_agg(DISTINCT v ORDER BY v DESC), array_agg(DISTINCT b) FILTER (WHERE id < 3),"
+    " array_agg(DISTINCT n % 3 ORDER BY n % 3 DESC NULLS LAST), array_agg(DISTINCT substr(t, 1, 6)), array_agg(DISTINCT"
+    " ts::date) FROM a WHERE id < 50 OR id > 1000", "SELECT array_agg(id ORDER BY id) FROM a WHERE id < 0",
+    "SELECT DISTINCT ON (n) n, id, upper(t) FROM a ORDER BY n DESC, id",
+    "SELECT DISTINCT ON (v, b) d, id FROM a ORDER BY b NULLS FIRST, v, f DESC, id LIMIT 7 OFFSET 1",
+    "SELECT DISTINCT ON (d) d, id FROM a ORDER BY d DESC, id DESC LIMIT 20",
+    "SELECT DISTINCT ON (a.n) a.n, c.t FROM a LEFT JOIN c ON a.id = c.sub ORDER BY a.n, c.sub DESC NULLS LAST, a.id",
+    "SELECT DISTINCT ON (v) v, n, count(*) FROM a GROUP BY v, n ORDER BY v, count(*) DESC, n",
     "SELECT DISTINCT sum(n) / 10 FROM a GROUP BY v", "SELECT 5, sum(n) FROM a WHERE id < 0 GROUP BY 1",
     "SELECT 5, now() IS NULL, sum(n) FROM a GROUP BY 1, 2 HAVING max(n) > 3",
     "SELECT sum(DISTINCT n % 3 ORDER BY n % 3), string_agg(DISTINCT substr(t, 1, 6), '+' ORDER BY substr(t, 1, 6)"

@@ -16,7 +16,7 @@ Row = Sequence[str]
 #: an expression as PostgreSQL is asked and as the server is
 Call = tuple[str, str]
 #: what the server has no type of its own for comes as its text: interval, arrays
-TEXT_HERE = {1186, 1007, 1009, 1016, 1231}
+TEXT_HERE = {1186, 199, 1000, 1001, 1005, 1007, 1009, 1015, 1016, 1021, 1022, 1115, 1182, 1185, 1231, 2951, 3807}
 #: so many failing rows of one SQLSTATE are tried
 TRIED = 3
 

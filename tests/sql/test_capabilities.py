@@ -15,6 +15,7 @@ from kalamdb.sql import fields
 from kalamdb.sql.capabilities import (
     FLOATS,
     ROUNDED,
+    TYPES,
     CapabilityRow,
     aggregates,
     capabilities,
@@ -143,7 +144,13 @@ def test_words_for_fields(sides: Sides) -> None:
 FINITE = ("NaN", "Infinity", "-Infinity", "infinity", "-infinity")
 
 
-@pytest.mark.parametrize("row", list(aggregates()), ids=lambda row: f"{row[1]}({row[2]})")
+#: what takes any type is tried with each
+AGGREGATES = [row for row in aggregates() if row[2] != "anynonarray"] + [
+    (kind, name, each, remote, flags) for kind, name, args, remote, flags in aggregates() if args == "anynonarray"
+    for each, _, _, _ in TYPES if each in ARGUMENTS]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", AGGREGATES, ids=lambda row: f"{row[1]}({row[2]})")
 def test_aggregates(row: CapabilityRow, sides: Sides) -> None:
     kind = row[2].partition(",")[0] or "int4"
     values = unequal(kind, [*ARGUMENTS[kind], *VALUES.get(kind, [])])

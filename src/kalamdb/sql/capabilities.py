@@ -132,7 +132,7 @@ def scalars() -> Iterator[CapabilityRow]:
 
 # ---------- aggregates and windows ----------
 #: whose result depends on the order of rows
-_ORDERED = frozenset({"string_agg"})
+_ORDERED = frozenset({"string_agg", "array_agg"})
 #: whose last bits depend on the order of summation, as those of PostgreSQL's parallel plans do
 ROUNDED = frozenset({"sum", "avg", "stddev", "stddev_samp", "stddev_pop", "variance", "var_samp", "var_pop"})
 FLOATS = frozenset({"float4", "float8"})
@@ -147,6 +147,7 @@ def _aggregate_flags(signature: Signature) -> str:
 def aggregates() -> Iterator[CapabilityRow]:
     yield "aggregate", "count", "", "count", ""
     yield "aggregate", "count", "any", "count", ""
+    yield "aggregate", "array_agg", "anynonarray", "array_agg", "o"
     for each in SIGNATURES:
         if each.aggregate and _sendable(each) and (each.name, each.args) != ("sum", ("float4",)):  # rounded at each row
             yield "aggregate", each.name, ",".join(each.args), each.name, _aggregate_flags(each)

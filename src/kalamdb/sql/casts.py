@@ -157,7 +157,8 @@ def settled(typed: Typed, params: Params) -> Typed:
 
 
 # ---------- casts ----------
-_WRITTEN = frozenset({"float4", "float8", "date", "timestamp", "timestamptz", "bytea"})
+#: whose text is not the query engine's own
+WRITTEN = frozenset({"float4", "float8", "date", "timestamp", "timestamptz", "bytea"})
 _TO_INT = {"int2": "smallint", "int4": "integer", "int8": "bigint"}
 
 
@@ -168,7 +169,7 @@ def to_text(typed: Typed) -> Typed:
         return Typed(typed.sql, TEXT, typed.simple)
     if name == "numeric":
         sql = typed.exact or (f"CAST({typed.sql} AS VARCHAR)" if typed.kind.fixed else typed.sql)
-    elif name in _WRITTEN:
+    elif name in WRITTEN:
         sql = f"kalam_write_{name}({typed.sql})"
     elif name in ("bool", "uuid", *INTEGERS):
         sql = f"CAST({typed.sql} AS VARCHAR)"
@@ -301,4 +302,4 @@ def _convert(typed: Typed, target: Kind, *, explicit: bool) -> Typed | None:
     return None
 
 
-__all__ = ["UNKNOWN", "Typed", "cast", "constant", "null", "settle", "settled"]
+__all__ = ["UNKNOWN", "WRITTEN", "Typed", "cast", "constant", "null", "settle", "settled"]

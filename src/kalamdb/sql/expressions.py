@@ -652,8 +652,8 @@ class Expressions:
         if name == "count" and args is None:
             return Typed(f"count(*){filtered}{window}", INT8)
         assert args is not None
-        if distinct and order and name == "string_agg" and _VOLATILE.search(args[0].sql):
-            return self._distinct_texts(args, order, condition, node)
+        if distinct and name in ("array_agg", "string_agg") and _VOLATILE.search(args[0].sql):
+            return self._distinct_list(name, [settled(each, self.params) for each in args], order, condition, node)
         if (made := self._fixed_aggregate(name, args, wrap)) is not None:
             return made
         found = functions.resolve(functions.BY_NAME[name], [each.kind.name for each in args])
@@ -669,15 +669,21 @@ class Expressions:
             args = [Typed(self.sort_key(args[0], node, equality=True), kind("bytea"))]
         return self._apply(found, args, node, wrap)
 
-    def _distinct_texts(self, args: Sequence[Typed], order: str, condition: str, node: exp.Expr) -> Typed:
-        """string_agg sorted by what it adds up, where the query engine does not see that these are the same."""
-        text, separator = (self.cast(each, TEXT).sql for each in args)
-        if order.count(" NULLS ") > 1 or re.search(r"\bt\d+\.", separator):
-            raise not_supported("this order of string_agg(DISTINCT …)", node)
-        way = "DESC" if " DESC NULLS " in order[-18:] else "ASC"
-        known = f"{text} IS NOT NULL" + (f" AND {condition}" if condition else "")
-        listed = f"list_sort(list(DISTINCT {text}) FILTER (WHERE {known}), '{way}', 'NULLS LAST')"
-        return Typed(f"array_to_string({listed}, coalesce({separator}, ''))", TEXT)
+    def _distinct_list(self, name: str, args: Sequence[Typed], order: str, condition: str, node: exp.Expr) -> Typed:
+        """What is sorted by what it lists, where the query engine does not see that these are the same."""
+        order = order or " ASC NULLS LAST"
+        separator = args[1].sql if len(args) > 1 else ""
+        if order.count(" NULLS ") > 1 or re.search(r"\bt\d+\.", separator) or args[0].kind.name == "numeric":
+            raise not_supported(f"this order of {name}(DISTINCT …)", node)
+        way, nulls = re.findall(r" (ASC|DESC) (NULLS \w+)$", order)[0]
+        conditions = [condition] if condition else []
+        if name == "string_agg":
+            conditions.append(f"{args[0].sql} IS NOT NULL")
+        known = f" FILTER (WHERE {' AND '.join(conditions)})" if conditions else ""
+        listed = f"list_sort(list(DISTINCT {args[0].sql}){known}, '{way}', '{nulls}')"
+        if name == "string_agg":
+            return Typed(f"array_to_string({listed}, coalesce({separator}, ''))", TEXT)
+        return Typed(listed, kind(f"{args[0].kind.name}[]"))
 
     def _distinct_numbers(self, name: str, arg: Typed, suffix: str) -> Typed | None:
         """sum and avg of numbers that are different, not only written differently."""

@@ -16,7 +16,7 @@ from sqlglot import exp
 from kalamdb.errors import KalamError
 from kalamdb.sql import access
 from kalamdb.sql.bind import Binder, NotSimple, Params, identifier, place_of, position_of
-from kalamdb.sql.casts import Typed, settle, settled
+from kalamdb.sql.casts import WRITTEN, Typed, settle, settled
 from kalamdb.sql.expressions import (
     AGGREGATES,
     Expressions,
@@ -892,6 +892,8 @@ class StoredMoment(_Stored):
 def _final(typed: Typed) -> Typed:
     """A column of the statement's result, in a form that takes the least to send."""
     of = typed.kind
+    if of.is_array and of.element.name in WRITTEN:
+        return Typed(f"list_transform({typed.sql}, lambda kalam_e: kalam_write_{of.element.name}(kalam_e))", of)
     if of.name == "numeric" and (of.fixed or typed.exact is not None):
         return Typed(typed.exact or f"CAST({typed.sql} AS VARCHAR)", Kind("numeric", typmod=of.typmod))
     if of.name not in RAW:
