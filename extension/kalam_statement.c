@@ -98,10 +98,12 @@ static void
 deparse_wrap(KalamRelInfo *info, KalamDeparse *cxt)
 {
 	List	   *wraps = cxt->wraps;
+	List	   *known = cxt->known;
 	const char *separator = "(SELECT ";
 	ListCell   *lc;
 
 	cxt->wraps = wraps_in(info);
+	cxt->known = NIL;			/* those are the names of what is seen outside */
 	if (info->columns == NIL)
 		appendStringInfoString(cxt->buf, "(SELECT NULL AS \"none\"");
 	foreach(lc, info->columns)
@@ -117,6 +119,7 @@ deparse_wrap(KalamRelInfo *info, KalamDeparse *cxt)
 	deparse_conditions("WHERE", info->conds, info->exists, cxt);
 	appendStringInfo(cxt->buf, ") s%d", kalam_wrap_number(info));
 	cxt->wraps = wraps;
+	cxt->known = known;
 }
 
 static void
