@@ -369,6 +369,9 @@ note_owner(KalamModify *state, TupleTableSlot *slot)
 	kalam_batch_flush(state->batch);
 	settle_count(state);
 	state->left_out = 0;
+	if (state->reader != NULL)
+		kalam_reader_clear(state->reader);
+	state->row_result = NULL;	/* it goes with the batch */
 	kalam_batch_free(state->batch);
 	old = MemoryContextSwitchTo(state->cxt);
 	state->with_userid = true;

@@ -21,12 +21,13 @@
 #include "utils/ruleutils.h"
 
 #include "kalam_core.h"
+#include "kalam_ddl.h"
 #include "kalam_read.h"
 
 typedef struct RulesEntry
 {
 	Oid			relid;			/* hash key: first */
-	KalamConn  *conn;			/* NULL: forgotten */
+	KalamConn  *conn;			/* NULL: forgotten, by any look into a catalog */
 	uint64		made;			/* the connection that was asked */
 	MemoryContext cxt;
 	bool		knows_columns;
@@ -95,9 +96,9 @@ result_text(PGresult *res, int row, int col)
 
 /* Rows of DESCRIBE: name, type, not_null, … */
 static void
-learn_columns(RulesEntry *entry, KalamTable *table)
+learn_columns(RulesEntry *entry, KalamConn *conn, KalamTable *table)
 {
-	PGresult   *res = kalam_ask_about(entry->conn, table, NULL, "DESCRIBE");
+	PGresult   *res = kalam_ask_about(conn, table, NULL, "DESCRIBE");
 	MemoryContext old = MemoryContextSwitchTo(entry->cxt);
 
 	for (int row = 0; row < PQntuples(res); row++)
@@ -125,9 +126,9 @@ fact(PGresult *res, const char *prefix, const char *name)
 
 /* Rows of SHOW TABLE: check.NAME and its text, enforced.NAME. */
 static void
-learn_checks(RulesEntry *entry, KalamTable *table)
+learn_checks(RulesEntry *entry, KalamConn *conn, KalamTable *table)
 {
-	PGresult   *res = kalam_ask_about(entry->conn, table, NULL, "SHOW TABLE");
+	PGresult   *res = kalam_ask_about(conn, table, NULL, "SHOW TABLE");
 	MemoryContext old = MemoryContextSwitchTo(entry->cxt);
 
 	for (int row = 0; row < PQntuples(res); row++)
@@ -145,12 +146,12 @@ learn_checks(RulesEntry *entry, KalamTable *table)
 bool
 kalam_enforces_not_null(KalamConn *conn, KalamTable *table, AttrNumber attno)
 {
-	RulesEntry *entry = find_entry(conn, table->relid);
 	const char *column = kalam_remote_column(table->relid, attno);
+	RulesEntry *entry = find_entry(conn, table->relid);
 	ListCell   *lc;
 
 	if (!entry->knows_columns)
-		learn_columns(entry, table);
+		learn_columns(entry, conn, table);
 	foreach(lc, entry->not_null)
 	{
 		if (strcmp(lfirst(lc), column) == 0)
@@ -215,12 +216,14 @@ kalam_enforces_checks(KalamConn *conn, KalamTable *table, Relation rel)
 	context = deparse_context_for(RelationGetRelationName(rel), RelationGetRelid(rel));
 	entry = find_entry(conn, table->relid);
 	if (!entry->knows_checks)
-		learn_checks(entry, table);
+		learn_checks(entry, conn, table);
 	for (int i = 0; i < constr->num_check; i++)
 	{
-		char	   *text = deparse_expression(stringToNode(constr->check[i].ccbin), context, false, false);
+		Node	   *check = stringToNode(constr->check[i].ccbin);
 
-		if (!is_enforced(entry, constr->check[i].ccname, text))
+		/* the same text means the same there only if its columns have the same names */
+		if (!kalam_mirror_same_names(rel, check) ||
+			!is_enforced(entry, constr->check[i].ccname, deparse_expression(check, context, false, false)))
 			return false;
 	}
 	return true;

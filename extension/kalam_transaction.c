@@ -460,11 +460,11 @@ hold_cancels(void)
 	holding_cancels = true;
 }
 
-/* An ERROR has ended the holding by itself. */
+/* An ERROR has ended the holding by itself, also one that somebody else's callback has caught. */
 static void
 resume_cancels(bool committed)
 {
-	if (holding_cancels && committed)
+	if (holding_cancels && committed && QueryCancelHoldoffCount > 0)
 		RESUME_CANCEL_INTERRUPTS();
 	holding_cancels = false;
 }

@@ -247,5 +247,9 @@ def test_owners(dsn: str) -> None:
     here = side.run(f"{insert} (id) DO UPDATE SET n = notes.n + random() * 0 RETURNING _userid, id, n, _seq").rows
     assert here == [("a", 1, 11, None), ("a", 2, 33, None), ("b", 1, 22, None)]
     assert side.run(f"{insert} (id) DO UPDATE SET _userid = 'c'").sqlstate == "0A000"
+    late = "INSERT INTO notes (id, n, _userid) VALUES (3, 1, NULL), (3, 2, 'b'), (4, 3, 'a') ON CONFLICT (id)"
+    late += " DO UPDATE SET n = excluded.n RETURNING id, n"
     assert side.run(f"{insert} (_userid) DO NOTHING").sqlstate == "42P10"
+    side.conn.execute("SET kalam.user_id = 'c'")
+    assert side.run(late).rows == [(3, 1), (3, 2), (4, 3)]
     pair.close()

@@ -217,6 +217,13 @@ def test_rules_that_the_server_enforces_are_left_to_it(pair: Pair) -> None:
     shown = plan(pair, "UPDATE attached SET m = m + NULL")
     assert "Foreign Update on" not in shown
     assert pair.kalam.run("UPDATE attached SET m = m + NULL").sqlstate == "23502"
+    # the same rule in the same words about another column
+    pair.kalam.conn.execute(
+        "CREATE FOREIGN TABLE crossed (id int NOT NULL, n int OPTIONS (column_name 'm') CONSTRAINT ruled_n_check"
+        " CHECK (n > 0), other int OPTIONS (column_name 'n')) SERVER kalam_server"
+        f" OPTIONS (namespace '{pair.kalam.schema}', \"table\" 'ruled')"
+    )
+    assert pair.kalam.run("UPDATE crossed SET n = -1 - n * n").sqlstate == "23514"
 
 
 def test_function_in_a_statement_sees_the_rows_before_it(pair: Pair) -> None:
