@@ -12,23 +12,28 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_constraint.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
-#include "executor/spi.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_coerce.h"
 #include "rewrite/rewriteHandler.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
+#include "utils/snapmgr.h"
 #include "utils/typcache.h"
 
 #include "kalam_core.h"
@@ -51,7 +56,8 @@ typedef struct Check
 {
 	Oid			oid;
 	char	   *name;
-	char	   *sql;
+	Node	   *expr;
+	char	   *sql;			/* as the server is told it */
 	bool		valid;
 	bool		remote;			/* the server is told of it */
 } Check;
@@ -117,6 +123,7 @@ take_check(KalamDefinition *def, Relation rel, HeapTuple tuple, Relation catalog
 	check->oid = form->oid;
 	check->name = pstrdup(NameStr(form->conname));
 	check->valid = form->convalidated;
+	check->expr = expr;
 	check->sql = deparse_expression(expr, context, false, false);
 	def->checks = lappend(def->checks, check);
 }
@@ -392,16 +399,179 @@ change_options(Changes *c)
 
 /* ---------- constraints that only PostgreSQL evaluates ---------- */
 
-static void
-check_rows(const KalamDefinition *def, const Check *check)
+/*
+ * Where its functions would read the rows of all tenants the role need not be
+ * one that may: then every one is PostgreSQL's own and immutable, and so are
+ * those that a type brings along.
+ */
+static bool
+is_foreign_function(Oid funcid, void *arg)
 {
+	return funcid >= FirstGenbkiObjectId || func_volatile(funcid) != PROVOLATILE_IMMUTABLE;
+}
+
+static bool
+is_builtin_type(Oid typid)
+{
+	Oid			element = get_element_type(typid);
+
+	if (get_typtype(typid) == TYPTYPE_DOMAIN)
+		return !DomainHasConstraints(typid) && is_builtin_type(getBaseType(typid));
+	if (OidIsValid(element))
+		return is_builtin_type(element);
+	return typid < FirstGenbkiObjectId || get_typtype(typid) == TYPTYPE_ENUM;
+}
+
+static bool
+runs_foreign_code(Node *node, void *arg)
+{
+	if (node == NULL)
+		return false;
+	switch (nodeTag(node))
+	{
+		case T_List:
+		case T_CaseWhen:
+			break;
+		case T_Var:
+		case T_Const:
+		case T_FuncExpr:
+		case T_OpExpr:
+		case T_DistinctExpr:
+		case T_NullIfExpr:
+		case T_ScalarArrayOpExpr:
+		case T_BoolExpr:
+		case T_RelabelType:
+		case T_CollateExpr:
+		case T_CoerceViaIO:
+		case T_ArrayCoerceExpr:
+		case T_CaseExpr:
+		case T_CaseTestExpr:
+		case T_ArrayExpr:
+		case T_RowExpr:
+		case T_RowCompareExpr:
+		case T_SubscriptingRef:
+		case T_CoalesceExpr:
+		case T_MinMaxExpr:
+		case T_NullTest:
+		case T_BooleanTest:
+			if (!is_builtin_type(exprType(node)) || check_functions_in_node(node, is_foreign_function, NULL))
+				return true;
+			break;
+		default:
+			return true;
+	}
+	return expression_tree_walker(node, runs_foreign_code, NULL);
+}
+
+static bool
+may_choose_tenants(void)
+{
+	return pg_parameter_aclcheck("kalam.user_id", GetUserId(), ACL_SET) == ACLCHECK_OK;
+}
+
+KALAM_NORETURN static void
+refuse_check(const Check *check, const char *reason)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot hold check constraint \"%s\" against the rows of all tenants", check->name),
+			 errdetail("%s", reason),
+			 errhint("Use ADD CONSTRAINT ... NOT VALID.")));
+}
+
+/* May this role look at all tenants' rows for the constraint, and for nothing else? */
+static void
+check_reach(const KalamDefinition *def, const Check *check)
+{
+	UserMapping *user = kalam_user_mapping(def->table->serverid, GetUserId());
+	const char *bound = kalam_find_option(user->options, "user_id");
+
+	if (bound && strcmp(bound, "*") != 0)
+		refuse_check(check, psprintf("The user mapping of role \"%s\" binds it to one tenant.",
+									 GetUserNameFromId(GetUserId(), true)));
+	if (!may_choose_tenants() && runs_foreign_code(check->expr, NULL))
+		refuse_check(check, "Its functions, operators or types are not PostgreSQL's own immutable ones, and the role may not SET kalam.user_id.");
+}
+
+/* Names mean here what they meant when the constraint was printed. */
+static PlannedStmt *
+plan_search(const KalamDefinition *def, const Check *check)
+{
+	int			nestlevel = kalam_mirror_set_modes();
 	char	   *sql = psprintf("SELECT 1 FROM ONLY %s.%s WHERE NOT (%s) LIMIT 1",
 							   quote_identifier(get_namespace_name(get_rel_namespace(def->relid))),
 							   quote_identifier(get_rel_name(def->relid)), check->sql);
+	RawStmt    *raw = linitial_node(RawStmt, pg_parse_query(sql));
+	Query	   *query = linitial_node(Query, pg_analyze_and_rewrite_fixedparams(raw, sql, NULL, 0, NULL));
 
-	if (SPI_execute(sql, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute failed: %s", sql);
-	if (SPI_processed > 0)
+	kalam_reset_transmission_modes(nestlevel);
+	return pg_plan_query(query, sql, 0, NULL);
+}
+
+static bool
+finds_row(PlannedStmt *plan)
+{
+	QueryDesc  *desc = CreateQueryDesc(plan, "", GetActiveSnapshot(), InvalidSnapshot, None_Receiver, NULL, NULL, 0);
+	bool		found;
+
+	ExecutorStart(desc, 0);
+#if PG_VERSION_NUM >= 180000
+	ExecutorRun(desc, ForwardScanDirection, 1);
+#else
+	ExecutorRun(desc, ForwardScanDirection, 1, true);
+#endif
+	found = desc->estate->es_processed > 0;
+	ExecutorFinish(desc);
+	ExecutorEnd(desc);
+	FreeQueryDesc(desc);
+	return found;
+}
+
+/* What an error says of a value is another tenant's, perhaps. */
+static void
+rethrow_without_values(const Check *check, MemoryContext caller)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(caller);
+	error = CopyErrorData();
+	if (may_choose_tenants() || ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_DATA_EXCEPTION)
+		PG_RE_THROW();
+	FlushErrorState();
+	ereport(ERROR,
+			(errcode(error->sqlerrcode),
+			 errmsg("check constraint \"%s\" cannot be evaluated for some row", check->name)));
+}
+
+static bool
+is_violated_by_any(const KalamDefinition *def, const Check *check)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	int			nestlevel = NewGUCNestLevel();
+	volatile bool violated = false;
+
+	(void) set_config_option("kalam.user_id", "*", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	PG_TRY();
+	{
+		violated = finds_row(plan_search(def, check));
+	}
+	PG_CATCH();
+	{
+		rethrow_without_values(check, caller);
+	}
+	PG_END_TRY();
+	AtEOXact_GUC(true, nestlevel);
+	return violated;
+}
+
+static void
+check_rows(const KalamDefinition *def, const Check *check)
+{
+	bool		shared = def->table->type == KALAM_SHARED;
+
+	if (!shared)
+		check_reach(def, check);
+	if (shared ? finds_row(plan_search(def, check)) : is_violated_by_any(def, check))
 		ereport(ERROR,
 				(errcode(ERRCODE_CHECK_VIOLATION),
 				 errmsg("check constraint \"%s\" of relation \"%s\" is violated by some row", check->name,
@@ -414,12 +584,8 @@ check_rows(const KalamDefinition *def, const Check *check)
 static void
 check_locally(const KalamDefinition *before, const KalamDefinition *after, bool all)
 {
-	int			nestlevel = NewGUCNestLevel();
 	ListCell   *lc;
 
-	SPI_connect();
-	if (after->table->type != KALAM_SHARED)
-		(void) set_config_option("kalam.user_id", "*", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	foreach(lc, after->checks)
 	{
 		Check	   *check = lfirst(lc);
@@ -427,8 +593,6 @@ check_locally(const KalamDefinition *before, const KalamDefinition *after, bool 
 		if (check->valid && (all || !check->remote) && find_check(before->checks, check->oid) == NULL)
 			check_rows(after, check);
 	}
-	SPI_finish();
-	AtEOXact_GUC(true, nestlevel);
 }
 
 /* Sends the changes; true if the server could hold every new constraint against the rows. */

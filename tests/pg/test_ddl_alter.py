@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 
@@ -185,6 +187,64 @@ def test_a_check_that_only_postgresql_evaluates_sees_the_rows(t: Session) -> Non
     t.fails("ALTER TABLE t ADD CONSTRAINT odd CHECK (md5(b) <> md5('y'))", "23514", "violated by some row")
     t("ALTER TABLE t ADD CONSTRAINT odd CHECK (md5(b) <> md5('q'))")
     t.fails("INSERT INTO t (id, b) VALUES (4, 'q')", "23514", "odd")
+
+
+@pytest.fixture
+def owner(t: Session, ns: str) -> Iterator[Session]:
+    """The table's owner, who may not choose tenants; bob has rows, too."""
+    name = f"{ns}_owner"
+    t("SET kalam.user_id = 'bob'; INSERT INTO t (id, a, b) VALUES (1, 5, 'secret'); SET kalam.user_id = 'alice'")
+    t(f"CREATE ROLE {name}; GRANT USAGE, CREATE ON SCHEMA {ns} TO {name}; ALTER TABLE t OWNER TO {name};"
+      f"GRANT USAGE ON FOREIGN SERVER kalam_server TO {name}; SET ROLE {name}")
+    yield t
+    t(f"RESET ROLE; DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
+
+
+def test_a_check_shows_its_owner_no_other_tenants_rows(owner: Session, ns: str) -> None:
+    owner("CREATE FUNCTION spy(text) RETURNS boolean LANGUAGE plpgsql VOLATILE AS "
+          "$$BEGIN RAISE NOTICE 'saw %', $1; RETURN true; END$$")
+    owner("CREATE FUNCTION liar(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS "
+          "$$BEGIN RAISE NOTICE 'saw %', $1; RETURN true; END$$")
+    owner("CREATE OPERATOR ### (rightarg = text, function = liar); CREATE DOMAIN told AS text CHECK (liar(value))")
+    for check in ("spy(b)", "liar(b)", "### b", "b::told <> 'x'", "clock_timestamp() > '2000-01-01'",
+                  "a IN (1, 5) OR spy(b)", "CASE WHEN a IS NULL THEN true ELSE coalesce(spy(b), true) END",
+                  "t IS NOT NULL"):
+        error = owner.fails(f"ALTER TABLE t ADD CONSTRAINT c CHECK ({check})", "0A000", "all tenants")
+        assert "NOT VALID" in (error.diag.message_hint or "")
+    assert not [notice for notice in owner.notices if "saw" in notice]
+    owner("ALTER TABLE t ADD CONSTRAINT c CHECK (spy(b)) NOT VALID")
+    owner.fails("ALTER TABLE t ADD CONSTRAINT odd CHECK (md5(b) <> md5('secret'))", "23514", "violated by some row")
+    owner("ALTER TABLE t ADD CONSTRAINT odd CHECK (md5(b) <> md5('q') AND (ARRAY[b])[1] <> 'q')")
+    error = owner.fails("ALTER TABLE t ADD CONSTRAINT numbers CHECK (md5(b) <> '' AND b::int > 0)", "22P02", "some row")
+    assert "secret" not in str(error)
+    owner(f"RESET ROLE; GRANT SET ON PARAMETER kalam.user_id TO {ns}_owner; SET ROLE {ns}_owner")
+    owner("ALTER TABLE t ADD CONSTRAINT seen CHECK (spy(b))")
+    assert "saw secret" in owner.notices
+    owner("RESET kalam.user_id")
+    assert owner.value("SELECT kalam_user_id()") is None
+
+
+def test_a_check_of_a_role_that_is_bound_to_a_tenant(owner: Session, ns: str) -> None:
+    owner(f"RESET ROLE; CREATE USER MAPPING FOR {ns}_owner SERVER kalam_server OPTIONS (user_id 'alice');"
+          f"SET ROLE {ns}_owner")
+    error = owner.fails("ALTER TABLE t ADD CONSTRAINT odd CHECK (md5(b) <> 'q')", "0A000", "all tenants", "binds it")
+    assert "NOT VALID" in (error.diag.message_hint or "")
+    owner("ALTER TABLE t ADD CONSTRAINT odd CHECK (md5(b) <> 'q') NOT VALID")
+    owner("ALTER TABLE t ADD CONSTRAINT small CHECK (a < 90)")  # the server looks
+
+
+def test_the_rows_are_held_against_the_check_that_was_given(t: Session, ns: str) -> None:
+    t(f"CREATE FUNCTION {ns}.md5(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$SELECT 'mine'$$;"
+      f"CREATE FUNCTION helper() RETURNS int LANGUAGE sql IMMUTABLE AS $$SELECT 30$$;"
+      f"CREATE FUNCTION least_of(smallint) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS "
+      f"$$BEGIN RETURN $1 <= helper(); END$$;"
+      f"SET search_path = {ns}, pg_catalog, public; SET DateStyle = 'German'")
+    t("ALTER TABLE t ADD COLUMN day date DEFAULT '2024-02-01'")
+    t("ALTER TABLE t ADD CONSTRAINT mine CHECK (md5(b) = 'mine')")
+    t("ALTER TABLE t ADD CONSTRAINT theirs CHECK (pg_catalog.md5(b) <> 'mine')")
+    t("ALTER TABLE t ADD CONSTRAINT day CHECK (md5(b) = 'mine' AND day < '13.02.2024')")
+    t("ALTER TABLE t ADD CONSTRAINT helped CHECK (least_of(a))")
+    t.fails("ALTER TABLE t ADD CONSTRAINT lower CHECK (md5(b) = 'mine' AND day < '01.02.2024')", "23514")
 
 
 def test_options(t: Session, ns: str) -> None:
