@@ -210,6 +210,8 @@ kalam_create_as_run(KalamUtility *u)
 		kalam_refuse("MATERIALIZED VIEW", "Add USING heap.");
 	if (query->commandType == CMD_UTILITY)
 		kalam_refuse("CREATE TABLE AS EXECUTE", "CREATE TABLE ... USING kalamdb first, then INSERT ... SELECT.");
+	if (query->hasModifyingCTE && !stmt->into->skipData)
+		kalam_refuse("CREATE TABLE AS with INSERT, UPDATE or DELETE in WITH", "CREATE TABLE ... USING kalamdb first, then WITH ... INSERT ... SELECT.");
 	relid = kalam_create_table_run(u, new_table(stmt, query));
 	if (!OidIsValid(relid))
 		return;

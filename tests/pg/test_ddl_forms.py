@@ -54,6 +54,10 @@ def test_with_no_data_in_functions_and_rolled_back(t: Session, ns: str) -> None:
     assert t.facts(f'"{ns}"."gone"') == {}
     t("PREPARE p AS SELECT 1 AS id")
     t.fails("CREATE TABLE e USING kalamdb AS EXECUTE p", "0A000", "INSERT")
+    t("CREATE TABLE empty USING kalamdb AS WITH w AS (DELETE FROM made RETURNING id) SELECT id FROM w WITH NO DATA")
+    assert t("SELECT id FROM made ORDER BY id") == [(5,), (7,)]
+    t("CREATE TABLE walked USING kalamdb AS WITH w AS (SELECT id FROM made) SELECT id FROM w")
+    assert t("SELECT id FROM walked ORDER BY id") == [(5,), (7,)]
 
 
 def test_create_table_as_checks_privileges(t: Session, ns: str) -> None:

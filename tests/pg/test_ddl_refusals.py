@@ -17,6 +17,8 @@ CREATES = [
     "CREATE TABLE {ns}.x (id bigint) PARTITION BY LIST (id) USING kalamdb",
     "CREATE TABLE {ns}.x (id bigint) USING kalamdb TABLESPACE pg_default",
     "CREATE MATERIALIZED VIEW {ns}.x USING kalamdb AS SELECT 1 AS id",
+    "CREATE TABLE {ns}.x USING kalamdb AS WITH w AS (INSERT INTO {ns}.heap VALUES (1) RETURNING id) SELECT id FROM w",
+    "SET default_table_access_method=kalamdb; WITH w AS (DELETE FROM {ns}.t RETURNING id) SELECT * INTO {ns}.x FROM w",
     "EXPLAIN ANALYZE CREATE TABLE {ns}.x USING kalamdb AS SELECT 1 AS id",
     "CREATE TABLE {ns}.x (id bigint, a int UNIQUE) USING kalamdb",
     "CREATE TABLE {ns}.x (id bigint, a int, UNIQUE (a)) USING kalamdb",
@@ -73,6 +75,7 @@ def tables(db: Session, ns: str) -> Session:
 def test_create_is_refused(tables: Session, ns: str, statement: str) -> None:
     error = tables.fails(statement.format(ns=ns), "0A000")
     assert error.diag.message_hint
+    assert tables.value(f"SELECT count(*) FROM {ns}.heap") == 0
     assert not tables.exists(f"{ns}.x")
     assert tables.facts(f'"{ns}"."x"') == {}
 
