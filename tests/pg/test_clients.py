@@ -122,11 +122,11 @@ def test_pipeline(pair: Pair) -> None:
             side.conn.execute("UPDATE items SET id = 1 WHERE id = 2")
             side.conn.execute("INSERT INTO items VALUES (101, 0, 'never')")
             pipeline.sync()
-        with side.conn.pipeline(), side.conn.transaction():
+        with side.conn.pipeline() as pipeline, side.conn.transaction():
             side.conn.execute("INSERT INTO items VALUES (102, 0, 'kept')")
             with pytest.raises(psycopg.errors.UniqueViolation), side.conn.transaction():
                 side.conn.execute("INSERT INTO items VALUES (103, 0, 'undone')")
-                side.conn.execute("INSERT INTO items VALUES (102, 0, 'dup')").rowcount  # noqa: B018
+                side.conn.execute("INSERT INTO items VALUES (102, 0, 'dup')")
                 pipeline.sync()
             side.conn.execute("INSERT INTO items VALUES (104, 0, 'kept')")
         told.append(seen)
