@@ -140,7 +140,8 @@ def test_text_that_a_latin1_database_cannot_hold(latin: str, db: Session, ns: st
     there(f"CREATE FOREIGN TABLE t (id int OPTIONS (key '1'), w text) SERVER kalam_server "
           f"OPTIONS (namespace '{ns}', \"table\" 't')")
     for query in ("SELECT w FROM t WHERE id = 0", "SELECT max(w) FROM t",
-                  "UPDATE t SET id = -1 WHERE id = 0 RETURNING w", "SELECT id, w FROM t WHERE id < 10", f"SELECT kalam_exec('SELECT w FROM {ns}.t WHERE id = 0')"):
+                  "UPDATE t SET id = -1 WHERE id = 0 RETURNING w", "SELECT id, w FROM t WHERE id < 10",
+                  f"SELECT kalam_exec('SELECT w FROM {ns}.t WHERE id = 0')"):
         there.fails(query, "22P05", "LATIN1")
     assert there("SELECT w FROM t WHERE id = 1") == [("é",)]
     assert there("SELECT count(w) FROM t") == [(301,)]  # the text stays where it is
