@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from support.ports import wait_until
+
 from .pair import Outcome, Pair, Side
 
 pytestmark = pytest.mark.pg
@@ -113,11 +115,8 @@ class Waiting:
 
 def wait_until_blocked(observer: psycopg.Connection, pid: int) -> None:
     """The statement waits: for a lock here, or for the server's answer."""
-    for _ in range(3000):
-        row = observer.execute("SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
-        if row is not None and row[0] in ("Lock", "Extension"):
-            return
-    raise AssertionError("it does not wait")
+    query = "SELECT wait_event_type IN ('Lock', 'Extension') FROM pg_stat_activity WHERE pid = %s"
+    wait_until(lambda: (observer.execute(query, [pid]).fetchone() or [False])[0], "the statement's waiting")
 
 
 RECHECKED = [
