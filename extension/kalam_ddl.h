@@ -95,6 +95,8 @@ extern const char *kalam_mirror_default(Relation rel, Oid serverid, AttrNumber a
 /* is every column of the expression called the same on both sides? */
 extern bool kalam_mirror_same_names(Relation rel, Node *expr);
 extern int	kalam_mirror_set_modes(void);	/* for text in statements; undo with kalam_reset_transmission_modes */
+extern char *kalam_mirror_output(Oid typid, Datum value);	/* under these modes, as the next */
+extern char *kalam_mirror_expression(Relation rel, Node *expr);
 extern const char *const kalam_mirror_options[];	/* table options that are the server's too; NULL at the end */
 
 /* ---------- kalam_definition.c ---------- */

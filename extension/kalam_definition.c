@@ -32,7 +32,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/ruleutils.h"
 #include "utils/snapmgr.h"
 #include "utils/typcache.h"
 
@@ -105,7 +104,6 @@ static void
 take_check(KalamDefinition *def, Relation rel, HeapTuple tuple, Relation catalog)
 {
 	Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT(tuple);
-	List	   *context = deparse_context_for(RelationGetRelationName(rel), def->relid);
 	bool		isnull;
 	Datum		value = heap_getattr(tuple, Anum_pg_constraint_conbin, RelationGetDescr(catalog), &isnull);
 	Node	   *expr;
@@ -124,7 +122,7 @@ take_check(KalamDefinition *def, Relation rel, HeapTuple tuple, Relation catalog
 	check->name = pstrdup(NameStr(form->conname));
 	check->valid = form->convalidated;
 	check->expr = expr;
-	check->sql = deparse_expression(expr, context, false, false);
+	check->sql = kalam_mirror_expression(rel, expr);
 	def->checks = lappend(def->checks, check);
 }
 
@@ -150,7 +148,6 @@ kalam_definition_take(Oid relid)
 {
 	KalamDefinition *def = palloc0(sizeof(KalamDefinition));
 	Relation	rel = table_open(relid, NoLock);
-	int			nestlevel = kalam_mirror_set_modes();
 
 	def->relid = relid;
 	def->table = kalam_table_get(relid);
@@ -158,7 +155,6 @@ kalam_definition_take(Oid relid)
 	def->options = GetForeignTable(relid)->options;
 	take_columns(def, rel);
 	take_checks(def, rel);
-	kalam_reset_transmission_modes(nestlevel);
 	table_close(rel, NoLock);
 	return def;
 }
@@ -178,13 +174,7 @@ evaluate(Node *expr)
 	char	   *text = NULL;
 
 	if (!isnull)
-	{
-		Oid			output;
-		bool		varlena;
-
-		getTypeOutputInfo(exprType(expr), &output, &varlena);
-		text = MemoryContextStrdup(caller, OidOutputFunctionCall(output, value));
-	}
+		text = MemoryContextStrdup(caller, kalam_mirror_output(exprType(expr), value));
 	FreeExecutorState(estate);
 	return text;
 }
@@ -612,7 +602,6 @@ void
 kalam_definition_send(KalamDefinition *before)
 {
 	Changes		c = {.before = before, .after = kalam_definition_take(before->relid)};
-	int			nestlevel = kalam_mirror_set_modes();
 
 	initStringInfo(&c.sql);
 	appendStringInfoString(&c.sql, "ALTER TABLE ");
@@ -623,6 +612,5 @@ kalam_definition_send(KalamDefinition *before)
 	change_columns(&c);
 	add_checks(&c);
 	change_options(&c);
-	kalam_reset_transmission_modes(nestlevel);
 	check_locally(before, c.after, c.count > 0 && !send(before, c.sql.data));
 }

@@ -134,21 +134,29 @@ compare_default(Comparison *c, Relation rel, Form_pg_attribute att, int row)
 			   mending(c, NameStr(att->attname), there ? psprintf("SET DEFAULT %s", there) : "DROP DEFAULT"));
 }
 
+/* Types are printed with their schemas; false: the server has no such column. */
+static bool
+compare_there(Comparison *c, Form_pg_attribute att, int row)
+{
+	int			nestlevel = kalam_mirror_set_modes();
+
+	if (row < 0)
+		differ(c, psprintf("column %s", quote_identifier(NameStr(att->attname))), "is not on the server",
+			   format_type_with_typemod(att->atttypid, att->atttypmod), NULL,
+			   psprintf("ALTER FOREIGN TABLE %s DROP COLUMN %s", c->name, quote_identifier(NameStr(att->attname))));
+	else
+		compare_type(c, att, row);
+	kalam_reset_transmission_modes(nestlevel);
+	return row >= 0;
+}
+
 /* Only the owner's definition is meant to be the server's; others may have defaults of their own. */
 static void
 compare_column(Comparison *c, Relation rel, Form_pg_attribute att, bool managed)
 {
 	int			row = kalam_attach_find_column(c->columns, kalam_remote_column(c->relid, att->attnum));
 
-	if (row < 0)
-	{
-		differ(c, psprintf("column %s", quote_identifier(NameStr(att->attname))), "is not on the server",
-			   format_type_with_typemod(att->atttypid, att->atttypmod), NULL,
-			   psprintf("ALTER FOREIGN TABLE %s DROP COLUMN %s", c->name, quote_identifier(NameStr(att->attname))));
-		return;
-	}
-	compare_type(c, att, row);
-	if (!managed)
+	if (!compare_there(c, att, row) || !managed)
 		return;
 	compare_null(c, att, row);
 	compare_default(c, rel, att, row);
@@ -159,7 +167,6 @@ compare_columns(Comparison *c, bool managed)
 {
 	Relation	rel = table_open(c->relid, AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
-	int			nestlevel = kalam_mirror_set_modes();
 
 	for (int i = 0; i < desc->natts; i++)
 	{
@@ -168,7 +175,6 @@ compare_columns(Comparison *c, bool managed)
 		if (!att->attisdropped && !kalam_is_system_column(c->relid, att->attnum))
 			compare_column(c, rel, att, managed);
 	}
-	kalam_reset_transmission_modes(nestlevel);
 	table_close(rel, AccessShareLock);
 	for (int row = 0; managed && row < PQntuples(c->columns); row++)
 	{

@@ -61,6 +61,47 @@ kalam_append_literal(StringInfo buf, const char *value)
 	appendStringInfoChar(buf, '\'');
 }
 
+/*
+ * Values are printed in their portable forms, and names that are not
+ * PostgreSQL's own with their schema: the server must not take a user's
+ * lower() for the one it knows.  Only for printing: users' functions run under
+ * the session's settings.
+ */
+int
+kalam_mirror_set_modes(void)
+{
+	int			nestlevel = kalam_set_transmission_modes();
+
+	(void) set_config_option("standard_conforming_strings", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+							 0, false);
+	return nestlevel;
+}
+
+char *
+kalam_mirror_output(Oid typid, Datum value)
+{
+	int			nestlevel = kalam_mirror_set_modes();
+	Oid			output;
+	bool		varlena;
+	char	   *text;
+
+	getTypeOutputInfo(typid, &output, &varlena);
+	text = OidOutputFunctionCall(output, value);
+	kalam_reset_transmission_modes(nestlevel);
+	return text;
+}
+
+char *
+kalam_mirror_expression(Relation rel, Node *expr)
+{
+	List	   *context = deparse_context_for(RelationGetRelationName(rel), RelationGetRelid(rel));
+	int			nestlevel = kalam_mirror_set_modes();
+	char	   *sql = deparse_expression(expr, context, false, false);
+
+	kalam_reset_transmission_modes(nestlevel);
+	return sql;
+}
+
 /* a question: sees what the transaction did, and does not count as a write */
 PGresult *
 kalam_mirror_ask(KalamConn *conn, const char *sql)
@@ -201,14 +242,9 @@ static char *
 constant_text(const Const *constant)
 {
 	StringInfoData buf;
-	Oid			output;
-	bool		varlena;
-	char	   *text;
+	char	   *text = kalam_mirror_output(constant->consttype, constant->constvalue);
 
 	initStringInfo(&buf);
-
-	getTypeOutputInfo(constant->consttype, &output, &varlena);
-	text = OidOutputFunctionCall(output, constant->constvalue);
 	switch (constant->consttype)
 	{
 		case INT2OID:
@@ -345,7 +381,6 @@ static void
 append_checks(Mirror *m)
 {
 	TupleConstr *constr = m->rel->rd_att->constr;
-	List	   *context = deparse_context_for(RelationGetRelationName(m->rel), RelationGetRelid(m->rel));
 
 	for (int i = 0; constr && i < constr->num_check; i++)
 	{
@@ -353,7 +388,7 @@ append_checks(Mirror *m)
 
 		if (kalam_mirror_same_names(m->rel, expr))
 			appendStringInfo(&m->sql, ", CONSTRAINT %s CHECK (%s)", kalam_quote(constr->check[i].ccname),
-							 deparse_expression(expr, context, false, false));
+							 kalam_mirror_expression(m->rel, expr));
 	}
 }
 
@@ -393,26 +428,9 @@ type_word(KalamTableType type)
 	return "SHARED";
 }
 
-/*
- * Values are printed in their portable forms, and names that are not
- * PostgreSQL's own with their schema: the server must not take a user's
- * lower() for the one it knows.
- */
-int
-kalam_mirror_set_modes(void)
-{
-	int			nestlevel = kalam_set_transmission_modes();
-
-	(void) set_config_option("standard_conforming_strings", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
-							 0, false);
-	return nestlevel;
-}
-
 static void
 build_create(Mirror *m)
 {
-	int			nestlevel = kalam_mirror_set_modes();
-
 	appendStringInfo(&m->sql, "CREATE %s TABLE ", type_word(m->table->type));
 	kalam_deparse_table(&m->sql, m->table);
 	appendStringInfoString(&m->sql, " (");
@@ -420,7 +438,6 @@ build_create(Mirror *m)
 	append_key(m);
 	append_checks(m);
 	append_options(m);
-	kalam_reset_transmission_modes(nestlevel);
 }
 
 void
