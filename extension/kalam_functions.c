@@ -92,6 +92,7 @@ sql_kalam_exec(PG_FUNCTION_ARGS)
 	UserMapping *user;
 	PGresult   *res;
 	text	   *answer;
+	const char *bound;
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
@@ -99,7 +100,8 @@ sql_kalam_exec(PG_FUNCTION_ARGS)
 	user = kalam_user_mapping(server->serverid, GetUserId());
 	req.sql = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	req.tenant = kalam_tenant(user);
-	if (kalam_find_option(user->options, "user_id"))
+	bound = kalam_find_option(user->options, "user_id");
+	if (bound != NULL && strcmp(bound, "*") != 0)
 		req.flags |= KALAM_REQ_BOUND;
 	res = kalam_request(kalam_connection_get(user), &req);
 	if (PQntuples(res) != 1 || PQnfields(res) != 1)

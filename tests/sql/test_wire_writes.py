@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from support.ports import wait_until
+from support.server import KalamServer
 
 from .client import Client, Failed, Wire, batch
 
@@ -309,6 +310,64 @@ def test_exec_refuses_control(wire: Wire, sql: str) -> None:
     wire.fails("0A000", sql, exec=True, txn=TXN)
     assert wire.status == "E"
     wire("ROLLBACK")
+
+
+@pytest.fixture
+def bound(wire: Wire, wires: Callable[[], Wire], t: str, mine: str) -> Callable[..., object]:
+    """Runs as a role that its mapping binds to tenant ann, while another session's transaction wrote for bob."""
+    wire(f'INSERT INTO {mine} VALUES (1, $1)', ("text", "of ann"), user="ann")
+    wire(f'INSERT INTO {mine} VALUES (77, $1)', ("text", "secret"), user="bob", txn=TXN)
+    role = wires()
+    return lambda sql, **more: run(role, sql, user="ann", bound=True, **more)
+
+
+def test_a_bound_role_sees_its_tenant_and_itself(bound: Callable[..., object], wire: Wire, ns: str, t: str) -> None:
+    rows = run(wire, "SELECT count(*) AS n FROM system.locks WHERE tenant = 'bob'")
+    assert rows != [{"n": 0}]
+    assert bound("SELECT tenant, key FROM system.locks") == []
+    assert bound("SELECT count(*) AS n, max(tenant) AS tenant FROM system.sessions") == [{"n": 1, "tenant": "ann"}]
+    assert bound("SELECT count(*) AS n FROM system.transactions WHERE rows_written > 0") == [{"n": 0}]
+    assert bound("SELECT name FROM system.settings") == []
+    assert bound(f"SELECT type FROM system.tables WHERE namespace = '{ns}'") == [{"type": "user"}]
+    assert bound(f"SELECT v FROM {ns}.mine") == [{"v": "of ann"}]
+    assert bound(f"EXECUTE AS USER 'ann' (SELECT v FROM {ns}.mine)") == [{"v": "of ann"}]
+    bound(f"UPDATE {ns}.mine SET v = 'changed'")
+    own = another()
+    bound(f"UPDATE {ns}.mine SET v = 'locked' WHERE id = 1", txn=own)
+    held = bound("SELECT tenant, key FROM system.locks WHERE key IS NOT NULL", txn=own)
+    assert held == [{"tenant": "ann", "key": "1"}]
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT * FROM {ns}.t", "INSERT INTO {ns}.t (id) VALUES (5)", "EXECUTE AS USER 'bob' (SELECT * FROM {ns}.mine)",
+    "EXECUTE AS USER '*' (SELECT * FROM {ns}.mine)", "INSERT INTO {ns}.mine (id, _userid) VALUES (5, 'bob')",
+    "ALTER TABLE {ns}.mine ADD CHECK (v <> 'secret')", "DROP TABLE {ns}.mine", "CREATE USER TABLE {ns}.more (id int)",
+    "CREATE NAMESPACE {ns}_more", "STORAGE FLUSH TABLE {ns}.mine", "SHOW DROPPED TABLES", "UNDROP TABLE {ns}.mine",
+    "CREATE USER mallory WITH PASSWORD 'long enough' ROLE system",
+])
+def test_a_bound_role_has_no_rights_beyond_its_tenant(bound: Callable[..., object], ns: str, sql: str) -> None:
+    with pytest.raises(Failed) as caught:
+        bound(sql.format(ns=ns))
+    assert caught.value.sqlstate == "42501", caught.value
+
+
+def test_a_bound_role_has_a_tenant_that_its_account_may_act_for(
+    wire: Wire, mine: str, db: Client, server: KalamServer
+) -> None:
+    for context in ({}, {"user": ""}, {"user": "*"}):
+        wire.fails("42501", "SELECT 1", exec=True, bound=True, **context)
+        wire.fails("42501", f"SELECT * FROM {mine}", exec=True, bound=True, **context)
+    wire.fails("42501", "SELECT 1", exec=True, bound=True, txn=TXN)
+    assert wire.status == "E"
+    wire("ROLLBACK")
+    db.run("CREATE USER ann WITH PASSWORD 'long enough' ROLE user")
+    user = Wire(server.dsn("ann"))
+    try:
+        user.fails("42501", f"SELECT * FROM {mine}", exec=True, bound=True, user="bob")
+        assert run(user, f"SELECT * FROM {mine}", bound=True, user="ann") == []
+    finally:
+        user.close()
+        db.run("DROP USER ann")
 
 
 def test_values_in_json(wire: Wire) -> None:

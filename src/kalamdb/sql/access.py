@@ -107,6 +107,17 @@ def check_tenant(account: Account, tenant: str) -> None:
                          hint="An account of role user acts for itself only.")
 
 
+def bound_tenant(account: Account, context: Context) -> str | None:
+    """The only tenant that a statement may act for, though its account may act for others: its role's."""
+    if not context.bound:
+        return None
+    if not context.user or context.user == EVERYONE:
+        raise KalamError("42501", "a role that is bound to a tenant must name one",
+                         detail="The statement's context is bound, but has no tenant.")
+    check_tenant(account, context.user)
+    return context.user
+
+
 def check_bound(bound: str | None, tenant: str) -> None:
     """A role of PostgreSQL may be bound to one tenant though the account it comes with is not."""
     if bound is not None and tenant != bound:

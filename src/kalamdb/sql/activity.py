@@ -37,8 +37,12 @@ def rows(run: Run, table: TableDef) -> Iterator[Row]:
 
 def _mine(run: Run) -> str | None:
     """The account whose doings are to be shown; None: all."""
-    account = run.session.account
-    return None if access.sees_all(account) else account.name
+    return None if access.sees_all(run.account) else run.session.account.name
+
+
+def _hidden(run: Run, session: ClientSession | None) -> bool:
+    """A role that is bound to a tenant may share its account with roles that are not: it sees its own session."""
+    return run.bound is not None and session is not run.session
 
 
 def _instant(unix_ns: int) -> int | None:
@@ -48,7 +52,7 @@ def _instant(unix_ns: int) -> int | None:
 # ---------- the catalog ----------
 def _readable(run: Run) -> list[TableDef]:
     found = [*run.transaction.catalog.tables(), *system.TABLES.values()]
-    return [table for table in found if access.may_read(run.session.account, table)]
+    return [table for table in found if access.may_read(run.account, table)]
 
 
 def _tables(run: Run) -> Iterator[Row]:
@@ -87,7 +91,7 @@ def _sessions(run: Run) -> Iterator[Row]:
     mine = _mine(run)
     running = {each.session.id: each.id for each in run.engine.transactions() if each.session is not None}
     for session in run.executor.sessions.values():
-        if mine is None or session.account.name == mine:
+        if (mine is None or session.account.name == mine) and not _hidden(run, session):
             yield (session.id, session.account.name, session.account.role.name.lower(), session.tenant, session.peer,
                    session.application, _state(session, run), _instant(session.connected_ns),
                    _instant(session.statement_ns), running.get(session.id), len(session.cursors))
@@ -99,21 +103,22 @@ def _number(session: ClientSession | None) -> int | None:
 
 def _transactions(run: Run) -> Iterator[Row]:
     for each in run.engine.transactions(_mine(run)):
-        yield (each.id, _number(each.session), each.isolation, int(each.read_only), each.status,
-               _instant(each.started_ns), each.rows_written, each.level, int(each.waiting))
+        if not _hidden(run, each.session):
+            yield (each.id, _number(each.session), each.isolation, int(each.read_only), each.status,
+                   _instant(each.started_ns), each.rows_written, each.level, int(each.waiting))
 
 
 def _locks(run: Run) -> Iterator[Row]:
     return (
         (each.transaction, _number(each.session), each.namespace, each.table, each.tenant, each.key, each.mode,
          int(each.granted))
-        for each in run.engine.held_locks(_mine(run))
+        for each in run.engine.held_locks(_mine(run)) if not _hidden(run, each.session)
     )
 
 
 # ---------- the server ----------
 def _settings(run: Run) -> Iterable[Row]:
-    return described(run.executor.settings) if access.sees_all(run.session.account) else ()
+    return described(run.executor.settings) if access.sees_all(run.account) else ()
 
 
 def _listed(name: str) -> Callable[[Run], Iterator[Row]]:
@@ -122,7 +127,7 @@ def _listed(name: str) -> Callable[[Run], Iterator[Row]]:
 
     def provide(run: Run) -> Iterator[Row]:
         method = getattr(run.engine, name, None)
-        found = method() if method is not None and access.sees_all(run.session.account) else ()
+        found = method() if method is not None and access.sees_all(run.account) else ()
         return (tuple(_stored(getattr(item, column)) for column in columns) for item in found)
 
     return provide

@@ -47,7 +47,7 @@ _WIDER = ("The server widens types: smallint to integer to bigint, real to doubl
 
 
 async def alter_table(statement: AlterTable, run: Run) -> Result:
-    access.can_manage(run.session.account, "alter a table")
+    access.can_manage(run.account, "alter a table")
     found = access.find_table(run.transaction.catalog, statement.name, run.path)
     if found is None:
         if not statement.if_exists:

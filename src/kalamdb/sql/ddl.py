@@ -46,7 +46,7 @@ def check_name(name: str, what: str) -> str:
 
 # ---------- namespaces ----------
 async def create_namespace(statement: CreateNamespace, run: Run) -> Result:
-    access.can_manage(run.session.account, "create a namespace")
+    access.can_manage(run.account, "create a namespace")
     name = check_name(statement.name, "namespace")
     if name in RESERVED_NAMESPACES:
         raise KalamError("42939", f'namespace name "{name}" is reserved')
@@ -79,7 +79,7 @@ async def _namespace_for(name: Name, run: Run) -> str:
 
 # ---------- tables ----------
 async def create_table(statement: CreateTable, run: Run) -> Result:
-    access.can_manage(run.session.account, "create a table")
+    access.can_manage(run.account, "create a table")
     check_name(statement.name.table, "table")
     options = dict(statement.options)
     kind = _kind(statement, options)
@@ -213,7 +213,7 @@ def _key(statement: CreateTable, names: list[str], kind: Kind) -> tuple[int, ...
 
 
 async def drop_table(statement: DropTable, run: Run) -> Result:
-    access.can_manage(run.session.account, "drop a table")
+    access.can_manage(run.account, "drop a table")
     notices: list[str] = []
     detached = 0
     found: list[TableDef] = []
@@ -235,7 +235,7 @@ async def drop_table(statement: DropTable, run: Run) -> Result:
 
 
 async def undrop_table(statement: UndropTable, run: Run) -> Result:
-    access.can_manage(run.session.account, "restore a table")
+    access.can_manage(run.account, "restore a table")
     name = statement.name
     namespaces = (name.namespace,) if name.namespace is not None else run.path
     found = next((each for each in run.engine.dropped_tables()
@@ -255,12 +255,12 @@ MIN_PASSWORD = 8
 
 
 async def create_user(statement: CreateUser, run: Run) -> Result:
-    access.can_manage(run.session.account, "manage accounts", Role.DBA)
+    access.can_manage(run.account, "manage accounts", Role.DBA)
     name = check_name(statement.name, "user")
     role = None if statement.role is None else _ROLES.get(statement.role.lower())
     if statement.role is not None and role is None:
         raise KalamError("22023", f'invalid role "{statement.role}"', hint="Roles are user, service, dba and system.")
-    if role is not None and role > run.session.account.role:
+    if role is not None and role > run.account.role:
         raise KalamError("42501", "permission denied to grant a role above one's own")
     before = run.transaction.catalog.account(name)
     if statement.alter:
@@ -285,12 +285,12 @@ async def _hash(run: Run, password: str) -> str:
 
 
 def _not_above(account: AccountDef, run: Run) -> None:
-    if account.role > run.session.account.role:
+    if account.role > run.account.role:
         raise KalamError("42501", f'permission denied to change user "{account.name}"')
 
 
 async def drop_user(statement: DropUser, run: Run) -> Result:
-    access.can_manage(run.session.account, "manage accounts", Role.DBA)
+    access.can_manage(run.account, "manage accounts", Role.DBA)
     account = run.transaction.catalog.account(statement.name)
     if account is None:
         if not statement.if_exists:

@@ -49,7 +49,7 @@ class EstimatePlan:
         return Result(f"SELECT {len(rows)}", columns=COLUMNS, rows=rows)
 
     async def _estimate(self, run: Run) -> int:
-        tenant = access.read_tenant(run.session.account, self.table, run.tenant)
+        tenant = access.read_tenant(run.account, self.table, run.tenant)
         keys = self.finder.keys(run, tenant)
         if keys is not None:
             return len(keys)

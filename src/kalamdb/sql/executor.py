@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from kalamdb.api import CONTEXT_OID, ClientSession, Context, Prepared, Result, Role
+from kalamdb.api import CONTEXT_OID, Account, ClientSession, Context, Prepared, Result, Role
 from kalamdb.errors import KalamError
 from kalamdb.settings import Settings
 from kalamdb.sql import access, ddl, eager, transaction
@@ -209,9 +209,11 @@ class SqlExecutor:
 
     def _open(self, session: ClientSession, state: SessionState, context: Context | None) -> Run:
         current = session.transaction
+        bound = None
         if context is not None:
             try:
                 current = transaction.enter(self.engine, session, context)
+                bound = access.bound_tenant(session.account, context)
             except KalamError:
                 transaction.fail(session, context)
                 raise
@@ -227,6 +229,7 @@ class SqlExecutor:
         return Run(
             self, session, state, context, current, current is None, session.tenant,
             access.search_path(session, context),
+            session.account if bound is None else Account(bound, Role.USER), bound,
             report=state.reports.of(context.stats) if context is not None and context.stats else None,
         )
 
@@ -264,9 +267,8 @@ class SqlExecutor:
                     close_cursor(run.session, statement.cursor, missing_ok=run.context is not None and not run.exec)
                 return Result("CLOSE CURSOR")
             case ExecuteAs():
-                if run.session.account.role < Role.SERVICE and statement.user != run.session.account.name:
-                    access.check_tenant(run.session.account, statement.user)
                 access.check_bound(run.bound, statement.user)
+                access.check_tenant(run.account, statement.user)
                 run.tenant = statement.user
                 assert entry.inner is not None
                 return self._start(run, entry.inner, params, formats)

@@ -187,13 +187,13 @@ class InsertPlan:
 
     def _tenant(self, run: Run) -> str:
         """Of rows that name none."""
-        account, table = run.session.account, self.table
+        account, table = run.account, self.table
         default = access.write_tenant(account, table, run.tenant)
         return "" if table.kind == "shared" else access.row_tenant(account, default, None, run.tenant)
 
     def _built(self, run: Run, cells: list[list[Cell]], inputs: Iterable[Computed]) -> Iterator[tuple[str, Row]]:
         """Rows as the engine takes them: every input through every list of cells."""
-        account, table = run.session.account, self.table
+        account, table = run.account, self.table
         default = access.write_tenant(account, table, run.tenant)
         shared = table.kind == "shared"
         for computed in inputs:

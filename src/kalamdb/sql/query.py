@@ -160,7 +160,7 @@ class Work:
             if is_system(feed.table):
                 self._scans.append((feed, SystemScan(run, feed.table, feed.filter, feed.positions)))
                 continue
-            tenant = access.read_tenant(run.session.account, feed.table, run.tenant)
+            tenant = access.read_tenant(run.account, feed.table, run.tenant)
             scan = feed.filter.scan(feed.table, tenant, feed.positions, run.params, stats=stats)
             self._scans.append((feed, None if scan is None else run.transaction.scan(run.snapshot, scan)))
         self._result = QueryResult(run.queries.open(), [column.type for column in plan.columns])

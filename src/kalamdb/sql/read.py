@@ -136,7 +136,7 @@ class ReadPlan:
         """Does a scan give the rows in the order that is asked for?"""
         if not self.ordered or self.lock is not None:
             return True
-        if access.read_tenant(run.session.account, self.table, run.tenant) is None:
+        if access.read_tenant(run.account, self.table, run.tenant) is None:
             return False
         return not self.descending or run.transaction.reads_hot_alone(run.snapshot, self.table)
 
@@ -162,7 +162,7 @@ class ReadPlan:
         return source
 
     def _source(self, run: Run, *, alone: bool = False) -> Source | BatchSource:
-        account, table = run.session.account, self.table
+        account, table = run.account, self.table
         tenant = access.read_tenant(account, table, run.tenant)
         if self.lock is None:
             return self._scan(run, tenant, alone)
@@ -173,7 +173,7 @@ class ReadPlan:
         """What the condition gives by whole keys; None if it takes a scan. ``alone``: the transaction does no more."""
         if self.lock is not None or self.limit is not None:
             return None
-        tenant = access.read_tenant(run.session.account, self.table, run.tenant)
+        tenant = access.read_tenant(run.account, self.table, run.tenant)
         keys = self.filter.keys(self.table, run.params) if tenant is not None else None
         if keys is None:
             return None

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from kalamdb import types
-from kalamdb.api import ClientSession, Column, Context, Result, Row
-from kalamdb.sql import access, coerce
+from kalamdb.api import Account, ClientSession, Column, Context, Result, Row
+from kalamdb.sql import coerce
 from kalamdb.sql.cursors import SMALL, BatchChunks, BatchSource, Chunks, Cursor, RowStream, Source
 from kalamdb.sql.report import Report
 from kalamdb.sql.transaction import SessionState, milliseconds
@@ -36,6 +36,8 @@ class Run:
     own: bool  # autocommit: the transaction is this statement's, and begins when something asks for it
     tenant: str | None
     path: tuple[str, ...]
+    account: Account  # whose permissions count: the session's, or less
+    bound: str | None = None  # the only tenant that it may act for, whatever the session's account may
     params: Sequence[Any] = ()
     handed: bool = False  # the transaction now belongs to a cursor or stream
     wrote: bool = False
@@ -110,12 +112,6 @@ class Run:
         if self.context is not None:
             return self.context.lock_timeout
         return milliseconds(self.session.settings.get("lock_timeout", "0"))
-
-    @property
-    def bound(self) -> str | None:
-        """The only tenant that it may act for, whatever its account may."""
-        bound = self.context is not None and self.context.bound and self.tenant != access.EVERYONE
-        return self.tenant if bound else None
 
     @property
     def exec(self) -> bool:

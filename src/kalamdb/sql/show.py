@@ -128,7 +128,7 @@ def _table_options(table: TableDef) -> list[Row]:
 
 
 def _dropped(namespace: str | None, run: Run) -> list[Row]:
-    access.can_manage(run.session.account, "look at dropped tables")
+    access.can_manage(run.account, "look at dropped tables")
     return [
         (each.table.id, each.table.namespace, each.table.name, each.table.kind, each.dropped_at * 1000 - EPOCH_MICROS,
          each.until * 1000 - EPOCH_MICROS)

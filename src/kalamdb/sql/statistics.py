@@ -33,8 +33,8 @@ SHORT = 126
 def _table(run: Run, name: Name) -> TableDef:
     table = access.resolve(run.transaction.catalog, name, run.path)
     check_writable(table)  # those of the namespace system have no statistics
-    if not access.may_read(run.session.account, table):
-        access.read_tenant(run.session.account, table, run.tenant)
+    if not access.may_read(run.account, table):
+        access.read_tenant(run.account, table, run.tenant)
     return table
 
 
@@ -130,7 +130,7 @@ async def table_size(statement: ShowTableSize, run: Run) -> Result:
     tenant = run.tenant
     try:
         if tenant:
-            access.check_tenant(run.session.account, tenant)
+            access.check_tenant(run.account, tenant)
     except KalamError:
         tenant = None
     one = None if not tenant or tenant == access.EVERYONE else tenant

@@ -25,7 +25,7 @@ STATS = (Column("name", _TEXT), Column("value", _INT8))
 
 async def storage_job(statement: StorageJob, run: Run) -> Result:
     """Does the work for one table or for many, and tells how many rows went to new segments of each."""
-    access.can_manage(run.session.account, f"{statement.verb} a table")
+    access.can_manage(run.account, f"{statement.verb} a table")
     work: Callable[[TableDef], Awaitable[int]] = (
         run.engine.flush if statement.verb == "flush" else run.engine.compact)
     rows: list[Row] = []
@@ -47,7 +47,7 @@ def _tables(statement: StorageJob, run: Run) -> list[TableDef]:
 
 
 async def cancel_job(statement: CancelJob, run: Run) -> Result:
-    access.can_manage(run.session.account, "cancel a job")
+    access.can_manage(run.account, "cancel a job")
     run.engine.cancel_job(statement.number)
     return Result("CANCEL JOB")
 
@@ -55,7 +55,7 @@ async def cancel_job(statement: CancelJob, run: Run) -> Result:
 async def table_stats(statement: ShowTableStats, run: Run) -> Result:
     table = access.resolve(run.transaction.catalog, statement.table, run.path)
     check_writable(table)  # those of the namespace system have none
-    if not access.may_read(run.session.account, table):
-        access.read_tenant(run.session.account, table, run.tenant)
+    if not access.may_read(run.account, table):
+        access.read_tenant(run.account, table, run.tenant)
     facts = await run.engine.table_stats(table)
     return Result("SHOW", columns=STATS, rows=list(facts.items()))

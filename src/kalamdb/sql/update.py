@@ -373,7 +373,7 @@ class ChangePlan:
         return self._run(run)
 
     def _tenant(self, run: Run) -> str | None:
-        account = run.session.account
+        account = run.account
         access.write_tenant(account, self.table, run.tenant)
         tenant = access.read_tenant(account, self.table, run.tenant)
         if tenant is None and not self.names_tenant and (run.context is None or run.exec):
@@ -494,7 +494,7 @@ class ArrowChangePlan:
         return self._run(run)
 
     async def _run(self, run: Run) -> Result:
-        account = run.session.account
+        account = run.account
         default = access.write_tenant(account, self.table, run.tenant)
         width = len(self.positions)
         changes: list[tuple[RowId, Changes]] = []
