@@ -295,6 +295,12 @@ def test_roles_bound_to_tenants(db: Session, ns: str, role: str, mine: str) -> N
                   f"EXECUTE AS USER ''*'' (SELECT * FROM {mine})"):
         db.fails(f"SELECT kalam_exec('{other}')", "42501", "permission denied to act for tenant")
     assert db.remote(f"EXECUTE AS USER 'one' (SELECT body FROM {mine})") == [{"body": role}]
+    for other in (f"ALTER TABLE {mine} ADD CHECK (id > 5)", f"DROP TABLE {mine}", "SHOW DROPPED TABLES"):
+        db.fails(f"SELECT kalam_exec('{other}')", "42501", "permission denied")
+    assert len(db.remote("SELECT id FROM system.sessions")) == 1
+    db(f"RESET ROLE; GRANT CREATE ON SCHEMA {ns} TO {role}; SET ROLE {role};"  # what PostgreSQL allows is mirrored
+       f"CREATE TABLE {ns}.own (id bigint PRIMARY KEY) USING kalamdb WITH (type = 'user');"
+       f"ALTER TABLE {ns}.own ADD COLUMN v text; INSERT INTO {ns}.own VALUES (1, 'x'); DROP TABLE {ns}.own")
 
     # a function of one role, called by the other: its owner's tenant within, its caller's after
     db(f"CREATE FUNCTION {ns}.count_mine() RETURNS text LANGUAGE sql SECURITY DEFINER"

@@ -260,7 +260,7 @@ class Job:
 
 def run_for(role: Role, **methods: Any) -> Any:
     """As much of a Run as a provider looks at."""
-    return SimpleNamespace(engine=SimpleNamespace(**methods), session=SimpleNamespace(account=Account("x", role)))
+    return SimpleNamespace(engine=SimpleNamespace(**methods), account=Account("x", role))
 
 
 def test_jobs_become_rows() -> None:
