@@ -112,6 +112,19 @@ def test_update_by_key(wire: Wire, t: str) -> None:
     assert contents(wire, t)[:3] == [(1, 10, "x"), (2, None, None), (3, 0, "d")]
 
 
+def test_every_row_gets_an_id_of_its_own(db: Client, ns: str) -> None:
+    db.run("CREATE TABLE made (id bigint PRIMARY KEY, g uuid DEFAULT gen_random_uuid(), s bigint, at timestamptz)")
+    db.run("INSERT INTO made SELECT i, NULL, 0, NULL FROM generate_series(1, 4) AS g(i)")
+    for where in ("id IN (1, 2, 3, 4)", "id > 0"):
+        for new in ("gen_random_uuid()", "DEFAULT"):
+            before = set(db.rows("SELECT g FROM made"))
+            db.run(f"UPDATE made SET g = {new}, s = snowflake_id(), at = now() WHERE {where}")
+            after = set(db.rows("SELECT g FROM made"))
+            assert len(after) == 4
+            assert not before & after
+            assert db.rows("SELECT count(DISTINCT s), count(DISTINCT at) FROM made") == [("4", "1")]
+
+
 def test_update_of_the_key(wire: Wire, t: str) -> None:
     fill(wire, t, 3)
     sql = f'UPDATE {t} SET ("id", "a") FROM ARROW $1 KEY ("id")'

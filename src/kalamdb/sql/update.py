@@ -411,8 +411,9 @@ class ChangePlan:
     async def _write_direct(self, run: Run, ids: list[RowId]) -> int:
         if self.assignments is None:
             return await run.transaction.delete(self.table, ids)
-        values = {position: cell(run, ()) for position, cell in self.assignments.cells}
-        return await run.transaction.update(self.table, [(id_, values) for id_ in ids])
+        cells = self.assignments.cells  # for each row anew: gen_random_uuid() gives every one its own
+        changes = [(id_, {position: cell(run, ()) for position, cell in cells}) for id_ in ids]
+        return await run.transaction.update(self.table, changes)
 
     async def _write_checked(self, run: Run, ids: list[RowId]) -> list[Row]:
         """The rows written: as they are now, or as they were before DELETE."""
