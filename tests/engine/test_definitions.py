@@ -10,7 +10,7 @@ import pytest
 from engine.rig import Runner, create, definition, every, put, read, refused, soon, stored, until, waiting
 from kalamdb.api import Role
 from kalamdb.catalog.catalog import dump_table, load_table
-from kalamdb.txn.api import AccountDef, CheckDef, ColumnDef, Scan, TableDef
+from kalamdb.txn.api import AccountDef, CheckDef, ColumnDef, Scan, StaleDefinition, TableDef
 from kalamdb.txn.engine import StoreEngine
 from kalamdb.types import TYPES
 
@@ -228,6 +228,34 @@ def test_a_drop_that_is_taken_back_lets_writers_go_on(run: Runner) -> None:
         assert stored(engine, table) == [(1, "a")]
 
     run(test)
+
+
+@pytest.mark.parametrize("rename", [True, False])
+def test_a_drop_that_waited_drops_what_it_was_told(run: Runner, rename: bool) -> None:
+    """Else the rows of the table that was renamed are gone after a restart, and the new table is gone at once."""
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, (1, "old"))
+        renamer, dropper = engine.begin(None), engine.begin(None)
+        altered = await renamer.alter_table(replace(table, name="t_old") if rename else replace(table, owner="1/2/3"))
+        if rename:
+            await renamer.create_table(definition())
+        dropping = await waiting(dropper.drop_table(table), dropper)
+        await renamer.commit()
+        with pytest.raises(StaleDefinition):
+            await soon(dropping)
+        dropper.rollback()
+        assert engine.catalog.by_id[table.id] == engine.catalog.by_name["n", altered.name] == altered
+        assert ("n", "t") in engine.catalog.by_name
+        await put(engine, altered, (2, "new"))
+
+    run(test)
+
+    async def again(engine: StoreEngine) -> None:
+        altered = engine.catalog.by_name["n", "t_old" if rename else "t"]
+        assert stored(engine, altered) == [(1, "old"), (2, "new")]
+
+    run(again)
 
 
 def test_two_writers_who_both_drop(run: Runner) -> None:

@@ -389,6 +389,33 @@ def test_two_alter_one_table(t: Client, wire: Wire, other: Client, ns: str) -> N
     assert list(columns(t)) == ["id", "a", "b", "y", "z"]
 
 
+def swap(t: Client, other: Client, wire: Wire, sql: str) -> None:
+    """Send a statement that waits while another table takes the name t."""
+    t.run("BEGIN")
+    t.run("ALTER TABLE t RENAME TO t_old")
+    t.run("CREATE TABLE t (id bigint PRIMARY KEY)")
+    wire.send(sql)
+    wait_until(lambda: other.rows("SELECT 1 FROM system.locks WHERE NOT granted") != [], "somebody waits")
+    t.run("COMMIT")
+    wire.answer()
+
+
+def test_alter_means_the_table_that_has_the_name_now(t: Client, other: Client, wire: Wire, ns: str) -> None:
+    swap(t, other, wire, f'ALTER TABLE "{ns}"."t" ADD z integer')
+    assert list(columns(t)) == ["id", "z"]
+    assert list(columns(t, "t_old")) == ["id", "a", "b"]
+
+
+def test_drop_means_the_table_that_has_the_name_now(t: Client, other: Client, wire: Wire, ns: str) -> None:
+    t.run("CREATE TABLE first (id bigint PRIMARY KEY)")
+    swap(t, other, wire, f'DROP TABLE "{ns}"."first", "{ns}"."t"')
+    for name in ("t", "first"):
+        t.fails("42P01", f"SELECT 1 FROM {name}")
+    t.run("INSERT INTO t_old VALUES (4, 4, 'q')")
+    assert t.value("SELECT count(*) FROM t_old") == "4"
+    assert t.rows(f"SHOW DROPPED TABLES IN {ns}") != []
+
+
 # ---------- values of their own ----------
 @PLACES
 def test_every_row_gets_a_value_of_its_own(t: Client, place: str) -> None:

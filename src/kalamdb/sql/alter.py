@@ -36,7 +36,7 @@ from kalamdb.sql.statements import (
     SetOptions,
     SetType,
 )
-from kalamdb.txn.api import CheckDef, ColumnDef, Scan, TableDef
+from kalamdb.txn.api import CheckDef, ColumnDef, Scan, StaleDefinition, TableDef
 
 #: rows written with one call
 FILL_ROWS = 1000
@@ -55,6 +55,8 @@ async def alter_table(statement: AlterTable, run: Run) -> Result:
         return Result("ALTER TABLE", notices=(f'relation "{statement.name}" does not exist, skipping',))
     system.check_writable(found)
     table = await run.transaction.lock_table(found)
+    if (table.namespace, table.name) != (found.namespace, found.name):
+        raise StaleDefinition(found)
     if statement.kind is not None and statement.kind != table.kind:
         raise KalamError("42809", f'"{table.name}" is not a {statement.kind} table',
                          hint=f"It is a {table.kind} table.")

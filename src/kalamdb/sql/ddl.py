@@ -229,6 +229,8 @@ async def drop_table(statement: DropTable, run: Run) -> Result:
             detached += 1
         elif table not in found:
             found.append(table)
+    for table in found:  # all, before the first is dropped: what one of them is may have to be looked up again
+        await run.transaction.lock_to_drop(table)
     for table in found:
         await run.transaction.drop_table(table)
     return Result("DETACH" if detached and not found else "DROP TABLE", notices=notices)

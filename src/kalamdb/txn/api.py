@@ -241,6 +241,9 @@ class Transaction(Protocol):
     async def create_table(self, table: TableDef) -> TableDef:
         """Assigns id. 42P07 if it exists, 3F000 if the namespace does not."""
 
+    async def lock_to_drop(self, table: TableDef) -> None:
+        """Keep everybody else away from a table and its name. Raises StaleDefinition where it was altered meanwhile."""
+
     async def drop_table(self, table: TableDef) -> None: ...
 
     async def restore_table(self, dropped: DroppedTable, namespace: str, name: str) -> TableDef:

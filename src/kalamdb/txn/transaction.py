@@ -592,12 +592,18 @@ class StoreTransaction:
         self._define((self.catalog.changes or CatalogChanges()).with_table(made, self._version()))
         return made
 
-    async def drop_table(self, table: TableDef) -> None:
+    async def lock_to_drop(self, table: TableDef) -> None:
         self._check_writable()
         await self._lock(("table", table.namespace, table.name))
         await self._lock((table.id,))
-        if not self.catalog.has(table):
+        current = self.catalog.current(table)
+        if current is None:
             raise _gone(table)
+        if current.version != table.version:  # its name may be another table's now
+            raise StaleDefinition(table)
+
+    async def drop_table(self, table: TableDef) -> None:
+        await self.lock_to_drop(table)
         self._define((self.catalog.changes or CatalogChanges()).without_table(table, self._version()))
 
     async def restore_table(self, dropped: DroppedTable, namespace: str, name: str) -> TableDef:
