@@ -151,7 +151,7 @@ kalam_attach_find_column(PGresult *rows, const char *name)
 {
 	for (int i = 0; i < PQntuples(rows); i++)
 	{
-		if (strcmp(PQgetvalue(rows, i, 0), name) == 0)
+		if (kalam_result_is(rows, i, 0, name))
 			return i;
 	}
 	return -1;
@@ -201,6 +201,7 @@ compare_column(KalamConn *conn, Oid relid, Form_pg_attribute att, KalamTable *ta
 	char	   *name = kalam_remote_column(relid, att->attnum);
 	int			row = kalam_attach_find_column(rows, name);
 	StringInfoData remote;
+	char	   *type;
 
 	initStringInfo(&remote);
 	kalam_deparse_table(&remote, table);
@@ -209,12 +210,13 @@ compare_column(KalamConn *conn, Oid relid, Form_pg_attribute att, KalamTable *ta
 				(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
 				 errmsg("column \"%s\" does not exist in remote table %s", name, remote.data),
 				 errhint("Leave the column out, or name the remote one by OPTIONS (column_name '...').")));
-	if (!comparable(conn, att->atttypid, PQgetvalue(rows, row, 1)))
+	type = kalam_result_text(rows, row, 1);
+	if (!comparable(conn, att->atttypid, type))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_COLUMN_NAME_NOT_FOUND),
 				 errmsg("column \"%s\" is of type %s, but of type %s in remote table %s", NameStr(att->attname),
-						format_type_be(att->atttypid), PQgetvalue(rows, row, 1), remote.data),
-				 errhint("Declare the column as %s.", PQgetvalue(rows, row, 1))));
+						format_type_be(att->atttypid), type, remote.data),
+				 errhint("Declare the column as %s.", type)));
 }
 
 /* A system column exists on every table that has tenants; _seq on all. */
@@ -253,7 +255,7 @@ compare_columns(KalamConn *conn, Oid relid, KalamTable *table, const char *remot
 
 /* Local column that stands for a remote one; 0 if there is none. */
 AttrNumber
-kalam_attach_local_column(Oid relid, const char *remote)
+kalam_attach_local_column(Oid relid, PGresult *rows, int row)
 {
 	Relation	rel = table_open(relid, NoLock);
 	TupleDesc	desc = RelationGetDescr(rel);
@@ -263,7 +265,7 @@ kalam_attach_local_column(Oid relid, const char *remote)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 
-		if (!att->attisdropped && strcmp(kalam_remote_column(relid, att->attnum), remote) == 0)
+		if (!att->attisdropped && kalam_result_is(rows, row, 0, kalam_remote_column(relid, att->attnum)))
 			found = att->attnum;
 	}
 	table_close(rel, NoLock);
@@ -297,7 +299,7 @@ remote_key(Oid relid, PGresult *rows)
 
 		if (kalam_attach_key_place(rows, i) == 0)
 			continue;
-		attnum = kalam_attach_local_column(relid, PQgetvalue(rows, i, 0));
+		attnum = kalam_attach_local_column(relid, rows, i);
 		if (attnum == 0)
 			return NIL;
 		cmds = lappend(cmds, add_option(AT_AlterColumnGenericOptions, get_attname(relid, attnum, false), "key",

@@ -157,6 +157,9 @@ extern void kalam_emit_notices(KalamConn *conn);
 extern int64 kalam_count_round_trips(void);
 /* the server's text in this database's encoding, palloc'd */
 extern char *kalam_from_utf8(const char *text, int len);
+extern char *kalam_result_text(PGresult *res, int row, int col);	/* a field, as the above; NULL is "" */
+/* is that what the field says? fails for no text that this database's encoding has not */
+extern bool kalam_result_is(PGresult *res, int row, int col, const char *text);
 extern char *kalam_message_from_utf8(const char *text);	/* raises nothing for what the encoding has not */
 
 /* outcome of a request that was to commit */

@@ -83,7 +83,7 @@ extern PGresult *kalam_mirror_ask(KalamConn *conn, const char *sql);
 extern PGresult *kalam_mirror_request(KalamConn *conn, const char *sql);
 extern void kalam_mirror_check_columns(Oid relid);
 extern void kalam_append_literal(StringInfo buf, const char *value);	/* quoted for the server */
-/* value of an option in SHOW TABLE's rows, NULL if absent; points into the result */
+/* value of an option in SHOW TABLE's rows, NULL if absent; palloc'd */
 extern char *kalam_mirror_fact(PGresult *rows, const char *name);
 /* does this server's table belong to this relation? asks the server */
 extern bool kalam_mirror_is_managed(Oid relid);
@@ -117,7 +117,7 @@ extern ErrorData *kalam_attach_try(void (*work) (Oid relid, void *arg), Oid reli
 /* about DESCRIBE's rows; -1, 0 and InvalidOid: there is none */
 extern int	kalam_attach_find_column(PGresult *rows, const char *name);
 extern int	kalam_attach_key_place(PGresult *rows, int row);
-extern AttrNumber kalam_attach_local_column(Oid relid, const char *remote);
+extern AttrNumber kalam_attach_local_column(Oid relid, PGresult *rows, int row);
 extern Oid	kalam_attach_parse_type(const char *name);
 extern void kalam_attach_pin_column(Oid relid, const char *column);	/* OPTIONS (column_name …) of its present name */
 

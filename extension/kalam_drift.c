@@ -92,7 +92,7 @@ static void
 compare_type(Comparison *c, Form_pg_attribute att, int row)
 {
 	const char *here = shown_type(kalam_mirror_column_type(c->conn, c->relid, att));
-	const char *there = shown_type(PQgetvalue(c->columns, row, 1));
+	const char *there = shown_type(kalam_result_text(c->columns, row, 1));
 
 	if (strcmp(here, there) != 0)
 		differ(c, psprintf("column %s", quote_identifier(NameStr(att->attname))), "has another type",
@@ -127,7 +127,7 @@ static void
 compare_default(Comparison *c, Relation rel, Form_pg_attribute att, int row)
 {
 	const char *here = kalam_mirror_default(rel, c->table->serverid, att->attnum);
-	const char *there = PQgetisnull(c->columns, row, 3) ? NULL : PQgetvalue(c->columns, row, 3);
+	const char *there = PQgetisnull(c->columns, row, 3) ? NULL : kalam_result_text(c->columns, row, 3);
 
 	if ((here == NULL) != (there == NULL) || (here && !same_default(here, there)))
 		differ(c, psprintf("column %s", quote_identifier(NameStr(att->attname))), "has another default", here, there,
@@ -178,16 +178,18 @@ compare_columns(Comparison *c, bool managed)
 	table_close(rel, AccessShareLock);
 	for (int row = 0; managed && row < PQntuples(c->columns); row++)
 	{
-		const char *name = PQgetvalue(c->columns, row, 0);
+		const char *name;
 
-		if (!is_true(c->columns, row, 5) && kalam_attach_local_column(c->relid, name) == 0)
-			differ(c, psprintf("column %s", quote_identifier(name)), "is not here", NULL,
-				   shown_type(PQgetvalue(c->columns, row, 1)),
-				   psprintf("ALTER FOREIGN TABLE %s ADD COLUMN %s %s%s%s", c->name, quote_identifier(name),
-							shown_type(PQgetvalue(c->columns, row, 1)),
-							is_true(c->columns, row, 2) ? " NOT NULL" : "",
-							PQgetisnull(c->columns, row, 3) ? "" :
-							psprintf(" DEFAULT %s", PQgetvalue(c->columns, row, 3))));
+		if (is_true(c->columns, row, 5) || kalam_attach_local_column(c->relid, c->columns, row) != 0)
+			continue;
+		name = kalam_result_text(c->columns, row, 0);
+		differ(c, psprintf("column %s", quote_identifier(name)), "is not here", NULL,
+			   shown_type(kalam_result_text(c->columns, row, 1)),
+			   psprintf("ALTER FOREIGN TABLE %s ADD COLUMN %s %s%s%s", c->name, quote_identifier(name),
+						shown_type(kalam_result_text(c->columns, row, 1)),
+						is_true(c->columns, row, 2) ? " NOT NULL" : "",
+						PQgetisnull(c->columns, row, 3) ? "" :
+						psprintf(" DEFAULT %s", kalam_result_text(c->columns, row, 3))));
 	}
 }
 

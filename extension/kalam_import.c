@@ -76,11 +76,11 @@ local_default(Import *import, const char *text)
 static void
 append_column(Import *import, StringInfo sql, PGresult *rows, int row)
 {
-	const char *type = PQgetvalue(rows, row, 1);
+	const char *type = kalam_result_text(rows, row, 1);
 	int			place = kalam_attach_key_place(rows, row);
 	bool		file = strcmp(type, "file") == 0;
 
-	appendStringInfo(sql, "%s%s %s", row > 0 ? ", " : "", kalam_quote(PQgetvalue(rows, row, 0)), file ? "jsonb" : type);
+	appendStringInfo(sql, "%s%s %s", row > 0 ? ", " : "", kalam_quote(kalam_result_text(rows, row, 0)), file ? "jsonb" : type);
 	if (place > 0 || file)
 	{
 		appendStringInfoString(sql, " OPTIONS (");
@@ -91,7 +91,7 @@ append_column(Import *import, StringInfo sql, PGresult *rows, int row)
 	if (import->collate && is_text_type(type))
 		appendStringInfoString(sql, " COLLATE pg_catalog.\"C\"");
 	if (import->defaults && !PQgetisnull(rows, row, 3))
-		appendStringInfo(sql, " DEFAULT %s", local_default(import, PQgetvalue(rows, row, 3)));
+		appendStringInfo(sql, " DEFAULT %s", local_default(import, kalam_result_text(rows, row, 3)));
 	if (import->not_null && PQgetvalue(rows, row, 2)[0] != '\0')
 		appendStringInfoString(sql, " NOT NULL");
 }
@@ -129,7 +129,7 @@ check_namespace(Import *import)
 		return;
 	rows = kalam_mirror_ask(import->conn, "SHOW NAMESPACES");
 	for (int row = 0; row < PQntuples(rows) && !found; row++)
-		found = strcmp(PQgetvalue(rows, row, 0), import->stmt->remote_schema) == 0;
+		found = kalam_result_is(rows, row, 0, import->stmt->remote_schema);
 	kalam_result_free(rows);
 	if (!found)
 		ereport(ERROR,
@@ -151,10 +151,10 @@ import_schema(ImportForeignSchemaStmt *stmt, Oid serverid)
 	rows = kalam_mirror_ask(import.conn, psprintf("SHOW TABLES IN %s", kalam_quote(stmt->remote_schema)));
 	for (int row = 0; row < PQntuples(rows); row++)
 	{
-		char	   *table = PQgetvalue(rows, row, 1);
-
-		if (IsImportableForeignTable(table, stmt))
-			statements = lappend(statements, statement(&import, table, PQgetvalue(rows, row, 2)));
+		/* a name that this database cannot have is an error only where it is wanted */
+		if (IsImportableForeignTable(kalam_message_from_utf8(PQgetvalue(rows, row, 1)), stmt))
+			statements = lappend(statements, statement(&import, kalam_result_text(rows, row, 1),
+													   kalam_result_text(rows, row, 2)));
 	}
 	kalam_result_free(rows);
 	return statements;

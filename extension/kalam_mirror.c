@@ -130,8 +130,8 @@ kalam_mirror_fact(PGresult *rows, const char *name)
 {
 	for (int i = 0; i < PQntuples(rows); i++)
 	{
-		if (strcmp(PQgetvalue(rows, i, 0), name) == 0)
-			return PQgetisnull(rows, i, 1) ? NULL : PQgetvalue(rows, i, 1);
+		if (kalam_result_is(rows, i, 0, name))
+			return PQgetisnull(rows, i, 1) ? NULL : kalam_result_text(rows, i, 1);
 	}
 	return NULL;
 }

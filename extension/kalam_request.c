@@ -166,6 +166,18 @@ kalam_from_utf8(const char *text, int len)
 	return converted == text ? pnstrdup(text, len) : converted;
 }
 
+char *
+kalam_result_text(PGresult *res, int row, int col)
+{
+	return kalam_from_utf8(PQgetvalue(res, row, col), PQgetlength(res, row, col));
+}
+
+bool
+kalam_result_is(PGresult *res, int row, int col, const char *text)
+{
+	return strcmp(PQgetvalue(res, row, col), pg_server_to_any(text, strlen(text), PG_UTF8)) == 0;
+}
+
 /* How far the text, from its beginning, can be in this database's encoding; it is appended. */
 static int
 append_convertible(StringInfo buf, const char *text, int len)

@@ -88,12 +88,6 @@ find_entry(KalamConn *conn, Oid relid)
 	return entry;
 }
 
-static char *
-result_text(PGresult *res, int row, int col)
-{
-	return PQgetisnull(res, row, col) ? "" : kalam_from_utf8(PQgetvalue(res, row, col), PQgetlength(res, row, col));
-}
-
 /* Rows of DESCRIBE: name, type, not_null, … */
 static void
 learn_columns(RulesEntry *entry, KalamConn *conn, KalamTable *table)
@@ -104,7 +98,7 @@ learn_columns(RulesEntry *entry, KalamConn *conn, KalamTable *table)
 	for (int row = 0; row < PQntuples(res); row++)
 	{
 		if (PQgetlength(res, row, 2) == 1 && PQgetvalue(res, row, 2)[0] != 0)
-			entry->not_null = lappend(entry->not_null, pstrdup(result_text(res, row, 0)));
+			entry->not_null = lappend(entry->not_null, pstrdup(kalam_result_text(res, row, 0)));
 	}
 	entry->knows_columns = true;
 	MemoryContextSwitchTo(old);
@@ -116,10 +110,10 @@ fact(PGresult *res, const char *prefix, const char *name)
 {
 	for (int row = 0; row < PQntuples(res); row++)
 	{
-		char	   *option = result_text(res, row, 0);
+		char	   *option = kalam_result_text(res, row, 0);
 
 		if (strncmp(option, prefix, strlen(prefix)) == 0 && strcmp(option + strlen(prefix), name) == 0)
-			return result_text(res, row, 1);
+			return kalam_result_text(res, row, 1);
 	}
 	return NULL;
 }
@@ -133,10 +127,10 @@ learn_checks(RulesEntry *entry, KalamConn *conn, KalamTable *table)
 
 	for (int row = 0; row < PQntuples(res); row++)
 	{
-		char	   *option = result_text(res, row, 0);
+		char	   *option = kalam_result_text(res, row, 0);
 
 		if (strncmp(option, "check.", 6) == 0 && fact(res, "enforced.", option + 6) != NULL)
-			entry->checks = lappend(entry->checks, list_make2(pstrdup(option + 6), pstrdup(result_text(res, row, 1))));
+			entry->checks = lappend(entry->checks, list_make2(pstrdup(option + 6), pstrdup(kalam_result_text(res, row, 1))));
 	}
 	entry->knows_checks = true;
 	MemoryContextSwitchTo(old);

@@ -195,3 +195,46 @@ def test_restore_where_the_tables_are_gone(pg: Postgres, made: Session, source: 
         again.close()
 
 
+
+
+# ---------- a database that is not UTF-8 ----------
+@pytest.fixture
+def latin(pg: Postgres, server: KalamServer, ns: str) -> Iterator[Session]:
+    with pg.connect() as conn:
+        conn.execute("CREATE DATABASE latin_names TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    session = Session(pg.dsn("latin_names"))
+    session(f"CREATE EXTENSION pg_kalam; CREATE SERVER kalam_server FOREIGN DATA WRAPPER pg_kalam "
+            f"OPTIONS (host '127.0.0.1', port '{server.port}'); CREATE SCHEMA {ns}; SET search_path = {ns}, public")
+    yield session
+    session.close()
+    with pg.connect() as conn:
+        conn.execute("DROP DATABASE latin_names WITH (FORCE)")
+
+
+def test_names_and_defaults_in_latin1(db: Session, latin: Session, ns: str) -> None:
+    db(f'CREATE SCHEMA "{ns}_Maß"; CREATE TABLE "{ns}_Maß"."Stücke" ("größe" int PRIMARY KEY, a text DEFAULT \'süß\') '
+       f'USING kalamdb; INSERT INTO "{ns}_Maß"."Stücke" VALUES (1)')
+    db(f'CREATE TABLE "{ns}_Maß"."☃" (id int PRIMARY KEY) USING kalamdb')
+    latin(f'IMPORT FOREIGN SCHEMA "{ns}_Maß" LIMIT TO ("Stücke") FROM SERVER kalam_server INTO {ns} '
+          "OPTIONS (import_default 'true')")
+    assert latin.local_columns('"Stücke"') == ["größe", "a", "_seq"]
+    assert latin.key('"Stücke"') == ["größe"]
+    latin('INSERT INTO "Stücke" ("größe") VALUES (2)')
+    assert latin('SELECT "größe", a FROM "Stücke" ORDER BY 1') == [(1, "süß"), (2, "süß")]
+    assert latin("SELECT * FROM kalam_drift('\"Stücke\"')") == []
+    latin.fails(f'IMPORT FOREIGN SCHEMA "{ns}_Maß" EXCEPT ("Stücke") FROM SERVER kalam_server INTO {ns}', "22P05",
+                "LATIN1")
+    latin(f'CREATE FOREIGN TABLE t ("größe" int, a text) SERVER kalam_server '
+          f"OPTIONS (namespace '{ns}_Maß', \"table\" 'Stücke')")
+    assert latin.key("t") == ["größe"]
+    assert latin("SELECT * FROM kalam_drift('t')") == []
+    db(f'ALTER TABLE "{ns}_Maß"."Stücke" ADD "☃" int')
+    latin(f'CREATE FOREIGN TABLE less ("größe" int) SERVER kalam_server '
+          f"OPTIONS (namespace '{ns}_Maß', \"table\" 'Stücke')")
+    latin('CREATE TABLE mine ("größe" int PRIMARY KEY, a text DEFAULT \'süß\', CONSTRAINT "maß" CHECK ("größe" > 0)) '
+          "USING kalamdb")
+    assert latin("SELECT * FROM kalam_drift('mine')") == []
+    latin.remote(f'ALTER TABLE {ns}.mine ADD COLUMN "höhe" int DEFAULT 5')
+    latin.remote(f"ALTER TABLE {ns}.mine ALTER COLUMN a SET DEFAULT 'heiß'")
+    assert latin("SELECT object, problem, there FROM kalam_drift('mine')") == [
+        ("column a", "has another default", "'heiß'"), ('column "höhe"', "is not here", "integer")]
