@@ -123,6 +123,31 @@ def test_a_cancelled_commit_happens_all_the_same(run: Runner) -> None:
     run(test)
 
 
+def test_a_commit_nobody_waits_for_any_more_keeps_its_locks_to_its_end(run: Runner) -> None:
+    """As when the task is thrown away before its first step, and the coroutine is closed."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await begun(engine, table, (1, "a"), name="one")
+        made = await one.create_table(definition("made"))
+        other = engine.begin(None)
+        with held_writer(engine):
+            commit = one.commit()
+            commit.send(None)
+            commit.close()
+            one.fail(final=True)
+            one.rollback()
+            assert engine.outcome("one") == "in progress"
+            assert not other.insert_nowait(table, "", (1, "b"))
+        await refused("23505", other.insert(table, [("", (1, "b"))]))
+        assert engine.outcome("one") == "committed"
+        assert engine.catalog.by_id[made.id] == made
+        other.rollback()
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
 def test_the_end_waits_for_commits_under_way(run: Runner) -> None:
     async def test() -> None:
         async with opened(run.directory) as engine:

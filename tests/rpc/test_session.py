@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 
 import frames
-from kalamdb.api import ARROW_OID, CONTEXT_OID, ClientSession
+from kalamdb.api import ARROW_OID, CONTEXT_OID, ClientSession, Result
 from kalamdb.errors import KalamError
 from kalamdb.rpc import wire
 from kalamdb.rpc.session import CHUNK, Session
+from kalamdb.sql import eager
 from tiny import TinyExecutor, dba
 
 
@@ -439,6 +440,28 @@ async def test_cancel(w: Wire) -> None:
     assert (w.executor.interrupted, w.executor.stored) == (3, [])
     w.session.cancel()  # nothing runs
     assert frames.kinds(await w.ask(frames.query("NUMBER 1"))) == "TDCZ"
+
+
+@scenario
+async def test_cancel_reaches_what_has_begun_before_its_task(w: Wire) -> None:
+    seen: list[type[BaseException]] = []
+
+    async def work() -> Result:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+        raise AssertionError
+
+    execute = w.executor.execute
+    for data in (frames.query("NUMBER 1"), frames.flight("NUMBER 1")):
+        w.executor.execute = lambda *_: eager.begin(work())  # type: ignore[method-assign]
+        w.send(data)
+        w.session.cancel()
+        assert frames.errors(await w.ask())[0]["C"] == "57014"
+        w.executor.execute = execute  # type: ignore[method-assign]
+    assert seen == [asyncio.CancelledError] * 2
 
 
 @scenario

@@ -113,7 +113,8 @@ class Session:
         self._cancel_error = error
         if self.client.interrupt is not None:
             self.client.interrupt()
-        self._work.cancel()
+        # not at once: a task cancelled before its first step throws its awaitable away unseen, and this one has begun
+        asyncio.get_running_loop().call_soon(self._work.cancel)
 
     def lost(self) -> None:
         """The client is gone: stop what runs, then free everything. Once is enough, more does no harm."""

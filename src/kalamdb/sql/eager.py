@@ -1,7 +1,8 @@
 """Coroutines that mostly do not wait: begun at once, and a task's work only if they have to wait.
 
 A task costs the event loop a turn before it begins and another one after its end. The first step runs outside any
-task, so nothing up to the first wait may ask for the current one (as ``asyncio.timeout`` does).
+task, so nothing up to the first wait may ask for the current one (as ``asyncio.timeout`` does). A task made of the rest
+may be cancelled once it has taken its first step: before that, the cancellation would not reach what has begun.
 """
 
 from __future__ import annotations

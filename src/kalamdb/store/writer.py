@@ -44,7 +44,7 @@ class Settled(asyncio.Future[Any]):
         return False
 
 
-async def outcome(future: Settled) -> Any:
+async def outcome(future: asyncio.Future[Any]) -> Any:
     """What a job gave, or its error, whatever happened to the task that waits."""
     try:
         return await future

@@ -280,17 +280,26 @@ class StoreEngine:
         return self._rows_written.get(table_id, 0)
 
     # ---------- commit ----------
-    async def write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
-                    changes: CatalogChanges | None) -> int:
-        """Store a transaction's writes; its sequence number, after the data are on the disk."""
+    def write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
+              changes: CatalogChanges | None) -> asyncio.Future[int]:
+        """Store a transaction's writes; its sequence number, after the data are on the disk. What follows from that is
+        done by then, whether or not anybody still waits."""
         large = [overlay for overlay in overlays if overlay.runs]
         if not large:
-            return await self._write(transaction, overlays, changes, ())
-        async with self.tiers.publishing(large) as bulk:
-            return await self._write(transaction, overlays, changes, bulk)
+            return self._write(transaction, overlays, changes, ())
+        task = asyncio.ensure_future(self._write_large(transaction, overlays, changes, large))
+        self._commits.add(task)
+        task.add_done_callback(self._commits.discard)
+        return task
 
-    async def _write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
-                     changes: CatalogChanges | None, bulk: Sequence[Bulk]) -> int:
+    async def _write_large(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
+                           changes: CatalogChanges | None, large: Sequence[TableOverlay]) -> int:
+        async with self.tiers.publishing(large) as bulk:
+            seq: int = await outcome(self._write(transaction, overlays, changes, bulk))
+            return seq
+
+    def _write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
+               changes: CatalogChanges | None, bulk: Sequence[Bulk]) -> Settled:
         txn_id = transaction.id if transaction.named else None
 
         def job(connection: apsw.Connection) -> int:
@@ -309,30 +318,35 @@ class StoreEngine:
             faults.reach("commit.applied")
             return seq
 
+        future = self.submit(job)
         changing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for number in changes.altered if changes else ():
             self.changing[number] = changing
-        try:
-            return await self._commit(job, overlays, changes)
-        finally:
-            for number in changes.altered if changes else ():
-                del self.changing[number]
-            changing.set_result(None)
 
-    async def wait_changed(self, number: int) -> None:
-        """Until a commit under way that alters a table is through."""
-        while (changing := self.changing.get(number)) is not None:
-            await asyncio.shield(changing)
+        def settled(_: object) -> None:
+            try:
+                if future.exception() is None:
+                    self._stored(overlays, changes)
+            finally:
+                for number in changes.altered if changes else ():
+                    del self.changing[number]
+                changing.set_result(None)
 
-    async def _commit(self, job: Any, overlays: Sequence[TableOverlay], changes: CatalogChanges | None) -> int:
-        seq: int = await outcome(self.submit(job))
+        future.add_done_callback(settled)
+        return future
+
+    def _stored(self, overlays: Sequence[TableOverlay], changes: CatalogChanges | None) -> None:
         for overlay in overlays:  # not before: whoever counts rows now must find them
             table_id = overlay.table.id
             self._rows_written[table_id] = self._rows_written.get(table_id, 0) + len(overlay.rows)
         faults.reach("commit.durable")
         if changes:
             self.catalog.publish(changes)
-        return seq
+
+    async def wait_changed(self, number: int) -> None:
+        """Until a commit under way that alters a table is through."""
+        while (changing := self.changing.get(number)) is not None:
+            await asyncio.shield(changing)
 
     def submit(self, job: Any) -> Settled:
         """A job for the writer's thread, part of a group that is committed as one."""

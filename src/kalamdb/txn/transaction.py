@@ -22,6 +22,7 @@ from kalamdb.store.files import told, unlink_scratch
 from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
 from kalamdb.store.manifest import Segment
 from kalamdb.store.segment import Written
+from kalamdb.store.writer import outcome
 from kalamdb.txn import bulk
 from kalamdb.txn.api import (
     AccountDef,
@@ -682,6 +683,8 @@ class StoreTransaction:
             self.status = "T"
 
     def fail(self, *, final: bool = False) -> None:
+        if self.status == "C":  # a commit under way decides itself
+            return
         self.status = "E"
         if final and self.locks:
             self._end_loading()
@@ -702,12 +705,18 @@ class StoreTransaction:
         self.status = "C"
         self._close_snapshots()
         try:
-            seq = await self._engine.write(self, overlays, changes)
+            stored = self._engine.write(self, overlays, changes)
         except BaseException:
             self._end(committed=False)
             raise
-        self._end(committed=True)
+        stored.add_done_callback(self._decided)
+        seq: int = await outcome(stored)
         return seq
+
+    def _decided(self, stored: asyncio.Future[int]) -> None:
+        """The commit has succeeded or failed. Not for the one who waits to say, who may be gone before: a lock given
+        back while the writer is still to store the row would let another change what it was."""
+        self._end(committed=not stored.cancelled() and stored.exception() is None)
 
     def rollback(self) -> None:
         if not self._ended and self.status != "C":  # a commit under way decides itself
