@@ -317,6 +317,44 @@ def test_many_snapshots_at_once_leave_a_bounded_pool(run: Runner) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("broken", ["open", "begin"])
+def test_a_snapshot_that_cannot_begin_is_nobody_that_reads(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Files that nobody reads any more are deleted after it, too."""
+
+    class Broken:
+        def execute(self, text: str) -> None:
+            raise apsw.IOError("disk I/O error")
+
+        def close(self, force: bool) -> None:
+            pass
+
+    class Failing:
+        connection = Broken()
+
+        def __init__(self, path: object) -> None:
+            if broken == "open":
+                raise apsw.CantOpenError("unable to open database file")
+
+        def end(self) -> None:
+            raise apsw.IOError("disk I/O error")
+
+    async def test(engine: StoreEngine) -> None:
+        before = set(engine.readers._entered)
+        with monkeypatch.context() as patched:
+            patched.setattr(hot, "Reader", Failing)
+            engine.readers._idle.clear()
+            with pytest.raises((KalamError, apsw.Error)):
+                hot.HotSnapshot(engine.readers)
+            assert not engine.readers._idle
+        assert set(engine.readers._entered) == before
+        table = await create(engine, definition())
+        assert read(engine.begin(None), table, number=1) == []
+
+    run(test)
+
+
 def test_the_log_is_cut_while_readers_come_and_go(run: Runner) -> None:
     """A snapshot that is over holds no instant: the write-ahead log does not grow for ever."""
 

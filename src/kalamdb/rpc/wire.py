@@ -218,7 +218,7 @@ def _parse(body: bytes) -> Parse:
     if start + 2 + 4 * count != len(body):
         raise _malformed("Parse")
     message = Parse(name, sql, types)
-    if len(body) <= _PARSED_LONGEST:
+    if len(body) <= _PARSED_LONGEST and b"password" not in body.lower():  # none stays longer than its statement
         if len(_parsed) >= _PARSED_LIMIT:
             _parsed.clear()
         _parsed[body] = message

@@ -65,8 +65,9 @@ from kalamdb.sql.values import decode
 from kalamdb.sql.workers import Workers, cancelled
 from kalamdb.txn.api import Engine, StaleDefinition
 
-#: statement texts whose plans are kept
+#: statement texts whose plans are kept, and the longest of them: a plan of many rows takes far more than its text
 ENTRIES = 4096
+LONGEST = 16_384
 THREADS = 8
 
 _DEFINITIONS: dict[type[Statement], Callable[[Any, Run], Awaitable[Result]]] = {
@@ -117,7 +118,8 @@ class SqlExecutor:
             transaction.fail(session, Context())
             raise
         prepared = Prepared(sql, announced[:-1], None, entry)
-        _keep(self._prepared, (sql, announced, None), prepared)
+        if _may_keep(entry, sql):
+            _keep(self._prepared, (sql, announced, None), prepared)
         return prepared
 
     def _prepare_plain(self, session: ClientSession, sql: str, announced: tuple[int, ...]) -> Prepared:
@@ -137,7 +139,8 @@ class SqlExecutor:
         prepared = self._prepared.get(key)
         if prepared is None or prepared.columns is not bound.plan.columns:
             prepared = Prepared(sql, tuple(kind.oid for kind in bound.kinds), bound.plan.columns, entry)
-            _keep(self._prepared, key, prepared)
+            if _may_keep(entry, sql):
+                _keep(self._prepared, key, prepared)
         return prepared
 
     def _entry(self, sql: str, announced: tuple[int, ...]) -> Entry:
@@ -147,7 +150,7 @@ class SqlExecutor:
             if "\0" in sql:
                 raise KalamError("22021", 'invalid byte sequence for encoding "UTF8": 0x00')
             entry = entry_of(parse(sql), announced)
-            if not isinstance(entry.statement, CreateUser):  # it carries a password
+            if _may_keep(entry, sql):
                 _keep(self._entries, key, entry)
         return entry
 
@@ -406,6 +409,11 @@ def _answer(run: Run, result: Result) -> Result:
 def lock_timeout_of(session: ClientSession) -> int:
     """lock_timeout of a session in milliseconds."""
     return transaction.milliseconds(session.settings.get("lock_timeout", "0"))
+
+
+def _may_keep(entry: Entry, sql: str) -> bool:
+    """A long text is seldom seen again, and no password stays longer than its statement."""
+    return len(sql) <= LONGEST and not isinstance(entry.statement, CreateUser)
 
 
 def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:

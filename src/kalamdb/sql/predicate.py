@@ -73,6 +73,13 @@ class Compare:
     family: str
 
 
+class Given(tuple[Any, ...]):
+    """The parameters of one execution, and what its conditions have made of them for all rows: no plan keeps either."""
+
+    def __init__(self, values: Sequence[Any]) -> None:  # tuple has taken the values
+        self.made: dict[int, tuple[InList, Members]] = {}  # by the identity of the condition, which thereby lives
+
+
 @dataclass(frozen=True, slots=True)
 class InList:
     """IN: values one by one, or the elements of array parameters."""
@@ -81,7 +88,7 @@ class InList:
     values: tuple[Value, ...]
     family: str
     arrays: bool = False
-    _last: list[tuple[Params, Members]] = field(default_factory=list, compare=False, repr=False)
+    _constant: list[Members] = field(default_factory=list, compare=False, repr=False)
 
     def listed(self, params: Params) -> list[Any]:
         """What is looked for; NULL for an array that is NULL itself."""
@@ -90,12 +97,18 @@ class InList:
         return [each for value in self.values for each in value.elements(params)]
 
     def members(self, params: Params) -> Members:
-        """The same made ready, once for all rows of an execution."""
-        last = self._last[0] if self._last else None
-        if last is None or last[0] is not params:
-            last = params, Members(self.listed(params), self.family)
-            self._last[:] = [last]
-        return last[1]
+        """The same made ready, once for all rows of an execution; constants once and for all."""
+        if self._constant:
+            return self._constant[0]
+        given = params if isinstance(params, Given) else None
+        if given is not None and (found := given.made.get(id(self))) is not None:
+            return found[1]
+        made = Members(self.listed(params), self.family)
+        if all(value.index is None for value in self.values):
+            self._constant.append(made)
+        elif given is not None:
+            given.made[id(self)] = self, made
+        return made
 
 
 class Members:

@@ -400,12 +400,19 @@ class HotSnapshot:
     def __init__(self, pool: ReaderPool) -> None:
         self._pool = pool
         self._number = pool.enter()
-        self._reader: Reader | None = pool.take()
+        self._reader: Reader | None = None
         self._pinned = False
         self._lock = threading.Lock()
         self._held = 0
         self._closed = False
-        self._reader.connection.execute("BEGIN")
+        try:
+            self._reader = pool.take()
+            self._reader.connection.execute("BEGIN")
+        except BaseException:
+            if self._reader is None:
+                pool.leave(self._number)
+            self._end()
+            raise
 
     @property
     def reader(self) -> Reader:
