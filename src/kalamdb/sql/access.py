@@ -173,3 +173,10 @@ def can_manage(account: Account, what: str, role: Role = Role.SERVICE) -> None:
     if account.role < role:
         raise KalamError("42501", f"permission denied to {what}",
                          hint=f"The role {role.name.lower()} or above is needed.")
+
+
+def can_manage_table(account: Account, table: TableDef, what: str) -> None:
+    """Who may not read a shared table may not change it either: a constraint's check would tell what is in it."""
+    can_manage(account, what)
+    if not may_read(account, table):
+        raise _denied(table)

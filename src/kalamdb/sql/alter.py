@@ -54,6 +54,8 @@ async def alter_table(statement: AlterTable, run: Run) -> Result:
             raise access.undefined_table(statement.name)
         return Result("ALTER TABLE", notices=(f'relation "{statement.name}" does not exist, skipping',))
     system.check_writable(found)
+    if statement.owned_by in (None, found.owner):
+        access.can_manage_table(run.session.account, found, "alter a table")
     table = await run.transaction.lock_table(found)
     if (table.namespace, table.name) != (found.namespace, found.name):
         raise StaleDefinition(found)
@@ -62,6 +64,7 @@ async def alter_table(statement: AlterTable, run: Run) -> Result:
                          hint=f"It is a {table.kind} table.")
     if statement.owned_by is not None and statement.owned_by != table.owner:
         return Result("DETACH")
+    access.can_manage_table(run.session.account, table, "alter a table")
     alteration = Alteration(table, run, statement.owned_by is not None)
     for action in statement.actions:
         alteration.apply(action)
@@ -303,6 +306,7 @@ class Alteration:
         owner = options.pop("owner", None if "owner" in action.reset else self.table.owner)
         check_options(self.table.kind, options, self.run)
         self.table = replace(self.table, options=options, owner=owner)
+        access.can_manage_table(self.run.session.account, self.table, "alter a table")
 
     # ---------- the rows that are there ----------
     async def finish(self) -> None:
@@ -337,6 +341,8 @@ class Alteration:
 
     async def _fill_rows(self, fills: dict[int, str]) -> None:
         """Defaults of which every row has its own value."""
+        if self.table.kind == "stream":
+            await self._check_no_events(self.table.columns[min(fills)])
         async def write(rows: list[Row]) -> None:
             await self.run.transaction.update(self.table, [
                 ((tenant, key), {place: self.run.function(name) for place, name in fills.items()})
@@ -344,6 +350,13 @@ class Alteration:
             ])
 
         await self._rows(Scan(self.table, self._tenant, (), with_id=True), FILL_ROWS, write)
+
+    async def _check_no_events(self, column: ColumnDef) -> None:
+        """A row that is written again lives for another ttl_seconds."""
+        if await self._rows(Scan(self.table, self._tenant, (), limit=1), 1):
+            raise KalamError("0A000", f'the default of column "{column.name}" cannot be given to the rows of a stream '
+                                      f"that are there", schema=self.table.namespace, table=self.table.name,
+                             column=column.name, hint="Add the column without it, then SET DEFAULT for rows to come.")
 
     async def _check_not_null(self, place: int) -> None:
         column = self.table.columns[place]

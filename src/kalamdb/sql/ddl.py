@@ -228,6 +228,7 @@ async def drop_table(statement: DropTable, run: Run) -> Result:
         elif statement.owned_by is not None and table.owner != statement.owned_by:
             detached += 1
         elif table not in found:
+            access.can_manage_table(run.session.account, table, "drop a table")
             found.append(table)
     for table in found:  # all, before the first is dropped: what one of them is may have to be looked up again
         await run.transaction.lock_to_drop(table)
@@ -246,6 +247,7 @@ async def undrop_table(statement: UndropTable, run: Run) -> Result:
     if found is None:
         raise KalamError("42704", f'there is no dropped table "{name}"',
                          hint="SHOW DROPPED TABLES lists those that are kept (setting drop_grace).")
+    access.can_manage_table(run.session.account, found.table, "restore a table")
     to = name.table if statement.to is None else check_name(statement.to, "table")
     await run.transaction.restore_table(found, found.table.namespace, to)
     return Result("UNDROP TABLE")
