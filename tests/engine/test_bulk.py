@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,39 @@ def test_savepoints_take_runs_back(run: Runner, tmp_path: Path) -> None:
         await one.commit()
         assert stored(engine, table) == expected((0, RUN + 10), (10_000, 10_000 + RUN))
         assert len(files(tmp_path)) == len(engine.tiered[table.id].segments)
+
+    run(test)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("commits", [True, False])
+def test_rows_of_before_an_alter_become_a_run_too(run: Runner, tmp_path: Path, level: int, commits: bool) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = engine.begin(None)
+        one.set_level(1, level)
+        await one.insert(table, rows_from(0, RUN - 10))
+        column = replace(table.columns[1], id=3, name="w", late=True, missing="new")
+        altered = await one.alter_table(replace(table, columns=(*table.columns, column)))
+        await one.insert(altered, [("", (number, "b", "w")) for number in range(RUN, RUN + 10)])
+        assert one._overlay.tables[table.id].runs.rows == RUN
+        assert await one.update(altered, [(("", (1,)), {2: "changed"})]) == 1
+        old = [(*row, "changed" if row[0] == 1 else "new") for row in expected((0, RUN - 10))]
+        wanted = [*old, *[(number, "b", "w") for number in range(RUN, RUN + 10)]]
+        assert sorted(read(one, altered)) == wanted
+        if commits:
+            await one.commit()
+            assert sorted(stored(engine, altered)) == wanted
+            return
+        if level > 1:
+            one.rollback_to_level(level)
+            assert read(one, table) == []
+            await one.insert(table, rows_from(0, 5))
+            await one.commit()
+        else:
+            one.rollback()
+        assert stored(engine, table) == expected((0, 5 if level > 1 else 0))
+        await until(lambda: not files(tmp_path))
 
     run(test)
 

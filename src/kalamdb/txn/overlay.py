@@ -45,6 +45,7 @@ class TableOverlay:
         """The same rows under another definition."""
         made = TableOverlay(table, layout)
         made.runs = self.runs.altered(table, layout)
+        made.fresh = list(self.fresh)
         places = {column.id: place for place, column in enumerate(self.table.columns)}
         sources = [(places.get(column.id), column.missing) for column in table.columns]
         for key, version in self.rows.items():
