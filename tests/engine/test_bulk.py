@@ -314,6 +314,53 @@ def test_rows_of_a_run_that_is_taken_back(run: Runner, end: str) -> None:
     run(test)
 
 
+def test_rows_of_a_run_after_one_that_was_taken_back(run: Runner) -> None:
+    """Who waited for the first has no part in the second, and is not let off waiting for it."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one, other, third = engine.begin(None), engine.begin(None), engine.begin(None)
+        one.set_level(1, 2)
+        await one.insert(table, rows_from(0, 4 * RUN))
+        waiting = await waiting_for(other.insert(table, [("", (1, "late"))]), other)
+        one.rollback_to_level(2)
+        assert await soon(waiting) == 1
+        assert one._runs_key not in other.locks
+        await one.insert(table, rows_from(10_000, 4 * RUN))
+        late = [await waiting_for(each.insert(table, [("", (10_000 + number, "late"))]), each)
+                for number, each in enumerate([other, third])]
+        await one.commit()
+        for each in late:
+            await refused("23505", each)
+        await other.commit()
+        third.rollback()
+        assert stored(engine, table) == [(1, "late"), *expected((10_000, 10_000 + 4 * RUN))]
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
+def test_a_load_while_somebody_still_has_the_key_of_its_runs(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one, two, other = engine.begin(None), engine.begin(None), engine.begin(None)
+        assert engine.locks.try_lock(two, one._runs_key, share=True)
+        loading = await waiting_for(one.insert(table, rows_from(0, 4 * RUN)), one)
+        waiting = await waiting_for(other.insert(table, [("", (1, "late"))]), other)
+        two.rollback()
+        assert await soon(loading) == 4 * RUN
+        assert one._runs_key in one.locks
+        third = engine.begin(None)
+        await refused("55P03", third.lock(third.snapshot(), table, [("", (2,))], wait="nowait"))
+        third.rollback()
+        await one.commit()
+        await refused("23505", waiting)
+        other.rollback()
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
 def test_two_loads_of_the_same_keys(run: Runner) -> None:
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, definition())

@@ -131,6 +131,19 @@ class LockTable:
                 self._grant(key, held)
         del owner.locks[keep:]
 
+    def release_one(self, owner: Owner, key: LockKey) -> None:
+        """Release a lock taken lately, if the owner has it."""
+        held = self._held.get(key)
+        if held is owner:
+            del self._held[key]
+        elif isinstance(held, Shared) and owner in held.holders:
+            del held.holders[owner]
+            self._grant(key, held)
+        else:
+            return
+        place = next(place for place in reversed(range(len(owner.locks))) if owner.locks[place] == key)
+        del owner.locks[place]
+
     def forget(self, owner: Owner, keys: Set[LockKey], keep: int) -> None:
         """Give back those of these locks, beyond an owner's first ``keep``, that nobody waits for: something else
         protects what they did."""

@@ -333,12 +333,12 @@ class StoreTransaction:
         try:
             segment, written = await self._engine.tiers.in_thread(write, pool="bulk")
             self._check_alive()
+            await self._lock(self._runs_key)  # who waited for runs that were taken back may have it for a moment
         except BaseException:
             unlink_scratch(path)
             raise
         self._overlay.to_run(overlay, rows, segment, written)
         self._engine.loading.setdefault(overlay.table.id, {})[self] = None
-        self._engine.locks.try_lock(self, self._runs_key)
         self._engine.locks.forget(self, {(overlay.table.id, *key) for key, _, _ in rows}, self._overlay.locks_before)
 
     def _new_key(self, table: TableDef, layout: Layout, tenant: str, row: Row) -> tuple[str, int | bytes]:
@@ -453,15 +453,13 @@ class StoreTransaction:
     async def _lock_row(self, table: TableDef, key: RowKey, *, share: bool = False, wait: bool = True,
                         timeout_ms: int = 0, aside: dict[str, Any] | None = None) -> bool:
         """False where it would have to wait for somebody and must not. ``aside``: see ``_read``."""
-        ended: set[StoreTransaction] = set()
         while self._loaders(table):
-            other = await self._read(self._loader_of, table, key, ended, aside=aside)
+            other = await self._read(self._loader_of, table, key, aside=aside)
             if other is None:
                 break
             if not wait:
                 return False
-            await self._lock(other._runs_key, share=True, timeout_ms=timeout_ms)
-            ended.add(other)
+            await self._wait_for_runs(other, timeout_ms)
             if aside is not None:
                 aside.clear()
         lock_key = (table.id, *key)
@@ -474,6 +472,14 @@ class StoreTransaction:
             aside.clear()
         return True
 
+    async def _wait_for_runs(self, other: StoreTransaction, timeout_ms: int) -> None:
+        """Until a transaction has ended, or taken back runs. Its key is given back at once: it may load again."""
+        key = other._runs_key
+        try:
+            await self._lock(key, share=True, timeout_ms=timeout_ms)
+        finally:
+            self._engine.locks.release_one(self, key)
+
     @property
     def _runs_key(self) -> LockKey:
         """Who waits for a row in one of this transaction's runs waits for its end."""
@@ -484,10 +490,9 @@ class StoreTransaction:
         loading = self._engine.loading.get(table.id)
         return [] if loading is None else [other for other in loading if other is not self]
 
-    def _loader_of(self, table: TableDef, key: RowKey, ended: set[StoreTransaction]) -> StoreTransaction | None:
+    def _loader_of(self, table: TableDef, key: RowKey) -> StoreTransaction | None:
         """Who has a key in a run."""
-        return next((other for other in self._loaders(table) if other not in ended and other.holds_in_run(table, key)),
-                    None)
+        return next((other for other in self._loaders(table) if other.holds_in_run(table, key)), None)
 
     def holds_in_run(self, table: TableDef, key: RowKey) -> bool:
         """Raises NotInMemory."""
