@@ -230,6 +230,33 @@ def test_a_drop_that_is_taken_back_lets_writers_go_on(run: Runner) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("entered", [True, False])
+def test_rows_of_an_altered_table_need_no_locks_of_their_own(run: Runner, entered: bool) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, *[(number, "a") for number in range(100)])
+        one, other = engine.begin(None), engine.begin(None)
+        if entered:
+            await one.insert(table, [("", (100, "a"))])
+        one.set_level(1, 2)
+        await one.lock_table(table)
+        held = len(engine.locks)
+        assert await one.update(table, [(("", (number,)), {1: "b"}) for number in range(100)]) == 100
+        assert len(engine.locks) == held
+        writing = await waiting(other.update(table, [(("", (5,)), {1: "c"})]), other)
+        one.rollback_to_level(2)
+        if entered:  # shared before the savepoint; made exclusive, it stays so
+            await one.commit()
+        assert await soon(writing) == 1
+        await other.commit()
+        if not entered:
+            assert await one.update(table, [(("", (5,)), {1: "d"})]) == 1
+            await one.commit()
+        assert [row for row in stored(engine, table) if row[1] != "a"] == [(5, "c" if entered else "d")]
+
+    run(test)
+
+
 @pytest.mark.parametrize("rename", [True, False])
 def test_a_drop_that_waited_drops_what_it_was_told(run: Runner, rename: bool) -> None:
     """Else the rows of the table that was renamed are gone after a restart, and the new table is gone at once."""

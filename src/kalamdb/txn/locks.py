@@ -155,6 +155,10 @@ class LockTable:
                 kept.append(key)
         owner.locks[keep:] = kept
 
+    def holds_alone(self, owner: Owner, key: LockKey) -> bool:
+        held = self._held.get(key)
+        return held is owner or (isinstance(held, Shared) and held.holders.get(owner) is False)
+
     def holders(self) -> list[tuple[LockKey, Owner, bool]]:
         """(key, owner, shared) of every lock held."""
         found: list[tuple[LockKey, Owner, bool]] = []

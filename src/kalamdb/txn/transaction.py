@@ -453,6 +453,8 @@ class StoreTransaction:
     async def _lock_row(self, table: TableDef, key: RowKey, *, share: bool = False, wait: bool = True,
                         timeout_ms: int = 0, aside: dict[str, Any] | None = None) -> bool:
         """False where it would have to wait for somebody and must not. ``aside``: see ``_read``."""
+        if self._engine.locks.holds_alone(self, (table.id,)):  # given back, if at all, with what was written under it
+            return True
         while self._loaders(table):
             other = await self._read(self._loader_of, table, key, aside=aside)
             if other is None:
