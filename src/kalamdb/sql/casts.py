@@ -22,6 +22,7 @@ from kalamdb.sql.kinds import (
     MOMENTS,
     NUMBERS,
     NUMERIC,
+    RAW,
     STRINGS,
     TEXT,
     UNKNOWN,
@@ -33,7 +34,8 @@ from kalamdb.sql.kinds import (
 
 @dataclass(slots=True)
 class Typed:
-    """``simple``: may be repeated at no cost. ``exact``: the SQL of a numeric column's text, beside its DECIMAL."""
+    """``simple``: may be repeated at no cost. ``exact``: the SQL of a numeric column's text, beside its DECIMAL; of a type of
+    RAW, that of the storage value."""
 
     sql: str
     kind: Kind
@@ -148,7 +150,8 @@ def parameter(index: int, target: Kind, params: Params) -> Typed:
     announced = params.type(index)
     assert announced is not None
     form = "n" if announced.name == "numeric" else "p"
-    return Typed(f"\0{form}{index}\0", kind(announced.name), True)
+    exact = f"\0r{index}\0" if announced.name in RAW else None
+    return Typed(f"\0{form}{index}\0", kind(announced.name), True, exact=exact)
 
 
 def settled(typed: Typed, params: Params) -> Typed:

@@ -284,15 +284,22 @@ def _elements(form: str, element: PgType, values: Sequence[Any] | None) -> str:
     if form == "k":
         element, values = types.by_name("bytea"), [each and numeric_bytes(each) for each in values or (None,)]
     elif form == "r":
-        element = types.by_name("bytea" if element.name == "uuid" else "int8")
+        element = _stored_as(element)
     return ", ".join(native.literal(element, each) for each in values or (None,))
 
 
+def _stored_as(type_: PgType) -> PgType:
+    """The type of a storage value of a type of RAW."""
+    return types.by_name("bytea" if type_.name == "uuid" else "int8")
+
+
 def _parameter(form: str, type_: PgType, value: Any) -> str:
-    """Form n: a numeric as its text; for those of arrays see above."""
+    """Form n: a numeric as its text; r: as it is stored; for those of arrays see above."""
     element = types.element_of(type_)
     if element is not None:
         return _elements(form, element, value)
+    if form == "r":
+        return native.literal(_stored_as(type_), value)
     if form == "n":
         return "CAST(NULL AS VARCHAR)" if value is None else native.literal(types.TEXT, value)
     if type_.name in ("json", "jsonb"):
