@@ -34,8 +34,8 @@ from kalamdb.sql.kinds import (
 
 @dataclass(slots=True)
 class Typed:
-    """``simple``: may be repeated at no cost. ``exact``: the SQL of a numeric column's text, beside its DECIMAL; of a type of
-    RAW, that of the storage value."""
+    """``simple``: may be repeated at no cost. ``exact``: the SQL of a numeric column's text, beside its DECIMAL; of
+    a type of RAW, that of the storage value."""
 
     sql: str
     kind: Kind
