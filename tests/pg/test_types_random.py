@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from .pair import Pair
@@ -186,6 +186,7 @@ def test_random_conditions(pair: Pair) -> None:
 
     @settings(FEW, max_examples=300)
     @given(conditions)
+    @example("'294276-12-31 23:59:59.999999'::timestamp = da")
     def check(condition: str) -> None:
         query = f"SELECT id FROM t WHERE {condition} ORDER BY id".encode()
         wanted = pair.heap.conn.execute(query).fetchall()
