@@ -131,6 +131,7 @@ typedef struct KalamRequest
 	int			snapshot;		/* from kalam_snapshot_number; 0: none */
 	const char *tenant;			/* NULL: none */
 	int			report;			/* number of the report to add to; 0: none */
+	const char *rules;			/* the remote definition that it relies on; NULL: none */
 } KalamRequest;
 
 /*

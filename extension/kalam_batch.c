@@ -459,7 +459,24 @@ make_request(KalamBatch *batch, KalamRequest *req, uint32 flags)
 	if (!batch->detached && batch->spec.estate->es_snapshot != NULL &&
 		list_length(batch->spec.estate->es_range_table) > 1)
 		req->snapshot = kalam_snapshot_number(batch->spec.conn, batch->spec.estate);
+	if (batch->spec.conflict != NULL)
+		req->rules = batch->spec.conflict->rules;
 	take_parameters(batch, req);
+}
+
+static PGresult *
+send_request(KalamBatch *batch, KalamRequest *req)
+{
+	PGresult   *res = kalam_request(batch->spec.conn, req);
+
+	while (kalam_is_stale(res))
+	{
+		kalam_result_free(res);
+		kalam_conflict_renew(batch->spec.conflict, batch->spec.conn, batch->spec.table, batch->spec.rel);
+		req->rules = batch->spec.conflict->rules;
+		res = kalam_request(batch->spec.conn, req);
+	}
+	return res;
 }
 
 /* Sends the rows; with commit, as the remote transaction's last statement. */
@@ -473,7 +490,7 @@ batch_send(KalamBatch *batch, bool commit)
 	make_request(batch, &req, commit ? KALAM_REQ_COMMIT : KALAM_REQ_TXN);
 	if (batch->result_cxt != NULL)
 		MemoryContextSwitchTo(batch->result_cxt);
-	res = kalam_request(batch->spec.conn, &req);
+	res = send_request(batch, &req);
 	/* no tag: it was committed, as was learnt later, for the answer was lost */
 	affected = PQcmdStatus(res)[0] ? strtoll(PQcmdTuples(res), NULL, 10) : batch->rows;
 	if (batch->result_cxt != NULL)

@@ -22,6 +22,8 @@ typedef struct KalamConflict
 	KalamParameters params;
 	ExprContext *econtext;
 	List	   *returning;		/* columns wanted of each row; NIL: none, and rows go in batches */
+	const char *rules;			/* the remote definition that it relies on, or NULL */
+	List	   *set;			/* columns that it sets */
 } KalamConflict;
 
 typedef struct KalamBatchSpec
@@ -41,6 +43,9 @@ typedef struct KalamBatchSpec
 
 /* text of the statement; by_row: the form with one row's values as parameters */
 extern char *kalam_batch_sql(const KalamBatchSpec *spec, bool by_row);
+
+/* kalam_conflict.c: the server has other rules than those that it relies on; 40001 if they do not do */
+extern void kalam_conflict_renew(KalamConflict *conflict, KalamConn *conn, KalamTable *table, Relation rel);
 
 extern KalamBatch *kalam_batch_create(MemoryContext parent, const KalamBatchSpec *spec);
 /* values in the order of attnos, then keys; they are copied.  The rows affected if the batch was full and went out */

@@ -35,6 +35,8 @@ typedef enum KalamConflictPart
 	KALAM_CONFLICT_SQL,			/* String: ON CONFLICT ... */
 	KALAM_CONFLICT_ALIAS,		/* Integer: what the target is called in it: r and this number */
 	KALAM_CONFLICT_PARAMS,		/* its parameters, $1 first */
+	KALAM_CONFLICT_RULES,		/* String: the remote definition that it relies on, "": none */
+	KALAM_CONFLICT_SET,			/* IntList: columns that it sets */
 } KalamConflictPart;
 
 static planner_hook_type previous_planner = NULL;
@@ -178,6 +180,7 @@ plan_upsert(PlannerInfo *root, ModifyTable *plan, Index rtindex, RangeTblEntry *
 	KalamScope	scope = {0};
 	KalamUpsert upsert = {.target = rtindex, .excluded = plan->exclRelRTI, .relid = entry->relid, .scope = &scope};
 	List	   *params = NIL;
+	const char *relies_on;
 	StringInfoData sql;
 
 	if (table->type == KALAM_STREAM)
@@ -187,11 +190,12 @@ plan_upsert(PlannerInfo *root, ModifyTable *plan, Index rtindex, RangeTblEntry *
 	scope.relids = bms_add_member(bms_make_singleton(rtindex), plan->exclRelRTI);
 	upsert.keys = kalam_key_columns(entry->relid);
 	if (!collect_settings(rel, plan, &scope, &upsert) || has_local_rules(rel) ||
-		kalam_breaks_rules(scope.conn, table, rel, upsert.attnos, upsert.exprs))
+		kalam_breaks_rules(scope.conn, table, rel, upsert.attnos, upsert.exprs, &relies_on))
 		return NIL;
 	initStringInfo(&sql);
 	kalam_deparse_upsert(&sql, root, &upsert, &params);
-	return list_make3(makeString(sql.data), makeInteger(rtindex), params);
+	return list_make5(makeString(sql.data), makeInteger(rtindex), params,
+					  makeString(relies_on ? unconstify(char *, relies_on) : ""), upsert.attnos);
 }
 
 static List *
@@ -224,6 +228,10 @@ kalam_conflict_create(List *private, bool returns, Relation rel)
 	conflict->sql = strVal(list_nth(private, KALAM_CONFLICT_SQL));
 	conflict->alias = intVal(list_nth(private, KALAM_CONFLICT_ALIAS));
 	conflict->exprs = list_nth(private, KALAM_CONFLICT_PARAMS);
+	conflict->rules = strVal(list_nth(private, KALAM_CONFLICT_RULES));
+	if (conflict->rules[0] == '\0')
+		conflict->rules = NULL;
+	conflict->set = list_nth(private, KALAM_CONFLICT_SET);
 	for (AttrNumber attno = 1; returns && attno <= desc->natts; attno++)
 	{
 		if (kalam_is_stored(TupleDescAttr(desc, attno - 1)))
@@ -237,6 +245,27 @@ kalam_conflict_begin(KalamConflict *conflict, KalamConn *conn, EState *estate)
 {
 	conflict->econtext = CreateExprContext(estate);
 	kalam_parameters_prepare(&conflict->params, conn, conflict->exprs, NULL);
+}
+
+/*
+ * The server has other rules than those that the statement relies on, and has
+ * done nothing.  If they do, too, it can be sent again; else PostgreSQL has to
+ * look at each row, for which it needs another plan.
+ */
+void
+kalam_conflict_renew(KalamConflict *conflict, KalamConn *conn, KalamTable *table, Relation rel)
+{
+	MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(conflict));
+	bool		hold = kalam_rules_hold(conn, table, rel, conflict->set, &conflict->rules);
+
+	MemoryContextSwitchTo(old);
+	if (!hold)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not execute ON CONFLICT DO UPDATE due to concurrent ALTER TABLE of the remote table"),
+				 errdetail("The server does not enforce all constraints of foreign table \"%s\" any more.",
+						   RelationGetRelationName(rel)),
+				 errhint("The transaction might succeed if retried.")));
 }
 
 /*

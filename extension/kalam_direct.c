@@ -11,6 +11,10 @@
  * their newest version, as PostgreSQL does.  Anything else is done row by row:
  * kalam_modify.c.
  *
+ * Where the server has other rules by the time the statement runs, and does not
+ * enforce all that the table here promises, the statement returns the changed
+ * rows whole, which are then checked here.
+ *
  * ForeignScan.fdw_private is then a list, by KalamDirectPart; fdw_exprs are the
  * statement's parameters.
  */
@@ -42,6 +46,8 @@ typedef enum KalamDirectPart
 	KALAM_DIRECT_ATTRS,			/* IntList: columns that it returns */
 	KALAM_DIRECT_RETURNS,		/* Boolean: the query has RETURNING */
 	KALAM_DIRECT_COUNTS,		/* Boolean: its rows are the command's */
+	KALAM_DIRECT_RULES,			/* String: the remote definition that it relies on, "": none */
+	KALAM_DIRECT_SET,			/* IntList: columns that it sets */
 } KalamDirectPart;
 
 /* One running statement: ForeignScanState.fdw_state */
@@ -55,6 +61,8 @@ typedef struct KalamDirect
 	List	   *attrs;
 	bool		returns;
 	bool		counts;
+	const char *rules;			/* NULL: it relies on none */
+	List	   *set;
 	bool		snapshot;		/* other parts of the statement read or write, too */
 	KalamParameters params;
 	KalamReader *reader;
@@ -123,7 +131,8 @@ collect_values(PlannerInfo *root, Relation rel, KalamChange *change)
 		change->exprs = lappend(change->exprs, expr);
 	}
 	return change->attnos != NIL &&
-		!kalam_breaks_rules(change->scope->conn, change->target->table, rel, change->attnos, change->exprs);
+		!kalam_breaks_rules(change->scope->conn, change->target->table, rel, change->attnos, change->exprs,
+							&change->relies_on);
 }
 
 /* The scan has found what it may send under a lock; here the server may evaluate whatever it can. */
@@ -141,26 +150,32 @@ collect_conditions(ForeignScan *scan, KalamChange *change)
 	return true;
 }
 
+/* Columns that the server has; wanted: those in it, or all where it has the whole row. */
+static List *
+stored_columns(TupleDesc desc, Bitmapset *wanted)
+{
+	List	   *attrs = NIL;
+
+	for (AttrNumber attno = 1; attno <= desc->natts; attno++)
+	{
+		if (kalam_is_stored(TupleDescAttr(desc, attno - 1)) &&
+			(wanted == NULL || bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, wanted) ||
+			 bms_is_member(attno - FirstLowInvalidHeapAttributeNumber, wanted)))
+			attrs = lappend_int(attrs, attno);
+	}
+	return attrs;
+}
+
 /* Columns of the target that RETURNING names. */
 static List *
 returned_columns(PlannerInfo *root, ModifyTable *plan, int subplan_index, Index rtindex, Relation rel)
 {
-	TupleDesc	desc = RelationGetDescr(rel);
 	Bitmapset  *used = NULL;
-	List	   *attrs = NIL;
-	bool		whole_row;
 
 	if (plan->returningLists == NIL)
 		return NIL;
 	pull_varattnos((Node *) list_nth(plan->returningLists, subplan_index), rtindex, &used);
-	whole_row = bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, used);
-	for (AttrNumber attno = 1; attno <= desc->natts; attno++)
-	{
-		if (kalam_is_stored(TupleDescAttr(desc, attno - 1)) &&
-			(whole_row || bms_is_member(attno - FirstLowInvalidHeapAttributeNumber, used)))
-			attrs = lappend_int(attrs, attno);
-	}
-	return attrs;
+	return used == NULL ? NIL : stored_columns(RelationGetDescr(rel), used);
 }
 
 /* ---------- planning ---------- */
@@ -210,6 +225,8 @@ plan_change(PlannerInfo *root, ModifyTable *plan, ForeignScan *scan, int subplan
 	scan->fdw_exprs = params;
 	scan->fdw_private = list_make4(makeString(sql.data), change.returning, makeBoolean(plan->returningLists != NIL),
 								   makeBoolean(plan->canSetTag));
+	scan->fdw_private = lappend(scan->fdw_private, makeString(change.relies_on ? unconstify(char *, change.relies_on) : ""));
+	scan->fdw_private = lappend(scan->fdw_private, change.attnos);
 	return true;
 }
 
@@ -261,12 +278,71 @@ kalam_BeginDirectModify(ForeignScanState *node, int eflags)
 	direct->attrs = list_nth(plan->fdw_private, KALAM_DIRECT_ATTRS);
 	direct->returns = boolVal(list_nth(plan->fdw_private, KALAM_DIRECT_RETURNS));
 	direct->counts = boolVal(list_nth(plan->fdw_private, KALAM_DIRECT_COUNTS));
+	direct->set = list_nth(plan->fdw_private, KALAM_DIRECT_SET);
+	direct->rules = strVal(list_nth(plan->fdw_private, KALAM_DIRECT_RULES));
+	if (direct->rules[0] == '\0')
+		direct->rules = NULL;
 	direct->snapshot = list_length(estate->es_range_table) > 1;
 	kalam_parameters_prepare(&direct->params, direct->conn, plan->fdw_exprs, &node->ss.ps);
 	if (direct->snapshot)
 		(void) kalam_snapshot_number(direct->conn, estate);
 	node->fdw_state = direct;
 	MemoryContextSwitchTo(old);
+}
+
+/* The statement with other columns in its RETURNING, which is its end. */
+static char *
+sql_returning(KalamDirect *direct, List *attrs)
+{
+	StringInfoData was;
+	StringInfoData sql;
+
+	initStringInfo(&was);
+	initStringInfo(&sql);
+	kalam_deparse_returning(&was, direct->table->relid, direct->attrs);
+	appendBinaryStringInfo(&sql, direct->sql, strlen(direct->sql) - was.len);
+	kalam_deparse_returning(&sql, direct->table->relid, attrs);
+	return sql.data;
+}
+
+/* What the table here promises, of each changed row. */
+static void
+check_rows(KalamDirect *direct, PGresult *res, List *attrs)
+{
+	ForeignScanState *node = direct->node;
+	Relation	rel = node->ss.ss_currentRelation;
+	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
+	KalamReader *reader = kalam_reader_create(direct->cxt, RelationGetDescr(rel), rel, direct->conn, attrs);
+
+	kalam_reader_take(reader, res, true);
+	while (kalam_reader_next(reader, slot))
+		ExecConstraints(node->resultRelInfo, slot, node->ss.ps.state);
+	ExecClearTuple(slot);
+}
+
+/* The server has other rules than those that the statement relies on. */
+static PGresult *
+execute_anew(KalamDirect *direct, KalamRequest *req)
+{
+	Relation	rel = direct->node->ss.ss_currentRelation;
+	List	   *attrs = stored_columns(RelationGetDescr(rel), NULL);
+	PGresult   *res = NULL;
+
+	while (kalam_rules_hold(direct->conn, direct->table, rel, direct->set, &req->rules))
+	{
+		if (res != NULL)
+			kalam_result_free(res);
+		res = kalam_request(direct->conn, req);
+		if (!kalam_is_stale(res))
+			return res;
+	}
+	req->rules = NULL;
+	req->sql = sql_returning(direct, attrs);
+	res = kalam_request(direct->conn, req);
+	check_rows(direct, res, attrs);
+	if (direct->attrs != NIL)
+		direct->attrs = attrs;
+	return res;
 }
 
 static void
@@ -282,7 +358,13 @@ execute(KalamDirect *direct)
 	req.tenant = direct->tenant;
 	if (direct->snapshot)
 		req.snapshot = kalam_snapshot_number(direct->conn, node->ss.ps.state);
+	req.rules = direct->rules;
 	res = kalam_request(direct->conn, &req);
+	if (kalam_is_stale(res))
+	{
+		kalam_result_free(res);
+		res = execute_anew(direct, &req);
+	}
 	direct->affected = strtoll(PQcmdTuples(res), NULL, 10);
 	kalam_sizes_changed(direct->affected);
 	if (direct->attrs != NIL)

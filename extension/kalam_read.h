@@ -185,6 +185,7 @@ typedef struct KalamChange
 	List	   *exprs;			/* and to what */
 	List	   *conds;			/* WHERE */
 	List	   *returning;		/* attnums of the columns that are wanted of the rows */
+	const char *relies_on;		/* the remote definition whose rules hold for it, or NULL */
 } KalamChange;
 
 /* ON CONFLICT DO UPDATE */
@@ -202,6 +203,7 @@ typedef struct KalamUpsert
 
 extern void kalam_deparse_upsert(StringInfo buf, PlannerInfo *root, const KalamUpsert *upsert, List **params);
 extern void kalam_deparse_change(StringInfo buf, const KalamChange *change, List **params);
+extern void kalam_deparse_returning(StringInfo buf, Oid relid, List *attnos);	/* with which it ends */
 /* "public.orders r1, public.lines r2" */
 extern char *kalam_relation_names(KalamRelInfo *from);
 
@@ -264,10 +266,17 @@ extern void kalam_direct_routine(FdwRoutine *routine);
 extern bool kalam_value_allowed(const KalamScope *scope, Expr *expr);
 
 /* ---------- kalam_rules.c ---------- */
-extern bool kalam_enforces_not_null(KalamConn *conn, KalamTable *table, AttrNumber attno);
-extern bool kalam_enforces_checks(KalamConn *conn, KalamTable *table, Relation rel);	/* all that rel has */
-/* could setting these columns violate what the server knows nothing of? */
-extern bool kalam_breaks_rules(KalamConn *conn, KalamTable *table, Relation rel, List *attnos, List *exprs);
+/*
+ * Could setting these columns violate what the server knows nothing of?  If
+ * not, relies_on becomes the remote definition that says so, for
+ * KalamRequest.rules; NULL if there is nothing to violate.
+ */
+extern bool kalam_breaks_rules(KalamConn *conn, KalamTable *table, Relation rel, List *attnos, List *exprs,
+							   const char **relies_on);
+/* the answer to a request with rules: the server has done nothing, for it has another definition by now */
+extern bool kalam_is_stale(PGresult *res);
+/* after that: learns the rules anew; do they still hold, whatever the columns are set to? */
+extern bool kalam_rules_hold(KalamConn *conn, KalamTable *table, Relation rel, List *attnos, const char **relies_on);
 
 /* ---------- kalam_parameter.c ---------- */
 /* zeroed before they are prepared */

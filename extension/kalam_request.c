@@ -630,6 +630,12 @@ context_json(KalamConn *conn, const KalamRequest *req)
 	}
 	if (req->report > 0)
 		appendStringInfo(&json, "\"stats\":%d,", req->report);
+	if (req->rules)
+	{
+		appendStringInfoString(&json, "\"rules\":");
+		escape_json(&json, req->rules);
+		appendStringInfoChar(&json, ',');
+	}
 	if (LockTimeout > 0)
 		appendStringInfo(&json, "\"lock_timeout\":%d,", LockTimeout);
 	if (json.data[json.len - 1] == ',')

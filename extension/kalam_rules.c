@@ -3,15 +3,22 @@
  *
  * A statement that is sent whole changes rows that nobody sees here, so what a
  * local table promises must be known to be checked there: the columns that are
- * NOT NULL (DESCRIBE), and the CHECK constraints of the same name and text that
- * the server can evaluate (SHOW TABLE).  Each is asked for once by a session,
- * and again when the table's definition here, or the connection, has changed.
+ * NOT NULL, and the CHECK constraints of the same name and text that the server
+ * can evaluate.  SHOW TABLE tells both, and which definition of the table it
+ * told them of; a session asks once, and again when the table's definition
+ * here, or the connection, has changed.
+ *
+ * Others may alter the remote table meanwhile.  So a statement that relies on
+ * its rules names that definition, and the server does nothing but say STALE
+ * where it has another by now.  Then the rules are learnt anew.
  */
 #include "postgres.h"
 
 #include "access/sysattr.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "storage/sinval.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -30,8 +37,8 @@ typedef struct RulesEntry
 	KalamConn  *conn;			/* NULL: forgotten, by any look into a catalog */
 	uint64		made;			/* the connection that was asked */
 	MemoryContext cxt;
-	bool		knows_columns;
-	bool		knows_checks;
+	char	   *definition;		/* NULL: not asked, or the server has no word for it */
+	bool		known;
 	List	   *not_null;		/* names of columns */
 	List	   *checks;			/* of pairs: name, text */
 } RulesEntry;
@@ -81,28 +88,12 @@ find_entry(KalamConn *conn, Oid relid)
 	{
 		MemoryContextReset(entry->cxt);
 		entry->not_null = entry->checks = NIL;
-		entry->knows_columns = entry->knows_checks = false;
+		entry->definition = NULL;
+		entry->known = false;
 		entry->made = conn->made;
 		entry->conn = conn;
 	}
 	return entry;
-}
-
-/* Rows of DESCRIBE: name, type, not_null, … */
-static void
-learn_columns(RulesEntry *entry, KalamConn *conn, KalamTable *table)
-{
-	PGresult   *res = kalam_ask_about(conn, table, NULL, "DESCRIBE");
-	MemoryContext old = MemoryContextSwitchTo(entry->cxt);
-
-	for (int row = 0; row < PQntuples(res); row++)
-	{
-		if (PQgetlength(res, row, 2) == 1 && PQgetvalue(res, row, 2)[0] != 0)
-			entry->not_null = lappend(entry->not_null, pstrdup(kalam_result_text(res, row, 0)));
-	}
-	entry->knows_columns = true;
-	MemoryContextSwitchTo(old);
-	kalam_result_free(res);
 }
 
 static const char *
@@ -118,35 +109,47 @@ fact(PGresult *res, const char *prefix, const char *name)
 	return NULL;
 }
 
-/* Rows of SHOW TABLE: check.NAME and its text, enforced.NAME. */
+/* Rows of SHOW TABLE: definition, not_null.COLUMN, check.NAME and its text, enforced.NAME. */
 static void
-learn_checks(RulesEntry *entry, KalamConn *conn, KalamTable *table)
+learn(RulesEntry *entry, KalamConn *conn, KalamTable *table)
 {
 	PGresult   *res = kalam_ask_about(conn, table, NULL, "SHOW TABLE");
+	const char *definition = fact(res, "definition", "");
 	MemoryContext old = MemoryContextSwitchTo(entry->cxt);
 
-	for (int row = 0; row < PQntuples(res); row++)
+	/* where it cannot be named it may change unseen: nothing is known of it */
+	entry->known = true;
+	entry->definition = definition ? pstrdup(definition) : NULL;
+	for (int row = 0; definition != NULL && row < PQntuples(res); row++)
 	{
 		char	   *option = kalam_result_text(res, row, 0);
 
-		if (strncmp(option, "check.", 6) == 0 && fact(res, "enforced.", option + 6) != NULL)
+		if (strncmp(option, "not_null.", 9) == 0)
+			entry->not_null = lappend(entry->not_null, pstrdup(option + 9));
+		else if (strncmp(option, "check.", 6) == 0 && fact(res, "enforced.", option + 6) != NULL)
 			entry->checks = lappend(entry->checks, list_make2(pstrdup(option + 6), pstrdup(kalam_result_text(res, row, 1))));
 	}
-	entry->knows_checks = true;
 	MemoryContextSwitchTo(old);
 	kalam_result_free(res);
 }
 
-bool
-kalam_enforces_not_null(KalamConn *conn, KalamTable *table, AttrNumber attno)
+static RulesEntry *
+known_entry(KalamConn *conn, KalamTable *table)
+{
+	RulesEntry *entry = find_entry(conn, table->relid);
+
+	if (!entry->known)
+		learn(entry, conn, table);
+	return entry;
+}
+
+static bool
+enforces_not_null(KalamConn *conn, KalamTable *table, AttrNumber attno)
 {
 	const char *column = kalam_remote_column(table->relid, attno);
-	RulesEntry *entry = find_entry(conn, table->relid);
 	ListCell   *lc;
 
-	if (!entry->knows_columns)
-		learn_columns(entry, conn, table);
-	foreach(lc, entry->not_null)
+	foreach(lc, known_entry(conn, table)->not_null)
 	{
 		if (strcmp(lfirst(lc), column) == 0)
 			return true;
@@ -175,42 +178,13 @@ may_be_null(Expr *expr)
 	return !IsA(expr, Const) || ((Const *) expr)->constisnull;
 }
 
-bool
-kalam_breaks_rules(KalamConn *conn, KalamTable *table, Relation rel, List *attnos, List *exprs)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-	Bitmapset  *bounds = NULL;
-	ListCell   *attno;
-	ListCell   *expr;
-
-	if (rel->rd_rel->relispartition)
-		pull_varattnos((Node *) RelationGetPartitionQual(rel), 1, &bounds);
-	forboth(attno, attnos, expr, exprs)
-	{
-		AttrNumber	n = lfirst_int(attno);
-
-		if (bms_is_member(n - FirstLowInvalidHeapAttributeNumber, bounds))
-			return true;
-		if (TupleDescAttr(desc, n - 1)->attnotnull && may_be_null(lfirst(expr)) &&
-			!kalam_enforces_not_null(conn, table, n))
-			return true;
-	}
-	return !kalam_enforces_checks(conn, table, rel);
-}
-
-bool
-kalam_enforces_checks(KalamConn *conn, KalamTable *table, Relation rel)
+static bool
+enforces_checks(KalamConn *conn, KalamTable *table, Relation rel)
 {
 	TupleConstr *constr = RelationGetDescr(rel)->constr;
-	List	   *context;
-	RulesEntry *entry;
+	List	   *context = deparse_context_for(RelationGetRelationName(rel), RelationGetRelid(rel));
+	RulesEntry *entry = known_entry(conn, table);
 
-	if (constr == NULL || constr->num_check == 0)
-		return true;
-	context = deparse_context_for(RelationGetRelationName(rel), RelationGetRelid(rel));
-	entry = find_entry(conn, table->relid);
-	if (!entry->knows_checks)
-		learn_checks(entry, conn, table);
 	for (int i = 0; i < constr->num_check; i++)
 	{
 		Node	   *check = stringToNode(constr->check[i].ccbin);
@@ -221,4 +195,82 @@ kalam_enforces_checks(KalamConn *conn, KalamTable *table, Relation rel)
 			return false;
 	}
 	return true;
+}
+
+/* exprs: NIL where it is not known what the columns are set to */
+static bool
+are_enforced(KalamConn *conn, KalamTable *table, Relation rel, List *attnos, List *exprs, bool *any)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	*any = desc->constr != NULL && desc->constr->num_check > 0;
+	for (int i = 0; i < list_length(attnos); i++)
+	{
+		AttrNumber	n = list_nth_int(attnos, i);
+
+		if (!TupleDescAttr(desc, n - 1)->attnotnull || (exprs != NIL && !may_be_null(list_nth(exprs, i))))
+			continue;
+		*any = true;
+		if (!enforces_not_null(conn, table, n))
+			return false;
+	}
+	return desc->constr == NULL || desc->constr->num_check == 0 || enforces_checks(conn, table, rel);
+}
+
+static bool
+sets_bounds(Relation rel, List *attnos)
+{
+	Bitmapset  *bounds = NULL;
+	ListCell   *lc;
+
+	if (!rel->rd_rel->relispartition)
+		return false;
+	pull_varattnos((Node *) RelationGetPartitionQual(rel), 1, &bounds);
+	foreach(lc, attnos)
+	{
+		if (bms_is_member(lfirst_int(lc) - FirstLowInvalidHeapAttributeNumber, bounds))
+			return true;
+	}
+	return false;
+}
+
+bool
+kalam_breaks_rules(KalamConn *conn, KalamTable *table, Relation rel, List *attnos, List *exprs, const char **relies_on)
+{
+	bool		any;
+
+	*relies_on = NULL;
+	if (sets_bounds(rel, attnos) || !are_enforced(conn, table, rel, attnos, exprs, &any))
+		return true;
+	if (any)
+		*relies_on = pstrdup(known_entry(conn, table)->definition);
+	return false;
+}
+
+/* ---------- when they are others by now ---------- */
+
+bool
+kalam_is_stale(PGresult *res)
+{
+	return strncmp(PQcmdStatus(res), "STALE ", 6) == 0;
+}
+
+/* Also plans that were made by them are of no use any more, at once and whatever becomes of the transaction. */
+static void
+forget_here(Oid relid)
+{
+	SharedInvalidationMessage message = {0};
+
+	message.rc.id = SHAREDINVALRELCACHE_ID;
+	message.rc.dbId = MyDatabaseId;
+	message.rc.relId = relid;
+	LocalExecuteInvalidationMessage(&message);
+	forget((Datum) 0, relid);
+}
+
+bool
+kalam_rules_hold(KalamConn *conn, KalamTable *table, Relation rel, List *attnos, const char **relies_on)
+{
+	forget_here(table->relid);
+	return !kalam_breaks_rules(conn, table, rel, attnos, NIL, relies_on);
 }

@@ -243,13 +243,13 @@ deparse_settings(Oid relid, List *attnos, List *exprs, KalamDeparse *cxt)
 	}
 }
 
-static void
-deparse_returning(Oid relid, List *attnos, KalamDeparse *cxt)
+void
+kalam_deparse_returning(StringInfo buf, Oid relid, List *attnos)
 {
 	ListCell   *lc;
 
 	foreach(lc, attnos)
-		appendStringInfo(cxt->buf, "%s%s", lc == list_head(attnos) ? " RETURNING " : ", ",
+		appendStringInfo(buf, "%s%s", lc == list_head(attnos) ? " RETURNING " : ", ",
 						 kalam_quote(kalam_remote_column(relid, lfirst_int(lc))));
 }
 
@@ -264,7 +264,7 @@ kalam_deparse_change(StringInfo buf, const KalamChange *change, List **params)
 	deparse_base(target, &cxt);
 	deparse_settings(relid, change->attnos, change->exprs, &cxt);
 	deparse_conditions("WHERE", change->conds, NIL, &cxt);
-	deparse_returning(relid, change->returning, &cxt);
+	kalam_deparse_returning(buf, relid, change->returning);
 }
 
 /* Of the rows' columns, which stand before it, it knows nothing: their parameters follow its own. */

@@ -67,6 +67,7 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     path: tuple[str, ...] = ()
     lock_timeout: int = 0
     stats: int = 0
+    rules: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,29 @@ def test_a_failing_statement_with_commit_commits_nothing(wire: Wire, t: str) -> 
     assert contents(wire, t) == []
 
 
+def test_a_statement_that_relies_on_other_rules_does_nothing(wire: Wire, db: Client, t: str) -> None:
+    change, put = f'UPDATE {t} SET "a" = ("a" + $1)', f'INSERT INTO {t} ("id") VALUES ($1)'
+    upsert = put + ' ON CONFLICT ("id") DO UPDATE SET "a" = $1'
+    known = dict(db.rows("SHOW TABLE t"))["definition"]
+    wire(put, ("int8", "1"), txn=TXN)
+    assert wire(change, ("int4", "1"), txn=TXN, rules=known).tag == "UPDATE 1"
+    for wrong in (known + "1", "0.0", "'; DROP TABLE t"):
+        assert wire(change, ("int4", "1"), txn=TXN, rules=wrong, commit=True).tag == f"STALE {known}"
+        assert wire(upsert, ("int8", "1"), rules=wrong).tag == f"STALE {known}"
+    assert wire.status == "T"  # nor has anything ended
+    wire("COMMIT")
+    db.run("ALTER TABLE t ADD c integer NOT NULL DEFAULT 0")
+    facts = dict(db.rows("SHOW TABLE t"))
+    assert facts["definition"] != known
+    assert {name for name in facts if name.startswith("not_null.")} == {"not_null.id", "not_null.c"}
+    assert wire(change, ("int4", "1"), rules=known).tag == f"STALE {facts['definition']}"
+    assert wire.status == "I"
+    assert wire(change, ("int4", "1"), rules=facts["definition"]).tag == "UPDATE 1"
+    db.run("DROP TABLE t")
+    db.run("CREATE TABLE t (id bigint PRIMARY KEY, a integer)")
+    assert wire(change, ("int4", "1"), rules=known).tag.startswith("STALE")
+
+
 def test_levels(wire: Wire, t: str) -> None:
     sql = f'INSERT INTO {t} ("id") VALUES ($1)'
     wire(sql, ("int8", "1"), txn=TXN)

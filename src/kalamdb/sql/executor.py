@@ -70,6 +70,15 @@ ENTRIES = 4096
 LONGEST = 16_384
 THREADS = 8
 
+
+class OtherRules(Exception):
+    """The table's definition is not the one whose rules the client relies on. Nothing has been done."""
+
+    def __init__(self, definition: str) -> None:
+        super().__init__(definition)
+        self.definition = definition
+
+
 _DEFINITIONS: dict[type[Statement], Callable[[Any, Run], Awaitable[Result]]] = {
     CreateNamespace: ddl.create_namespace, CreateTable: ddl.create_table, DropTable: ddl.drop_table,
     CreateUser: ddl.create_user, DropUser: ddl.drop_user, AlterTable: alter_table,
@@ -190,6 +199,8 @@ class SqlExecutor:
             outcome = start()
         except StaleDefinition as stale:
             outcome = self._again(run, start, stale)
+        except OtherRules as other:
+            return self._untouched(run, other)
         except BaseException:
             self._abort(run)
             raise
@@ -305,6 +316,8 @@ class SqlExecutor:
             run.params = decode(params, formats, bound.kinds)
         run.spares = context is not None and not context.exec and not plan.writes
         if plan.writes:
+            if context is not None and context.rules:
+                _check_rules(plan, context.rules)
             run.wrote = True
             if run.transaction.read_only:
                 raise KalamError("25006", "cannot execute a writing statement in a read-only transaction")
@@ -322,6 +335,12 @@ class SqlExecutor:
             except StaleDefinition as again:
                 stale = again
 
+    def _untouched(self, run: Run, other: OtherRules) -> Result:
+        """The answer of a statement that did nothing, not even the commit that was to follow it."""
+        if run.own:
+            run.roll_back()
+        return _answer(run, Result(f"STALE {other.definition}"))
+
     async def _finish(self, run: Run, outcome: Result | Awaitable[Result],
                       start: Callable[[], Result | Awaitable[Result]]) -> Result:
         try:
@@ -329,6 +348,8 @@ class SqlExecutor:
                 result = outcome if isinstance(outcome, Result) else await outcome
             except StaleDefinition as stale:
                 result = await self._again(run, start, stale)
+            except OtherRules as other:
+                return self._untouched(run, other)
             if run.own and not run.handed:
                 if run.wrote:
                     await run.transaction.commit()
@@ -409,6 +430,12 @@ def _answer(run: Run, result: Result) -> Result:
 def lock_timeout_of(session: ClientSession) -> int:
     """lock_timeout of a session in milliseconds."""
     return transaction.milliseconds(session.settings.get("lock_timeout", "0"))
+
+
+def _check_rules(plan: Any, relied_on: str) -> None:
+    definition = plan.table.definition
+    if definition != relied_on:
+        raise OtherRules(definition)
 
 
 def _may_keep(entry: Entry, sql: str) -> bool:

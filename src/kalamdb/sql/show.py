@@ -120,6 +120,10 @@ def _table_options(table: TableDef) -> list[Row]:
         options.setdefault("access_level", "private")
     if table.owner is not None:
         options["owner"] = table.owner
+    if system.is_system(table):
+        return list(options.items())
+    options["definition"] = table.definition
+    options |= {f"not_null.{column.name}": "true" for column in table.columns if column.not_null}
     for check in table.checks:
         options[f"check.{check.name}"] = check.expression
         if check.enforced:

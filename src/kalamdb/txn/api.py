@@ -66,6 +66,11 @@ class TableDef:
         """The id of a column to come."""
         return max([self.last_column, *(column.id for column in self.columns)]) + 1
 
+    @property
+    def definition(self) -> str:
+        """Names this definition: no other, of this table or of another, has the same."""
+        return f"{self.id}.{self.version}"
+
 
 class CatalogView(Protocol):
     """The catalog as one transaction sees it (its own DDL included)."""
