@@ -27,6 +27,7 @@ from kalamdb.sql.read import ReadPlan
 from kalamdb.sql.returning import Returning
 from kalamdb.sql.run import Run
 from kalamdb.sql.statements import ArrowWrite
+from kalamdb.sql.top import TopPlan
 from kalamdb.sql.upsert import Upsert, plan_conflict
 from kalamdb.txn.api import ColumnDef, TableDef
 from kalamdb.types import PgType
@@ -36,7 +37,7 @@ BATCH_ROWS = 10_000
 Computed = Sequence[Any]
 #: (this execution, the computed expressions) → storage value
 Cell = Callable[[Run, Computed], Any]
-Planned = ReadPlan | QueryPlan
+Planned = ReadPlan | TopPlan | QueryPlan
 PlanQuery = Callable[..., Planned]
 
 USERID_COLUMN = ColumnDef(0, "_userid", types.TEXT, "text")

@@ -6,7 +6,7 @@ they looked up still means the same definition.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
@@ -26,7 +26,8 @@ from kalamdb.sql.read import is_simple_select, plan_read, qualifiers, table_name
 from kalamdb.sql.returning import Returning, plan_returning
 from kalamdb.sql.run import Run
 from kalamdb.sql.show import result_columns
-from kalamdb.sql.statements import ArrowWrite, Estimate, ExecuteAs, Query, Statement
+from kalamdb.sql.statements import ArrowWrite, Estimate, ExecuteAs, Name, Query, Statement
+from kalamdb.sql.top import TopPlan, plan_top
 from kalamdb.sql.update import plan_arrow_change, plan_delete, plan_finder, plan_update
 from kalamdb.txn.api import AccountDef, CatalogView, TableDef
 from kalamdb.types import PgType
@@ -172,10 +173,22 @@ class _Planning:
                     raise NotSimple
                 name = table_name(source)
                 table = access.resolve(self.catalog, name, self.path, position_of(source))
-                return plan_read(tree, name, table, self.params, cache(lambda: self._by_engine(tree, targets)))
+                return self._by_store(tree, name, table, cache(lambda: self._by_engine(tree, targets)))
             except NotSimple:
                 pass
         return self._by_engine(tree, targets)
+
+    def _by_store(self, tree: exp.Select, name: Name, table: TableDef, engine: Callable[[], QueryPlan]) -> Planned:
+        def top() -> TopPlan | QueryPlan:  # where the rows do not lie in the key's order that is asked for
+            try:
+                return plan_top(tree, table, self.params, engine)
+            except NotSimple:
+                return engine()
+
+        try:
+            return plan_read(tree, name, table, self.params, cache(top))
+        except NotSimple:
+            return plan_top(tree, table, self.params, engine)
 
     def _by_engine(self, tree: exp.Expr, targets: Sequence[Kind | None] | None) -> QueryPlan:
         return plan_query(tree, self.catalog, self.path, self.params, self.queries, targets)

@@ -194,17 +194,9 @@ class ReadPlan:
             pick(row) for row in rows if row is not None and (rest is None or evaluate(rest, row, run.params) is True)
         ]
 
-    def _limit(self, run: Run) -> int | None:
-        if self.limit is None:
-            return None
-        value = self.limit.get(run.params)
-        if value is not None and value < 0:
-            raise KalamError("2201W", "LIMIT must not be negative")
-        return None if value is None else int(value)
-
     def _scan(self, run: Run, tenant: str | None, alone: bool) -> Source | BatchSource:
         """``alone``: the rows are the statement's answer, and may be batches."""
-        limit = self._limit(run)
+        limit = limit_value(self.limit, run)
         scan = self.filter.scan(self.table, tenant, self.positions or (SEQ,), run.params, limit=limit,
                                 stats=run.scanning(STORE), descending=self.descending)
         if scan is None or limit == 0:
@@ -230,7 +222,7 @@ class ReadPlan:
         inner: Source = ThreadSource.of_scan(run.workers, run.session, run.transaction.scan(run.snapshot, scan))
         if self.ordered and tenant is None:
             inner = SortSource(inner, self.table)
-        return LockSource(run, self, inner, self._limit(run))
+        return LockSource(run, self, inner, limit_value(self.limit, run))
 
 
 class LockSource:
@@ -332,6 +324,16 @@ class SystemScan:
         self._rows = islice((), 0)
 
 
+def limit_value(limit: Value | None, run: Run) -> int | None:
+    """What LIMIT says; None: nothing."""
+    if limit is None:
+        return None
+    value = limit.get(run.params)
+    if value is not None and value < 0:
+        raise KalamError("2201W", "LIMIT must not be negative")
+    return None if value is None else int(value)
+
+
 # ---------- planning ----------
 def table_name(node: exp.Table) -> Name:
     if node.args.get("catalog") is not None:
@@ -380,7 +382,7 @@ def lock_of(tree: exp.Select) -> Lock | None:
     return Lock(not locks[0].args.get("update"), mode)
 
 
-def _projection(tree: exp.Select, binder: Binder) -> tuple[tuple[int, ...], tuple[Column, ...]]:
+def projection(tree: exp.Select, binder: Binder) -> tuple[tuple[int, ...], tuple[Column, ...]]:
     positions: list[int] = []
     columns: list[Column] = []
     table = binder.table
@@ -410,7 +412,7 @@ def _projection(tree: exp.Select, binder: Binder) -> tuple[tuple[int, ...], tupl
     return tuple(positions), tuple(columns)
 
 
-def _limit(tree: exp.Select, params: Params) -> Value | None:
+def limit_of(tree: exp.Select, params: Params) -> Value | None:
     limit = tree.args.get("limit")
     if limit is None:
         return None
@@ -424,7 +426,25 @@ def _limit(tree: exp.Select, params: Params) -> Value | None:
     raise NotSimple
 
 
-def _order(tree: exp.Select, binder: Binder, fixed: int) -> bool | None:
+def order_position(item: exp.Expr, binder: Binder, positions: Sequence[int], columns: Sequence[Column]) -> int:
+    """The column that an item of ORDER BY names: of the output first, as PostgreSQL has it. Raises NotSimple."""
+    if not isinstance(item, exp.Ordered) or not isinstance(item.this, exp.Column):
+        raise NotSimple
+    if item.this.args.get("table") is None and isinstance(item.this.this, exp.Identifier):
+        name = identifier(item.this.this)
+        shown = {position for position, column in zip(positions, columns, strict=True) if column.name == name}
+        if shown:
+            if len(shown) > 1:
+                raise NotSimple
+            return shown.pop()
+    operand = binder.column(item.this)
+    if operand.field is None:
+        raise NotSimple
+    return operand.field.position
+
+
+def _order(tree: exp.Select, binder: Binder, fixed: int, positions: Sequence[int], columns: Sequence[Column]
+           ) -> bool | None:
     """ORDER BY the key's columns in their order, of which the condition fixes the first: is it descending? None: there
     is no ORDER BY. Raises NotSimple for any other order."""
     order = tree.args.get("order")
@@ -436,14 +456,10 @@ def _order(tree: exp.Select, binder: Binder, fixed: int) -> bool | None:
     if table.kind == "stream" and not tree.args.get("locks"):  # whose rows lie in the order in which they came
         raise NotSimple
     for item in order.expressions:
-        if not isinstance(item, exp.Ordered) or not isinstance(item.this, exp.Column):
-            raise NotSimple
-        operand = binder.column(item.this)
-        if operand.field is None:
-            raise NotSimple
-        if operand.field.position in table.key[:fixed]:
+        position = order_position(item, binder, positions, columns)
+        if position in table.key[:fixed]:
             continue
-        if place >= len(table.key) or operand.field.position != table.key[place]:
+        if place >= len(table.key) or position != table.key[place]:
             raise NotSimple
         place += 1
         directions.add(bool(item.args.get("desc")))
@@ -456,16 +472,17 @@ def plan_read(tree: exp.Select, name: Name, table: TableDef, params: Params, eng
     """Raises NotSimple where the query engine has to do it."""
     source = tree.args["from_"].this
     binder = Binder(table, params, qualifiers(source, table))
-    positions, columns = _projection(tree, binder)
+    positions, columns = projection(tree, binder)
     where = tree.args.get("where")
     condition = None if where is None else binder.condition(where.this)
     lock = lock_of(tree)
     if lock is not None and is_system(table):
         raise KalamError("42809", f'cannot lock rows in system table "{table.name}"')
     found = Filter.of(table, condition)
-    descending = _order(tree, binder, 0 if lock is not None else len(found.range.prefix))
+    descending = _order(tree, binder, 0 if lock is not None else len(found.range.prefix), positions,
+                        columns if positions else ())
     if descending and lock is not None:
         raise NotSimple
-    return ReadPlan(name, table, positions, columns, found, params, lock, _limit(tree, params), picker(positions),
+    return ReadPlan(name, table, positions, columns, found, params, lock, limit_of(tree, params), picker(positions),
                     ordered=descending is not None, writes=lock is not None, descending=bool(descending),
                     engine=None if lock is not None or descending is None else engine)

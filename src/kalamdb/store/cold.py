@@ -295,14 +295,16 @@ class ColdStore:
                 if not wait:
                     raise Absent
                 file = self.file(segment)
-            if hashed is None:
-                hashed = bloom.key_hash(tenant, k)
-            if not bloom.may_contain(file.bloom, hashed):
-                continue
             number = bisect_right(file.groups, key, key=_first) - 1
             if number < 0 or file.groups[number].last < key:
                 continue
-            group = self.group(segment, number, wait=wait)
+            group = self.cache.get((segment.id, number))
+            if group is None:  # what has been read is looked at sooner than its Bloom filter
+                if hashed is None:
+                    hashed = bloom.key_hash(tenant, k)
+                if not bloom.may_contain(file.bloom, hashed):
+                    continue
+                group = self.group(segment, number, wait=wait)
             position = group.position(tenant, k)
             if position is not None and not _is_dead(segment.dead, file.groups[number].start + position):
                 return segment, group, position

@@ -147,6 +147,13 @@ class Layout:
         self.index = f"CREATE INDEX {self.table}_seq ON {self.table} (_seq)" if self.stream else None
         owner = "NULL" if self.shared else "_userid"
         self.get = (f"SELECT {names}{', ' if names else ''}_seq, {owner} FROM {self.table} WHERE _userid = ? AND k = ?")
+        #: the same for a table with cold rows, all in one look: version of its manifest, is there a tombstone, and the
+        #: hot row after its key, NULL where there is none
+        self.get_tiered = (
+            f"SELECT (SELECT version FROM kalam_manifests WHERE table_id = {table.id}), "
+            f"EXISTS (SELECT 1 FROM d_{table.id} WHERE _userid = ?1 AND k = ?2), k, "
+            f"{names}{', ' if names else ''}_seq, {owner} "
+            f"FROM (SELECT 1) LEFT JOIN {self.table} ON _userid = ?1 AND k = ?2")
         self.exists = f"SELECT 1 FROM {self.table} WHERE _userid = ? AND k = ?"
         self.put = (f"REPLACE INTO {self.table} (_userid, k, _seq{''.join(f', {name}' for name in self.columns)}) "
                     f"VALUES (?, ?, ?{', ?' * len(self.columns)})")
@@ -234,6 +241,17 @@ def run_fitted(connection: apsw.Connection, layout: Layout, text: str, values: S
         if not layout.missing or "no such column" not in str(error):
             raise
     return connection.cursor().execute(layout.fitted(text, connection), values)
+
+
+def _first_row(connection: apsw.Connection, layout: Layout, text: str, values: Sequence[Any]) -> Row | None:
+    """Of a query that gives one at most; None also where its table is not in the snapshot."""
+    try:
+        found = run_fitted(connection, layout, text, values).fetchall()
+    except apsw.Error as error:
+        if _no_table(error):
+            return None
+        _fail(error)
+    return found[0] if found else None
 
 
 def _with_nan(row: Row, places: Sequence[int]) -> Row:
@@ -432,13 +450,14 @@ class HotSnapshot:
         reader = self.reader
         self._pinned = True
         with reader.lock:
-            try:
-                found = run_fitted(reader.connection, layout, layout.get, (tenant, k)).fetchall()
-            except apsw.Error as error:
-                if _no_table(error):
-                    return None
-                _fail(error)
-        return found[0] if found else None
+            return _first_row(reader.connection, layout, layout.get, (tenant, k))
+
+    def get_tiered(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
+        """``Layout.get_tiered``; None where the snapshot is older than the table's cold tier."""
+        reader = self.reader
+        self._pinned = True
+        with reader.lock:
+            return _first_row(reader.connection, layout, layout.get_tiered, (tenant, k))
 
     def query(self, text: str, values: Sequence[Any]) -> list[Row]:
         reader = self.reader
@@ -565,8 +584,11 @@ class LiveReader:
             self._connection.execute("COMMIT")
 
     def get(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
-        found = self.query(layout.get, (tenant, k), layout)
-        return found[0] if found else None
+        return _first_row(self._connection, layout, layout.get, (tenant, k))
+
+    def get_tiered(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
+        """``Layout.get_tiered``."""
+        return _first_row(self._connection, layout, layout.get_tiered, (tenant, k))
 
     def exists(self, layout: Layout, tenant: str, k: int | bytes) -> bool:
         return bool(self.query(layout.exists, (tenant, k)))

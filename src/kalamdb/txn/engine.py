@@ -216,14 +216,23 @@ class StoreEngine:
 
     def stored(self, table: TableDef, layout: Layout, source: HotSnapshot | LiveReader, key: RowKey) -> Row | None:
         """The committed row of a key, hot or cold: both looks of one instant, else it may move past them."""
-        if table.id not in self.tiered:
-            row = source.get(layout, *key)
-        else:
-            with source.instant():
-                row = source.get(layout, *key)
-                if row is None:
-                    return self.cold_row(source, layout, key)
+        if table.id in self.tiered:
+            return self._stored_tiered(layout, source, key)
+        row = source.get(layout, *key)
         return None if row is None else self.alive(table, layout, row)
+
+    def _stored_tiered(self, layout: Layout, source: HotSnapshot | LiveReader, key: RowKey) -> Row | None:
+        """The same in one statement, mostly. Raises NotInMemory."""
+        found = source.get_tiered(layout, *key)
+        newest = self.tiered.get(layout.table_id)
+        if found is not None and found[2] is not None:
+            return layout.load_row(found[3:])
+        if found is not None and newest is not None and found[0] == newest.version:
+            dead = found[1] or not newest.segments
+            return None if dead else self.cold.lookup(newest, layout, *key, wait=False)
+        with source.instant():  # another manifest than the newest, or none
+            row = source.get(layout, *key)
+            return self.cold_row(source, layout, key) if row is None else layout.load_row(row)
 
     def alive(self, table: TableDef, layout: Layout, row: Row) -> Row | None:
         """A hot row as read back from SQLite; None where a stream's row has expired."""

@@ -153,10 +153,7 @@ class StoreTransaction:
                 return None if version[1] is None else _own(layout, tenant, version[1])
             if overlay.runs and (own := overlay.runs.lookup((tenant, k), snapshot.position)) is not None:
                 return own
-        row = snapshot.hot.get(layout, tenant, k)
-        if row is None:
-            return self._engine.cold_row(snapshot.hot, layout, (tenant, k)) if table.id in self._engine.tiered else None
-        return self._engine.alive(table, layout, row)
+        return self._engine.stored(table, layout, snapshot.hot, (tenant, k))
 
     def reads_hot_alone(self, snapshot: TxnSnapshot, table: TableDef) -> bool:
         snapshot.hot.pin()
