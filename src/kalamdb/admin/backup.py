@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 
 from kalamdb.admin.files import Readable
-from kalamdb.catalog.catalog import FORMATS
+from kalamdb.catalog import formats
 from kalamdb.errors import KalamError
 from kalamdb.store.files import sync
 from kalamdb.store.hot import open_connection
@@ -163,6 +163,9 @@ def _copy_database(data: Path, target: Path) -> dict[str, Any]:
     sync(target)
     copy = apsw.Connection(str(target), flags=apsw.SQLITE_OPEN_READONLY)
     try:
+        refused = formats.refusal(*formats.found(copy))
+        if refused is not None:
+            raise refused
         facts: list[Any] = copy.execute("SELECT name, value FROM kalam_meta").fetchall()
         meta: dict[str, Any] = dict(facts)
         rows: list[Any] = copy.execute(
@@ -170,9 +173,6 @@ def _copy_database(data: Path, target: Path) -> dict[str, Any]:
         segments = tuple(SegmentCopy(*row) for row in rows)
     finally:
         copy.close(True)
-    if meta.get("format") not in FORMATS:
-        raise KalamError("58000", f"the data directory has format {meta.get('format')}, this program reads formats up "
-                                  f"to {FORMATS[-1]}")
     return {"format": meta["format"], "server_id": meta["server_id"], "last_seq": meta.get("last_seq", 0),
             "checksum": checksum_of(target), "segments": segments}
 
@@ -248,6 +248,9 @@ def restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None:
     not there; after an error it is as before."""
     if data.exists() and any(data.iterdir()):
         raise KalamError("58P02", f"{data} is not empty", hint="Restore into a new directory.")
+    refused = formats.refusal(backup.format, None)
+    if refused is not None:
+        raise refused
     existed = data.exists()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from kalamdb.admin.files import Readable
-from kalamdb.catalog.catalog import FORMATS, load_table
+from kalamdb.catalog import formats
+from kalamdb.catalog.catalog import load_table
 from kalamdb.errors import KalamError
 from kalamdb.store import bloom, manifest
 from kalamdb.store.cold import ColdRange, ColdStore
@@ -66,14 +67,15 @@ class Check:
             return
         try:
             yield from self._database()
-            found = self._query("SELECT value FROM kalam_meta WHERE name = 'format'")
-            if not found or found[0][0] not in FORMATS:
-                shown = found[0][0] if found else "not known"
-                yield f"hot.db: its format is {shown}, this program reads up to {FORMATS[-1]}"
+            number, release = formats.found(self._connection)
+            refused = formats.refusal(number, release)
+            if refused is not None:
+                yield f"hot.db: {refused.message}; {refused.detail}"
                 return
             ((self._last_seq,),) = self._query("SELECT value FROM kalam_meta WHERE name = 'last_seq'") or [(0,)]
-            tables = [load_table(number, text) for number, text in self._query(  # dropped ones, until they are purged
-                "SELECT id, definition FROM kalam_tables WHERE definition <> '' ORDER BY id")]
+            definitions = self._query(  # dropped tables, too, until they are purged
+                "SELECT id, definition FROM kalam_tables WHERE definition <> '' ORDER BY id")
+            tables = [load_table(id_, formats.modern(text, number)) for id_, text in definitions]
             for table in tables:
                 self.counts.tables += 1
                 yield from self._table(table)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,12 +15,15 @@ from typing import Any
 
 import apsw
 
-from kalamdb import types
+from kalamdb import __version__, types
 from kalamdb.api import Role
+from kalamdb.catalog import formats
 from kalamdb.errors import KalamError
 from kalamdb.store import manifest
 from kalamdb.store.hot import Layout, Layouts
 from kalamdb.txn.api import AccountDef, CheckDef, ColumnDef, TableDef
+
+log = logging.getLogger(__name__)
 
 TableName = tuple[str, str]
 
@@ -33,17 +37,20 @@ _SCHEMA = (
     # in order of commits: each adds to the last page, where an index by id would change pages anywhere
     "CREATE TABLE IF NOT EXISTS kalam_commits (seq INTEGER PRIMARY KEY, txn_id TEXT NOT NULL) STRICT",
 )
-#: 2: tables that were altered, which a program of format 1 would misread
-FORMATS = (1, 2)
 
 
 def create_schema(connection: apsw.Connection) -> None:
-    """The store's own tables, if they are not there. Raises KalamError where the data are of a later format."""
+    """Within a transaction: the store's own tables, made or brought to today's format. Raises KalamError, and changes
+    nothing, where the data are of a later one."""
+    new = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+    before = None if new else formats.upgrade(connection)
+    if before is not None:
+        log.info("the data directory had format %d, and has format %d now", before, formats.CURRENT)
     for statement in (*_SCHEMA, *manifest.SCHEMA):
         connection.execute(statement)
-    found = meta(connection, "format", lambda: FORMATS[0])
-    if found not in FORMATS:
-        raise KalamError("58000", f"the data directory has format {found}, this server reads up to {FORMATS[-1]}")
+    if formats.found(connection) != (formats.CURRENT, __version__):
+        connection.execute("REPLACE INTO kalam_meta VALUES ('format', ?), ('release', ?)",
+                           (formats.CURRENT, __version__))
 
 
 def meta(connection: apsw.Connection, name: str, make: Callable[[], Any]) -> Any:
@@ -86,12 +93,13 @@ def _load_column(item: dict[str, Any]) -> ColumnDef:
 
 
 def load_table(number: int, text: str) -> TableDef:
+    """Of a definition in today's format."""
     found = json.loads(text)
     columns = tuple(map(_load_column, found["columns"]))
     checks = tuple(CheckDef(*check) for check in found["checks"])
     return TableDef(number, found["namespace"], found["name"], found["kind"], columns, tuple(found["key"]),
                     found["key_constraint"], checks, found["options"], found["owner"], found["version"],
-                    found.get("last_column", 0))
+                    found["last_column"])
 
 
 # ---------- committed ----------
@@ -234,7 +242,6 @@ def _alter(connection: apsw.Connection, table: TableDef, layout: Layout) -> None
     for name, addition in layout.additions.items():
         if name not in present:
             connection.execute(addition)
-    connection.execute("REPLACE INTO kalam_meta VALUES ('format', ?)", (FORMATS[-1],))
 
 
 def _restore(connection: apsw.Connection, table: TableDef) -> None:
