@@ -21,6 +21,7 @@
 #include "utils/rel.h"
 
 #define KALAM_VERSION "0.1.0"
+#define KALAM_SCRIPTS "0.1.1"	/* default_version of the control file: docs/upgrade.md */
 #define KALAM_FDW_NAME "pg_kalam"
 #define KALAM_AM_NAME "kalamdb"
 
@@ -47,6 +48,7 @@ extern void kalam_conflict_init(void);		/* planner hook */
 extern void kalam_ddl_init(void);			/* utility and object-access hooks */
 extern void kalam_functions_init(void);		/* shared memory for snowflakes */
 extern void kalam_secret_init(void);		/* emit_log hook */
+extern void kalam_version_init(void);		/* emit_log hook */
 
 /* ---------- kalam_options.c ---------- */
 typedef enum KalamTableType

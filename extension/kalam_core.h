@@ -10,6 +10,7 @@
  * kalam_transaction.c what PostgreSQL's transactions mean over there
  * kalam_commit.c      COMMIT, on one server or several
  * kalam_functions.c   the SQL functions; kalam_snowflake.c: snowflake_id()
+ * kalam_version.c     SQL objects of other releases than the library
  */
 #ifndef KALAM_CORE_H
 #define KALAM_CORE_H
@@ -101,6 +102,9 @@ extern void kalam_check_usage(const ForeignServer *server);	/* 42501 with the GR
 /* ---------- kalam_secret.c ---------- */
 extern bool kalam_secret_hook_active(void); /* is the validator called below our utility hook? */
 extern bool kalam_text_has_secret(const char *text);	/* may this text carry a secret? */
+
+/* ---------- kalam_version.c ---------- */
+extern char *kalam_scripts_version(void);	/* of the SQL objects here; NULL: there are none */
 
 /* ---------- kalam_connection.c ---------- */
 extern UserMapping *kalam_find_mapping(Oid serverid, Oid userid);	/* that very role's; NULL: it has none */

@@ -261,6 +261,8 @@ sql_kalam_server_info(PG_FUNCTION_ARGS)
 	append_fact("address", conn->where, &json);
 	append_fact("tls", "off", &json);
 	append_fact("extension", KALAM_VERSION, &json);
+	append_fact("scripts", kalam_scripts_version(), &json);
+	append_fact("scripts_wanted", KALAM_SCRIPTS, &json);
 	append_number(&json, "libpq", PQlibVersion());
 	append_number(&json, "backend", PQbackendPID(conn->pg));
 	kalam_capability_facts(conn->caps, append_fact, &json);

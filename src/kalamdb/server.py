@@ -173,8 +173,8 @@ async def _open_engine(settings: Settings) -> Any:
             cache_bytes=settings.tiers.cache_mib << 20, flush_policy=settings.tiers.flush_policy,
         )
     except KalamError as error:
-        more = [each for each in (error.detail, error.hint) if each]
-        raise StartError(f"cannot use the data directory {settings.data}: {'. '.join([error.message, *more])}") from error
+        said = ". ".join(each for each in (error.message, error.detail, error.hint) if each)
+        raise StartError(f"cannot use the data directory {settings.data}: {said}") from error
 
 
 def _settle_garbage_collector() -> None:

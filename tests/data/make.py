@@ -1,4 +1,4 @@
-"""Lets the server of this source tree write the folder of its format: `python tests/data/make.py tests/data/formatN`."""
+"""Lets the server of this source tree write the folder of its format: `python tests/data/make.py FOLDER`."""
 
 from __future__ import annotations
 

@@ -40,7 +40,6 @@ def test_metadata(db: Session) -> None:
     assert db.value("SELECT kalam_version()") == __version__
     assert db.value("SELECT kalam_compiled_mode()") == "remote"
     assert db.value("SELECT kalam_user_id_guc_name()") == "kalam.user_id"
-    assert db.value("SELECT extversion FROM pg_extension WHERE extname = 'pg_kalam'") == __version__
 
 
 def test_user_id(db: Session) -> None:

@@ -40,8 +40,8 @@ def _last_column(definition: Definition) -> Definition:
 STEPS: dict[int, Step] = {
     # 2: tables that were altered; outcomes of commits in their order (some directories of format 1 have that already)
     1: Step(definition=_last_column, statements=(
-        "CREATE TABLE IF NOT EXISTS kalam_outcomes (txn_id TEXT PRIMARY KEY, seq INTEGER NOT NULL, at INTEGER NOT NULL) "
-        "STRICT, WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS kalam_outcomes (txn_id TEXT PRIMARY KEY, seq INTEGER NOT NULL, at INTEGER NOT "
+        "NULL) STRICT, WITHOUT ROWID",
         "CREATE TABLE IF NOT EXISTS kalam_commits (seq INTEGER PRIMARY KEY, txn_id TEXT NOT NULL) STRICT",
         "INSERT OR IGNORE INTO kalam_commits SELECT seq, txn_id FROM kalam_outcomes",
         "DROP TABLE kalam_outcomes",
