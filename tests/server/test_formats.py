@@ -107,8 +107,11 @@ def test_an_older_directory_is_brought_to_todays_format(number: int, tmp_path: P
 @pytest.mark.parametrize("number", OLDER)
 def test_tools_take_an_older_directory_as_it_is(number: int, tmp_path: Path) -> None:
     data = stored(number, tmp_path / "data")
-    for words in (["check", "--data", data], ["backup", "--data", data, "--to", tmp_path / "backups"],
-                  ["restore", "--from", tmp_path / "backups", "--data", tmp_path / "restored"]):
+    commands: list[list[str | Path]] = [
+        ["check", "--data", data], ["backup", "--data", data, "--to", tmp_path / "backups"],
+        ["restore", "--from", tmp_path / "backups", "--data", tmp_path / "restored"],
+    ]
+    for words in commands:
         done = kalam(*words)
         assert done.returncode == 0, done.stdout + done.stderr
     assert facts(data)["format"] == facts(tmp_path / "restored")["format"] == number
