@@ -16,6 +16,7 @@ import pytest
 from engine.rig import DEADLINE, Runner, create, definition, opened, put, read, refused, stored, until
 from kalamdb.api import Row
 from kalamdb.errors import KalamError
+from kalamdb.store.cold import GroupCache
 from kalamdb.txn.api import NotInMemory, Scan, TableDef
 from kalamdb.txn.engine import StoreEngine
 
@@ -113,6 +114,7 @@ def test_a_file_that_is_cut_while_it_is_open(run: Runner) -> None:
         (path,) = segment_files(run.directory)
         sound = path.read_bytes()
         os.truncate(path, 0)
+        engine.cold.cache = GroupCache(1)  # nothing of it is in memory
         with pytest.raises(KalamError) as caught:
             stored(engine, table)
         assert (caught.value.sqlstate, path.name in caught.value.message) == ("XX001", True)

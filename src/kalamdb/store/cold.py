@@ -33,6 +33,8 @@ CACHE_BYTES = 256 << 20
 OPEN_FILES = 256
 #: a scan of so few row groups of a segment leaves them in the cache
 FEW_GROUPS = 2
+#: a scan leaves its columns in the cache if they take this share of it at most, as values of so many bytes
+CACHE_SHARE, VALUE_BYTES = 4, 16
 #: so many keys are looked for one by one in a batch
 FEW_KEYS = 64
 
@@ -103,27 +105,41 @@ class DecodedGroup:
 
 
 class GroupCache:
-    """Decoded row groups by segment and number; the longest unused go first. Any thread."""
+    """Decoded row groups by segment and number, and columns of others by segment, number and name; the longest unused
+    go first. Any thread."""
 
     def __init__(self, budget: int) -> None:
-        self._budget = budget
+        self.budget = budget
         self._lock = threading.Lock()
-        self._groups: OrderedDict[tuple[int, int], DecodedGroup] = OrderedDict()
+        self._groups: OrderedDict[Any, Any] = OrderedDict()
         self.nbytes = 0
 
     def get(self, key: tuple[int, int]) -> DecodedGroup | None:
+        found: DecodedGroup | None = self._get(key)
+        return found
+
+    def put(self, key: tuple[int, int], group: DecodedGroup) -> None:
+        self._put(key, group)
+
+    def column(self, segment: int, number: int, name: str) -> pa.Array | None:
+        return self._get((segment, number, name))
+
+    def put_column(self, segment: int, number: int, name: str, array: pa.Array) -> None:
+        self._put((segment, number, name), array)
+
+    def _get(self, key: tuple[Any, ...]) -> Any:
         with self._lock:
             found = self._groups.get(key)
             if found is not None:
                 self._groups.move_to_end(key)
             return found
 
-    def put(self, key: tuple[int, int], group: DecodedGroup) -> None:
+    def _put(self, key: tuple[Any, ...], group: Any) -> None:
         with self._lock:
             self._drop(key)
             self._groups[key] = group
             self.nbytes += group.nbytes
-            while self.nbytes > self._budget and len(self._groups) > 1:
+            while self.nbytes > self.budget and len(self._groups) > 1:
                 self._drop(next(iter(self._groups)))
 
     def forget(self, segment: int) -> None:
@@ -131,7 +147,7 @@ class GroupCache:
             for key in [key for key in self._groups if key[0] == segment]:
                 self._drop(key)
 
-    def _drop(self, key: tuple[int, int]) -> None:
+    def _drop(self, key: tuple[Any, ...]) -> None:
         found = self._groups.pop(key, None)
         if found is not None:
             self.nbytes -= found.nbytes
@@ -253,6 +269,18 @@ class ColdStore:
             self.forget(segment.id)
             raise
 
+    def read_kept(self, segment: Segment, number: int, columns: Sequence[str]) -> pa.RecordBatch:
+        """The same for a scan whose columns are to stay in the cache: decoding takes most of its time."""
+        names = [name for name in columns if name in self.file(segment).schema.names] or ["k"]
+        found = {name: self.cache.column(segment.id, number, name) for name in names}
+        absent = [name for name, array in found.items() if array is None]
+        if absent:
+            batch = self.read(segment, number, absent)
+            for name in absent:
+                found[name] = batch.column(name)
+                self.cache.put_column(segment.id, number, name, found[name])
+        return pa.RecordBatch.from_arrays(list(found.values()), list(found))
+
     # ---------- one key ----------
     def lookup(self, found: Manifest, layout: Layout, tenant: str, k: Any, *, wait: bool = True) -> Row | None:
         """The live row of a key, (*columns, _seq, _userid).
@@ -316,15 +344,19 @@ class ColdStore:
                 ) -> Iterator[pa.RecordBatch]:
         """Live rows of the range with these columns (one at least of ``_userid``, ``k``, ``_seq``, ``c<id>``); hot rows
         and tombstones may hide some. ``ordered`` by tenant and key needs both among the columns."""
-        sources = []
+        chosen = []
         low, high = wanted.ends(shared=layout.shared)
         for segment in found.segments:
             if (low is not None and segment.last < low) or (high is not None and segment.first > high):
                 continue
             if segment.live and wanted.may_match(segment):
-                sources.append((segment, self._of_segment(segment, layout, columns, wanted, check, stats)))
+                chosen.append(segment)
         if stats is not None:
-            stats.segments_pruned += len(found.segments) - len(sources)
+            stats.segments_pruned += len(found.segments) - len(chosen)
+        values = sum(segment.rows for segment in chosen) * (len(columns) + 1)
+        few = values * VALUE_BYTES <= self.cache.budget // CACHE_SHARE
+        sources = [(segment, self._of_segment(segment, layout, columns, wanted, check, stats, keep=few))
+                   for segment in chosen]
         if not ordered or len(sources) <= 1:
             for _, source in sources:
                 yield from source
@@ -332,7 +364,7 @@ class ColdStore:
             yield from merged([(segment.first, source) for segment, source in sources], shared=layout.shared)
 
     def _of_segment(self, segment: Segment, layout: Layout, columns: Sequence[str], wanted: ColdRange,
-                    check: Callable[[], None], stats: ScanStats | None) -> Iterator[pa.RecordBatch]:
+                    check: Callable[[], None], stats: ScanStats | None, *, keep: bool) -> Iterator[pa.RecordBatch]:
         file = self.file(segment)
         low, high = wanted.ends(shared=layout.shared)
         numbers = file.between(low, high)
@@ -346,7 +378,10 @@ class ColdStore:
             group = self.cache.get((segment.id, number))
             if group is None and len(numbers) <= FEW_GROUPS:
                 group = self.group(segment, number)
-            batch = self.read(segment, number, needed) if group is None else group.batch
+            if group is not None:
+                batch = group.batch
+            else:
+                batch = self.read_kept(segment, number, needed) if keep else self.read(segment, number, needed)
             start, batch = restricted(batch, wanted, shared=layout.shared)
             batch = _alive(batch, segment.dead, file.groups[number].start + start)
             batch = _bounded(batch, wanted, shared=layout.shared)

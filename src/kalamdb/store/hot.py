@@ -31,7 +31,9 @@ from kalamdb.txn.api import Scan, TableDef
 TURN_ROWS = 512
 #: or until their texts and blobs have so many bytes, looked at after so many rows
 TURN_BYTES = 4 << 20
-SIZED_ROWS = 16
+SIZED_ROWS = 64
+#: of so many rows that their successors need no closer look
+SMALL_BYTES = 64 << 10
 #: SQLite's virtual machine steps between two looks at whether a scan was interrupted
 INTERRUPT_STEPS = 20_000
 POOL = 32
@@ -326,22 +328,27 @@ class Stop:
 
 
 class Sizes:
-    """Counts the bytes of texts and blobs at these places of rows, and ends a turn when there are many."""
+    """Counts the bytes of texts and blobs at these places of rows, and ends a turn when there are many.
+
+    Rows are looked at a few at a time, more of them as long as they are small: looking costs as much as reading does.
+    """
 
     def __init__(self, places: Sequence[int]) -> None:
         self._pickers = [itemgetter(place) for place in places]
+        self._step = 1
         self.taken = 0
 
     def take(self, rows: Iterator[Row], count: int) -> list[Row]:
         found: list[Row] = []
-        step, end = 1, self.taken + TURN_BYTES
+        end = self.taken + TURN_BYTES
         while len(found) < count and self.taken < end:
-            part = list(islice(rows, min(step, count - len(found))))
+            part = list(islice(rows, min(self._step, count - len(found))))
             if not part:
                 break
             found += part
-            self.taken += sum(sum(map(len, filter(None, map(pick, part)))) for pick in self._pickers)
-            step = min(2 * step, SIZED_ROWS)
+            size = sum([sum(map(len, filter(None, map(pick, part)))) for pick in self._pickers])
+            self.taken += size
+            self._step = min(2 * self._step, SIZED_ROWS) if size < SMALL_BYTES else max(1, self._step // 4)
         return found
 
 
@@ -413,11 +420,12 @@ class HotSnapshot:
     Who reads in a thread holds it: then it ends with the last ``drop``, if that comes later.
     """
 
-    __slots__ = ("_closed", "_held", "_lock", "_number", "_pinned", "_pool", "_reader")
+    __slots__ = ("_closed", "_held", "_lock", "_number", "_pinned", "_pool", "_reader", "since")
 
     def __init__(self, pool: ReaderPool) -> None:
         self._pool = pool
         self._number = pool.enter()
+        self.since = pool.done()  # it sees all groups of commits up to this one
         self._reader: Reader | None = None
         self._pinned = False
         self._lock = threading.Lock()
@@ -508,7 +516,10 @@ def _no_table(error: apsw.Error) -> bool:
 
 
 class ReaderPool:
-    def __init__(self, path: Path) -> None:
+    """``done``: the number of the group of commits that ended last."""
+
+    def __init__(self, path: Path, done: Callable[[], int] = int) -> None:
+        self.done = done
         self._path = path
         self._idle: deque[Reader] = deque()
         self._closed = False

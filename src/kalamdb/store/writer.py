@@ -61,6 +61,7 @@ class Writer:
         self._loop = loop
         self._after_group = after_group
         self._closed = False
+        self.begun = self.done = 0  # groups: the number of the last one
         self._log = connection.filename_wal
         self._rest = REST
         self._tend_at = 0.0
@@ -102,7 +103,10 @@ class Writer:
                     more = False
                 else:
                     group.append(job)
-        self._resolve(self._commit(group))
+        self.begun += 1
+        outcomes = self._commit(group)
+        self.done = self.begun
+        self._resolve(outcomes)
         self._tend_log()
         return more
 

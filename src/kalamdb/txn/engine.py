@@ -24,6 +24,7 @@ from kalamdb.api import ClientSession, Row
 from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, View, create_schema, load_table, meta
 from kalamdb.errors import KalamError
 from kalamdb.store.cold import CACHE_BYTES, ColdStore
+from kalamdb.store.columns import ColumnCache
 from kalamdb.store.hot import (
     HotSnapshot,
     Layout,
@@ -91,7 +92,7 @@ class StoreEngine:
         self._clock = Clock(last_seq)
         self._row_numbers = Clock(last_seq)
         self._latest_ms = 0
-        self.readers = ReaderPool(path)
+        self.readers = ReaderPool(path, lambda: self._writer.done)
         self.cold = ColdStore(storages, cache_bytes)
         self.tiered = self.cold.tables
         for (number,) in self.live.query("SELECT table_id FROM kalam_manifests", ()):
@@ -99,6 +100,7 @@ class StoreEngine:
         self._last_written: dict[int, int] = {}  # by table, the last commit of this life of the server
         self._rows_written: dict[int, int] = {}
         self._writer = Writer(connection, asyncio.get_running_loop(), self._keep_clock)
+        self.columns = ColumnCache(lambda: self._writer.begun)
         self._active: dict[str, StoreTransaction] = {}  # those that the client named
         self._open: set[StoreTransaction] = set()
         self._ended: OrderedDict[str, Outcome] = OrderedDict()
@@ -315,11 +317,14 @@ class StoreEngine:
             seq = self._clock.next()
             if changes:
                 changes.apply(connection, self.layouts)
+                for number in changes.altered:
+                    self.columns.void(number)
             for overlay in overlays:
                 table_id = overlay.table.id
                 dug = tombstones(table_id) if table_id in self.tiered else None
                 apply_rows(connection, overlay.layout, seq, overlay.changes(), dug)
                 self._last_written[table_id] = seq
+                self.columns.changed(overlay.layout, overlay.rows.keys())
             for made in bulk:
                 made.publish(connection, seq)
             if txn_id is not None:
@@ -412,6 +417,7 @@ class StoreEngine:
 
     async def _purge_table(self, number: int) -> None:
         name = f"h_{number}"
+        self.columns.void(number)  # nobody reads it any more
         while self.live.query(f"SELECT 1 FROM {name} LIMIT 1", ()):
             await self.run(f"DELETE FROM {name} WHERE (_userid, k) IN "
                             f"(SELECT _userid, k FROM {name} LIMIT {PURGE_ROWS})")

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import operator
 import re
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
+import apsw
 import pyarrow as pa
 
 from kalamdb import types
 from kalamdb.api import Row
 from kalamdb.store.cold import ColdRange, ColdStore, positions_in, without
+from kalamdb.store.columns import ColumnCache, Gathering, HotColumns
 from kalamdb.store.hot import SEQ, TURN_ROWS, HotSnapshot, Layout, Reader, Sizes, Stop, open_scratch, scan_sql
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.segment import key_at
@@ -50,7 +54,7 @@ class StoreScan:
 
     def __init__(self, snapshot: HotSnapshot, layout: Layout, scan: Scan, since: int | None,
                  own: Sequence[tuple[RowKey, Version]] = (), position: int = 0, cold: Cold | None = None,
-                 runs: RunView | None = None) -> None:
+                 runs: RunView | None = None, columns: ColumnCache | None = None) -> None:
         self._snapshot = snapshot
         self._open = True
         snapshot.hold()
@@ -62,6 +66,7 @@ class StoreScan:
         self._position = position
         self._cold = cold
         self._runs = runs
+        self._columns = columns
         self._stop = Stop()
         self._cursor: Any = None
         self._parts: Iterator[list[Row]] | None = None
@@ -240,14 +245,34 @@ class StoreScan:
 
     # ---------- without rows ----------
     def _as_batches(self) -> Iterator[pa.RecordBatch]:
-        kinds = [_type_of(self._layout, position) for position in self._scan.columns]
+        layout, scan = self._layout, self._scan
+        kinds = [_type_of(layout, position) for position in scan.columns]
         schema = pa.schema([pa.field(str(place), kind.arrow) for place, kind in enumerate(kinds)])
+        outputs = [layout.output(position) for position in scan.columns]
+        names = _needed(layout, ["_userid", "k", *outputs], scan.where)
         if self._cold is not None:
-            yield from self._cold_as_batches(self._cold, schema)
+            for batch in self._chosen(self.cold_batches(self._cold, names, ordered=False)):
+                yield _outputs_of(batch, outputs, schema)
         self._cold = None
+        hot = self._hot_columns(names)
+        if hot is None:
+            yield from self._rows_as_batches(self._merged() if self._own else self._committed(), kinds, schema)
+            return
+        for batch in self._chosen(hot):
+            if scan.stats is not None:
+                scan.stats.hot_rows += batch.num_rows
+            yield _outputs_of(batch, outputs, schema)
+        if self._own:
+            _, own = self._split_own()
+            head = self._outputs()[1]
+            rows = self._judged(own, outputs)
+            yield from self._rows_as_batches(iter([self._unkeyed(rows, head)] if rows else ()), kinds, schema)
+
+    def _rows_as_batches(self, parts: Iterator[list[Row]], kinds: Sequence[PgType], schema: pa.Schema
+                         ) -> Iterator[pa.RecordBatch]:
         held: list[pa.RecordBatch] = []
         count = size = 0
-        for rows in self._merged() if self._own else self._committed():
+        for rows in parts:
             held.append(types.rows_to_arrow(rows, kinds, schema))
             count += len(rows)
             size += held[-1].nbytes
@@ -257,17 +282,74 @@ class StoreScan:
         if held:
             yield pa.concat_batches(held)
 
-    def _cold_as_batches(self, cold: Cold, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        layout, scan = self._layout, self._scan
+    def _chosen(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Of ordered batches the rows that own ones do not hide and that satisfy the condition."""
         own = sorted({key for key, _ in self._own_visible()})
-        names = [layout.output(position) for position in scan.columns]
-        columns = _needed(layout, ["_userid", "k", *names], scan.where)
-        for batch in self.cold_batches(cold, columns, ordered=False):
-            left = without(batch, _among(own, batch), shared=layout.shared)
-            if scan.where is not None:
+        for batch in batches:
+            left = without(batch, _among(own, batch), shared=self._layout.shared)
+            if left.num_rows and self._scan.where is not None:
                 left = self._masked(left)
             if left.num_rows:
-                yield pa.RecordBatch.from_arrays([_array(left, name) for name in names], schema=schema)
+                yield left
+
+    # ---------- hot rows that are kept as columns ----------
+    def _hot_columns(self, names: Sequence[str]) -> Iterator[pa.RecordBatch] | None:
+        """All hot rows of the table, if there are columns of them or they are to be kept; None: read them as rows."""
+        layout, scan, cache = self._layout, self._scan, self._columns
+        if cache is None or self._is_part() or (scan.where is not None and scan.mask is None):
+            return None
+        found = cache.of(self._snapshot, layout, scan.tenant, names)
+        if found is not None:
+            return self._based(found, names)
+        gathering = cache.gather(self._snapshot, layout, scan.tenant, names) if scan.where is None else None
+        return None if gathering is None else self._gathered(gathering)
+
+    def _is_part(self) -> bool:
+        """Does the scan want a range of a tenant's keys?"""
+        scan = self._scan
+        return bool(scan.key_prefix) or scan.low is not None or scan.high is not None
+
+    def _based(self, found: HotColumns, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for batch in found.batches:
+            self._stop.check()
+            left = without(batch, _among(found.changed, batch), shared=self._layout.shared)
+            if left.num_rows:
+                yield left
+        for tenant, keys in groupby(found.changed, itemgetter(0)):
+            wanted = [k for _, k in keys]
+            bound = apsw.carray(array("q", wanted) if self._layout.codec.integer else tuple(wanted))
+            text = (f"SELECT {', '.join(names)} FROM {self._layout.table} "
+                    "WHERE _userid = ? AND k IN carray(?) ORDER BY k")
+            yield from self._read_columns(text, (tenant, bound), names)
+
+    def _gathered(self, gathering: Gathering) -> Iterator[pa.RecordBatch]:
+        names = gathering.names
+        tenant = self._scan.tenant
+        where, values = ("", ()) if tenant is None else ("WHERE _userid = ?", (tenant,))
+        text = f"SELECT {', '.join(names)} FROM {self._layout.table} {where} ORDER BY _userid, k"
+        for batch in self._read_columns(text, values, names):
+            gathering.add(batch)
+            yield batch
+        gathering.keep()
+
+    def _read_columns(self, text: str, values: tuple[Any, ...], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Hot rows of a statement that selects columns by these names, as batches of them."""
+        layout = self._layout
+        places = {name: place for place, name in enumerate(layout.columns)}
+        key = types.by_name("int8" if layout.codec.integer else "bytea")
+        others = {"_userid": types.TEXT, "k": key, "_seq": types.by_name("int8")}
+        kinds = [layout.types[places[name]] if name in places else others[name] for name in names]
+        load = layout.loader([places.get(name, SEQ) for name in names])
+        wide = [place for place, kind in enumerate(kinds) if kind.arrow in WIDE]
+        self._sizes = Sizes(wide) if wide else None
+        schema = pa.schema([pa.field(name, kind.arrow) for name, kind in zip(names, kinds, strict=True)])
+        cursor = self._cursor = self._reader.execute(layout, text, values, self._stop)
+        if cursor is None:
+            return
+        parts = iter(lambda: self._reader.rows(cursor, TURN_ROWS, self._stop, self._sizes), [])
+        yield from self._rows_as_batches((rows if load is None else load(rows) for rows in parts), kinds, schema)
+        self._cursor = None
+        self._reader.finish(cursor)
 
     def _masked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The rows that satisfy the condition."""
@@ -373,6 +455,10 @@ def hiding_keys(reader: Reader, layout: Layout, batch: pa.RecordBatch, stop: Sto
     return found
 
 
+def _outputs_of(batch: pa.RecordBatch, outputs: Sequence[str], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([_array(batch, name) for name in outputs], schema=schema)
+
+
 # ---------- cold batches as rows ----------
 def _needed(layout: Layout, names: Sequence[str], where: str | None) -> list[str]:
     """Columns of a segment that outputs and condition use, and the key."""
@@ -391,7 +477,7 @@ def _array(batch: pa.RecordBatch, name: str) -> pa.Array:
     return pa.nulls(batch.num_rows, pa.string()) if name == "NULL" else batch.column(name)
 
 
-def _among(keys: list[RowKey], batch: pa.RecordBatch) -> list[RowKey]:
+def _among(keys: Sequence[RowKey], batch: pa.RecordBatch) -> Sequence[RowKey]:
     """Of keys in order, those between a batch's first and last."""
     if not keys:
         return keys

@@ -25,6 +25,7 @@ from kalamdb.catalog.catalog import load_table
 from kalamdb.errors import KalamError
 from kalamdb.store import manifest
 from kalamdb.store.cold import ColdStore
+from kalamdb.store.columns import ColumnCache
 from kalamdb.store.hot import HotSnapshot
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.txn.api import TableDef
@@ -233,6 +234,7 @@ class Tiers:
             manifest.publish(connection, table.id, change)
             alone = self._engine.last_written(table.id) <= last
             if alone:
+                self._engine.columns.void(table.id)
                 connection.execute(f"DELETE FROM {hot}")
                 connection.execute(f"DELETE FROM {tombstones(table.id)}")
                 _set_clean(connection, table)
@@ -310,7 +312,7 @@ class Tiers:
         for name in (self._engine.layouts.of(table).table, tombstones(table.id)):
             after: tuple[Any, Any] | None = None
             while True:
-                after = await self._engine.submit(_cleaner(name, table.id, after))
+                after = await self._engine.submit(_cleaner(name, table.id, after, self._engine.columns))
                 faults.reach("flush.cleaned")
                 if after is None:
                     break
@@ -538,10 +540,12 @@ def _set_clean(connection: apsw.Connection, table: TableDef) -> None:
     connection.execute("UPDATE kalam_manifests SET clean_seq = NULL WHERE table_id = ?", (table.id,))
 
 
-def _cleaner(name: str, table_id: int, after: tuple[Any, Any] | None) -> Callable[[apsw.Connection], Any]:
+def _cleaner(name: str, table_id: int, after: tuple[Any, Any] | None, columns: ColumnCache
+             ) -> Callable[[apsw.Connection], Any]:
     """Removes the next rows that a flush took and nobody changed since; gives where to go on, None at the end."""
 
     def job(connection: apsw.Connection) -> tuple[Any, Any] | None:
+        columns.void(table_id)
         ((last,),) = connection.execute("SELECT clean_seq FROM kalam_manifests WHERE table_id = ?",
                                         (table_id,)).fetchall()
         low = "" if after is None else "(_userid, k) > (?, ?)"

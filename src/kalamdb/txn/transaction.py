@@ -170,7 +170,8 @@ class StoreTransaction:
         own = _candidates(overlay, scan) if overlay is not None and overlay.rows else ()
         return StoreScan(snapshot.hot, layout, scan, since, own, snapshot.position,
                          self._engine.cold_part(snapshot.hot, scan.table),
-                         overlay.runs.view() if overlay is not None and overlay.runs else None)
+                         overlay.runs.view() if overlay is not None and overlay.runs else None,
+                         None if layout.stream else self._engine.columns)
 
     def sample(self, snapshot: TxnSnapshot, sample: Sample) -> StoreSample:
         table = sample.table

@@ -1,0 +1,194 @@
+"""Hot rows as columns, kept from one scan of a table or a tenant to the next: SQLite's rows become arrays once.
+
+What is kept is the hot rows of a table, or of one tenant in it, as one snapshot saw them (the *base*), and the keys
+that commits have written from then on. Another snapshot's hot rows are the base without those keys, and what SQLite
+has under them in that snapshot: right for any snapshot, older or younger than the base, that has seen all commits begun
+before keys were noted. A commit notes its keys in the writer's thread before it is visible to anybody. Whatever else
+changes a hot table (a flush, an ALTER, a purge) makes its bases void, at the same place.
+
+All methods: any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from kalamdb.store.hot import HotSnapshot, Layout
+
+#: of all bases together
+BUDGET = 128 << 20
+#: how many there may be
+MOST = 10_000
+#: fewer rows are read as fast from SQLite
+LEAST_ROWS = 256
+#: of one batch, about
+BATCH_ROWS = 32_768
+#: changed keys are looked up one by one: so many at most, or one in so many of the rows
+CHANGES, CHANGES_SHARE = 100, 50
+#: as long as there is no base, whose rows could be counted
+CHANGES_BEFORE = 20_000
+
+RowKey = tuple[str, Any]  # tenant, encoded key
+
+
+@dataclass(slots=True, eq=False)
+class _Tracked:
+    """What is known of a table (``tenant`` None: all of it). ``since``: all groups of commits up to this one had begun
+    when keys began to be noted."""
+
+    table_id: int
+    tenant: str | None
+    since: int
+    keys: set[RowKey] = field(default_factory=set)
+    most: int = CHANGES_BEFORE
+    layout: Layout | None = None
+    names: frozenset[str] = frozenset()
+    batches: Sequence[pa.RecordBatch] = ()
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HotColumns:
+    """A base, in order of tenant and key, with the columns that were asked for among others; and the keys whose rows
+    are to be left out and read from the snapshot, in order."""
+
+    batches: Sequence[pa.RecordBatch]
+    changed: Sequence[RowKey]
+
+
+class Gathering:
+    """A base in the making: the batches of a scan, in order. ``keep`` it once the scan is through."""
+
+    def __init__(self, cache: ColumnCache, tracked: _Tracked, layout: Layout, names: Sequence[str]) -> None:
+        self.names = names
+        self._cache = cache
+        self._tracked = tracked
+        self._layout = layout
+        self._batches: list[pa.RecordBatch] = []
+        self._small: list[pa.RecordBatch] = []  # the last ones, to be one
+        self._rows = self._nbytes = 0
+        self._over = False
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        if self._over:
+            return
+        self._small.append(batch)
+        self._rows += batch.num_rows
+        self._nbytes += batch.nbytes
+        if sum(each.num_rows for each in self._small) >= BATCH_ROWS:
+            self._join()
+        if self._nbytes > self._cache.budget:
+            self._over = True
+            self._batches.clear()
+            self._small.clear()
+
+    def _join(self) -> None:
+        if self._small:
+            self._batches.append(pa.concat_batches(self._small))
+            self._small.clear()
+
+    def keep(self) -> None:
+        self._join()
+        if not self._over:
+            self._cache.put(self._tracked, self._layout, self.names, self._batches, self._rows, self._nbytes)
+
+
+class ColumnCache:
+    """``begun``: the number of the group of commits that the writer began last. A tenant is None for a whole table; a
+    shared table has the one tenant ""."""
+
+    def __init__(self, begun: Callable[[], int], budget: int = BUDGET) -> None:
+        self.budget = budget
+        self.least_rows = LEAST_ROWS
+        self._begun = begun
+        self._lock = threading.Lock()
+        self._by_table: dict[int, dict[str | None, _Tracked]] = {}
+        self._used: OrderedDict[_Tracked, None] = OrderedDict()  # the longest unused first
+        self._nbytes = 0
+
+    # ---------- for who writes, before it can be seen ----------
+    def changed(self, layout: Layout, keys: Collection[RowKey]) -> None:
+        if layout.table_id not in self._by_table:
+            return
+        with self._lock:
+            tenants = self._by_table.get(layout.table_id, {})
+            for tenant in (None, "") if layout.shared else (None,):
+                if (tracked := tenants.get(tenant)) is not None:
+                    self._note(tracked, keys)
+            if not layout.shared and len(tenants) > (None in tenants):
+                for key in keys:
+                    if (tracked := tenants.get(key[0])) is not None:
+                        self._note(tracked, (key,))
+
+    def _note(self, tracked: _Tracked, keys: Collection[RowKey]) -> None:
+        if len(tracked.keys) + len(keys) > tracked.most:
+            self._drop(tracked)
+        else:
+            tracked.keys.update(keys)
+
+    def void(self, table_id: int) -> None:
+        """The table's hot rows change in a way that nobody notes."""
+        with self._lock:
+            for tracked in list(self._by_table.get(table_id, {}).values()):
+                self._drop(tracked)
+
+    # ---------- for who reads ----------
+    def of(self, snapshot: HotSnapshot, layout: Layout, tenant: str | None, names: Collection[str]
+           ) -> HotColumns | None:
+        """The hot rows of a snapshot, which has been pinned."""
+        with self._lock:
+            tracked = self._by_table.get(layout.table_id, {}).get(tenant)
+            if tracked is None or tracked.layout is not layout or snapshot.since < tracked.since or (
+                    not tracked.names.issuperset(names)):
+                return None
+            self._used.move_to_end(tracked)
+            return HotColumns(tracked.batches, sorted(tracked.keys))
+
+    def gather(self, snapshot: HotSnapshot, layout: Layout, tenant: str | None, names: Sequence[str]
+               ) -> Gathering | None:
+        """For a scan that is to read all hot rows of a snapshot; None where it would not make a base. The scan reads
+        the columns of ``Gathering.names``, which are more where others have wanted more before."""
+        with self._lock:
+            tracked = self._by_table.get(layout.table_id, {}).get(tenant)
+            if tracked is None:
+                tracked = _Tracked(layout.table_id, tenant, self._begun())
+                self._by_table.setdefault(layout.table_id, {})[tenant] = tracked
+                self._used[tracked] = None
+                self._shrink()
+            if snapshot.since < tracked.since:
+                return None
+            before = tracked.names if tracked.layout is layout else ()
+            return Gathering(self, tracked, layout, [*names, *sorted(set(before) - set(names))])
+
+    def put(self, tracked: _Tracked, layout: Layout, names: Sequence[str], batches: Sequence[pa.RecordBatch],
+            rows: int, nbytes: int) -> None:
+        with self._lock:
+            if tracked not in self._used:  # void since
+                return
+            tracked.most = max(CHANGES, rows // CHANGES_SHARE)
+            if len(tracked.keys) > tracked.most or rows < self.least_rows:
+                self._drop(tracked)
+                return
+            self._nbytes += nbytes - tracked.nbytes
+            tracked.layout, tracked.names, tracked.batches, tracked.nbytes = layout, frozenset(names), batches, nbytes
+            self._used.move_to_end(tracked)
+            self._shrink()
+
+    def _shrink(self) -> None:
+        while self._nbytes > self.budget or len(self._used) > MOST:
+            self._drop(next(iter(self._used)))
+
+    def _drop(self, tracked: _Tracked) -> None:
+        self._used.pop(tracked, None)
+        tenants = self._by_table.get(tracked.table_id, {})
+        if tenants.get(tracked.tenant) is tracked:
+            del tenants[tracked.tenant]
+            self._nbytes -= tracked.nbytes
+            if not tenants:
+                del self._by_table[tracked.table_id]

@@ -1,0 +1,205 @@
+"""Hot rows kept as columns: every scan shows its own snapshot's rows, and the next one does not read SQLite again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from engine.rig import Runner, create, definition, put, stored
+from kalamdb import types
+from kalamdb.api import Row
+from kalamdb.txn.api import ColumnDef, Scan, ScanStats, TableDef
+from kalamdb.txn.engine import StoreEngine
+from kalamdb.txn.transaction import StoreTransaction
+
+ROWS = [(number, f"row {number}", None if number % 3 else number / 7) for number in range(1, 601)]
+
+
+def columns(transaction: StoreTransaction, table: TableDef, tenant: str | None = "", wanted: Sequence[int] = (0, 1, 2),
+            *, number: int = 0) -> list[str]:
+    """All rows as batches, as ``shown``."""
+    cursor = transaction.scan(transaction.snapshot(number), Scan(table, tenant, tuple(wanted)))
+    batches = cursor.batches()
+    assert batches is not None
+    kinds = [table.columns[place].type for place in wanted]
+    found = [row for batch in batches for row in types.rows_of_batch(batch, kinds)]
+    cursor.close()
+    return shown(found)
+
+
+def shown(rows: Sequence[Row]) -> list[str]:
+    """In some order; NaN is like NaN."""
+    return sorted(map(repr, rows))
+
+
+def is_kept(engine: StoreEngine, table: TableDef, tenant: str | None = "", names: Sequence[str] = ("c1",)) -> bool:
+    snapshot = engine.hot_snapshot()
+    try:
+        return engine.columns.of(snapshot, engine.layouts.of(table), tenant, names) is not None
+    finally:
+        snapshot.close()
+
+
+async def filled(engine: StoreEngine) -> TableDef:
+    table = await create(engine, definition(columns="id int8, v text, f float8"))
+    await put(engine, table, *ROWS)
+    return table
+
+
+def test_changes_over_a_base(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        old, young = engine.begin(None, isolation="repeatable read"), engine.begin(None)
+        assert columns(old, table, wanted=(0,), number=1) == shown([row[:1] for row in ROWS])
+        assert is_kept(engine, table)
+        await young.update(table, [(("", (number,)), {1: "new", 2: float("nan")}) for number in (1, 300, 600)])
+        await young.delete(table, [("", (number,)) for number in (2, 301)])
+        await young.insert(table, [("", (number, "in", 1.5)) for number in (0, 601)])
+        own = columns(young, table)
+        await young.commit()
+        assert len(own) == len(ROWS)
+        assert is_kept(engine, table)
+        reader = engine.begin(None)
+        assert columns(reader, table) == shown(stored(engine, table)) == own
+        assert columns(old, table, number=1) == columns(old, table) == shown(ROWS), "it is older than the changes"
+        reader.rollback()
+        old.rollback()
+
+    run(test)
+
+
+def test_a_scan_of_a_base_reads_what_has_changed(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        reader = engine.begin(None)
+        columns(reader, table)
+        held = engine.columns.of(reader.snapshot(0).hot, engine.layouts.of(table), "", ("c1", "c2", "c3"))
+        assert held is not None
+        assert sum(batch.num_rows for batch in held.batches) == len(ROWS)
+        assert not held.changed
+        stats = ScanStats()
+        cursor = reader.scan(reader.snapshot(0), Scan(table, "", (0,), stats=stats))
+        batches = cursor.batches()
+        assert batches is not None
+        list(batches)
+        assert stats.hot_rows == len(ROWS)
+        await put(engine, table, (1000, "new", None))
+        held = engine.columns.of(reader.snapshot(0).hot, engine.layouts.of(table), "", ("c1",))
+        assert held is not None
+        assert held.changed == [("", 1000)]
+        reader.rollback()
+
+    run(test)
+
+
+def test_more_columns_than_before(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        reader = engine.begin(None)
+        columns(reader, table, wanted=(0,))
+        assert not is_kept(engine, table, names=["c3"])
+        columns(reader, table, wanted=(2,))
+        assert is_kept(engine, table, names=["c1", "c3"])
+        reader.rollback()
+
+    run(test)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_flush_makes_them_void(run: Runner, monkeypatch: pytest.MonkeyPatch, alone: bool) -> None:
+    """Whether the hot rows go with the publication, or step by step after it."""
+    if not alone:
+        monkeypatch.setattr(StoreEngine, "last_written", lambda self, number: 1 << 62)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        reader = engine.begin(None)
+        before = engine.begin(None, isolation="repeatable read")
+        columns(reader, table)
+        columns(before, table, number=1)
+        await engine.flush(table)
+        assert not is_kept(engine, table)
+        await put(engine, table, (7000, "hot", None))
+        assert columns(reader, table) == shown([*ROWS, (7000, "hot", None)])
+        assert columns(before, table, number=1) == shown(ROWS)
+        assert columns(before, table) == shown(ROWS)
+        reader.rollback()
+        before.rollback()
+
+    run(test)
+
+
+def test_many_changes_make_them_void(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        reader = engine.begin(None)
+        columns(reader, table)
+        await put(engine, table, *[(number, "more", None) for number in range(1000, 1200)])
+        assert not is_kept(engine, table)
+        assert len(columns(reader, table)) == len(columns(reader, table)) == 800
+        reader.rollback()
+
+    run(test)
+
+
+def test_a_tenant(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(columns="id int8, v text, f float8", kind="user"))
+        for tenant in ("a", "b", ""):
+            await put(engine, table, *[(number, f"of {tenant}", None) for number in range(400)], tenant=tenant)
+        await put(engine, table, (1, "few", None), tenant="c")
+        reader = engine.begin(None)
+        for tenant in ("a", "b", "", "c"):
+            assert columns(reader, table, tenant) == shown(stored(engine, table, tenant=tenant))
+        assert [is_kept(engine, table, tenant) for tenant in ("a", "b", "", "c")] == [True, True, True, False]
+        await put(engine, table, (999, "new", 1.0), tenant="a")
+        await put(engine, table, (998, "new", 2.0), tenant="")
+        for tenant in ("a", "b", "", "c"):
+            assert columns(reader, table, tenant) == shown(stored(engine, table, tenant=tenant))
+        assert columns(reader, table, None) == columns(reader, table, None) == shown(stored(engine, table))
+        await put(engine, table, (999, "too", 3.0), tenant="b")
+        assert columns(reader, table, None) == shown(stored(engine, table))
+        reader.rollback()
+
+    run(test)
+
+
+def test_an_altered_table(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        reader, writer = engine.begin(None), engine.begin(None)
+        columns(reader, table)
+        reader.rollback()
+        locked = await writer.lock_table(table)
+        late = ColumnDef(locked.next_column, "g", types.by_name("int4"), "int4", late=True, missing=5)
+        altered = await writer.alter_table(replace(locked, columns=(*locked.columns, late)))
+        await writer.commit()
+        assert not is_kept(engine, altered)
+        reader = engine.begin(None)
+        for _ in range(2):
+            assert columns(reader, altered, wanted=(0, 3)) == shown([(row[0], 5) for row in ROWS])
+        assert is_kept(engine, altered)
+        reader.rollback()
+
+    run(test)
+
+
+def test_the_longest_unused_go_first(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(columns="id int8, v text, f float8", kind="user"))
+        for tenant in "abc":
+            await put(engine, table, *ROWS, tenant=tenant)
+        reader = engine.begin(None)
+        columns(reader, table, "a")
+        engine.columns.budget = 2 * engine.columns._nbytes + 1000
+        for tenant in "bac":
+            columns(reader, table, tenant)
+        assert [is_kept(engine, table, tenant) for tenant in "abc"] == [True, False, True]
+        engine.columns.budget = 1000
+        assert columns(reader, table, "b") == shown(ROWS)
+        assert not is_kept(engine, table, "b")
+        reader.rollback()
+
+    run(test)
