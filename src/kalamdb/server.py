@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,22 @@ def run(settings: Settings) -> int:
         _make_data_directory(settings.data)
         with _locked(settings.data):
             (settings.data / STATE_FILE).unlink(missing_ok=True)  # of a server that was killed
-            asyncio.run(_serve(settings))
+            _run(_serve(settings))
     except StartError as error:
         log.error("%s", error)
         return 1
     return 0
+
+
+def _run(serving: Coroutine[Any, Any, None]) -> None:
+    """In uvloop's event loop: a busy server spends a fifth less on each message than in asyncio's own, which is there
+    where uvloop is not."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(serving)
+    else:
+        uvloop.run(serving)
 
 
 def _configure_logging(level: str) -> None:

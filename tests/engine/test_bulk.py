@@ -404,7 +404,7 @@ def test_a_row_whose_file_moves_with_the_commit(run: Runner) -> None:
         one, other = await loaded(engine, table), engine.begin(None)
         with held_writer(engine):
             commit = asyncio.create_task(one.commit())
-            await until(lambda: engine._writer._queue.qsize() == 1)
+            await until(lambda: engine._writer.waiting == 1)
             waiting = await waiting_for(other.insert(table, [("", (1, "late"))]), other)
         await commit
         await refused("23505", waiting)

@@ -7,6 +7,7 @@ import resource
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def test_a_group_is_one_commit_of_the_database(run: Runner) -> None:
         engine._writer._connection.set_commit_hook(committing)
         with held_writer(engine):
             tasks = [asyncio.create_task((await begun(engine, table, (number, "a"))).commit()) for number in range(40)]
-            await until(lambda: engine._writer._queue.qsize() == 40)
+            await until(lambda: engine._writer.waiting == 40)
         numbers = [number for number in await soon(asyncio.gather(*tasks)) if number is not None]
         assert commits <= 2
         assert numbers == sorted(set(numbers))
@@ -81,10 +82,10 @@ def test_a_job_that_fails_takes_no_other_along(run: Runner, error: Exception) ->
 
         with held_writer(engine):
             good = [asyncio.create_task((await begun(engine, table, (number, "a"))).commit()) for number in range(3)]
-            await until(lambda: engine._writer._queue.qsize() == 3)
+            await until(lambda: engine._writer.waiting == 3)
             failing = engine._writer.submit(bad)
             good.append(asyncio.create_task((await begun(engine, table, (3, "a"))).commit()))
-            await until(lambda: engine._writer._queue.qsize() == 5)
+            await until(lambda: engine._writer.waiting == 5)
         numbers = [number for number in await soon(asyncio.gather(*good)) if number is not None]
         assert numbers == sorted(set(numbers))
         assert len(numbers) == 4
@@ -106,7 +107,7 @@ def test_a_cancelled_commit_happens_all_the_same(run: Runner) -> None:
         other = engine.begin(None)
         with held_writer(engine):
             task = asyncio.create_task(one.commit())
-            await until(lambda: engine._writer._queue.qsize() == 1)
+            await until(lambda: engine._writer.waiting == 1)
             task.cancel()
             await asyncio.sleep(0)
             one.rollback()
@@ -154,7 +155,7 @@ def test_the_end_waits_for_commits_under_way(run: Runner) -> None:
             table = await create(engine, definition())
             with held_writer(engine):
                 task = asyncio.create_task((await begun(engine, table, (1, "a"))).commit())
-                await until(lambda: engine._writer._queue.qsize() == 1)
+                await until(lambda: engine._writer.waiting == 1)
                 closing = asyncio.create_task(engine.close())
                 await asyncio.sleep(0)
             await soon(closing)
@@ -256,6 +257,119 @@ def test_outcomes_are_kept_for_an_hour_and_not_for_ever(run: Runner, monkeypatch
     run(test)
 
 
+# ---------- who is alone ----------
+def test_a_commit_of_who_is_alone_waits_for_no_thread(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await begun(engine, table, (1, "a"), name="one")
+        commit = one.commit(alone=True)
+        with pytest.raises(StopIteration) as end:  # it has not waited at all
+            commit.send(None)
+        assert stored(engine, table, columns=(0, -1)) == [(1, end.value.value)]
+        assert engine.outcome("one") == "committed"
+        assert len(engine.locks) == 0
+        assert engine.insert_alone("two", table, "", (2, "b"))
+        assert engine.outcome("two") == "committed"
+        assert engine.rows_written(table.id) == 2
+
+    async def again(engine: StoreEngine) -> None:
+        assert stored(engine, engine.catalog.by_name["n", "t"]) == [(1, "a"), (2, "b")]
+        assert engine.live.query("SELECT txn_id FROM kalam_commits ORDER BY seq", ()) == [("one",), ("two",)]
+
+    run(test)
+    run(again)
+
+
+def test_a_lone_row_goes_the_long_way_where_anything_is_in_it(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition("t", "id int8, v text", optional=False))
+        await put(engine, table, (1, "there"))
+        assert not engine.insert_alone("a", table, "", (1, "a row is there"))
+        assert not engine.insert_alone("a", table, "", (2, None))
+        other = await begun(engine, table, (3, "open"))
+        assert not engine.insert_alone("a", table, "", (3, "somebody has the key"))
+        assert engine.insert_alone("b", table, "", (4, "another key"))
+        assert not engine.insert_alone("b", table, "", (5, "the same transaction"))
+        ddl = engine.begin(None)
+        waits = asyncio.create_task(ddl.lock_table(table))
+        await asyncio.sleep(0)
+        assert not engine.insert_alone("a", table, "", (6, "somebody waits for the table"))
+        await other.commit()
+        await waits
+        assert not engine.insert_alone("a", table, "", (6, "somebody has the table"))
+        altered = await ddl.alter_table(replace(table, columns=definition("t", "id int8, v text").columns))
+        await ddl.commit()
+        assert not engine.insert_alone("a", table, "", (6, "not its definition any more"))
+        with held_writer(engine):
+            assert not engine.insert_alone("a", altered, "", (6, "a commit is under way"))
+        await until(lambda: engine._writer.prompt)
+        assert engine.insert_alone("a", altered, "", (6, "now"))
+        assert [row[0] for row in stored(engine, altered)] == [1, 3, 4, 6]
+
+    run(test)
+
+
+def test_after_a_slow_commit_the_thread_does_them(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        monkeypatch.setattr("kalamdb.store.writer.SLOW", -1.0)
+        assert engine.insert_alone("a", table, "", (1, "slow"))
+        assert not engine.insert_alone("b", table, "", (2, "not now"))
+        one = await begun(engine, table, (2, "b"))
+        commit = one.commit(alone=True)
+        assert isinstance(commit.send(None), asyncio.Future)
+        commit.close()
+        await until(lambda: not engine._writer._busy and stored(engine, table)[-1] == (2, "b"))
+
+    run(test)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_log_begins_anew_while_commits_go_on(run: Runner, monkeypatch: pytest.MonkeyPatch, alone: bool) -> None:
+    """Written back beside them, and the rest between two of them."""
+    monkeypatch.setattr("kalamdb.store.hot.LOG_PAGES", 100)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        begun_anew = 0
+        for number in range(1500):
+            before = engine._writer._pages
+            one = await begun(engine, table, (number, "x" * 500))
+            await one.commit(alone=alone)
+            await asyncio.sleep(0)
+            begun_anew += engine._writer._pages < before
+            assert engine._writer._pages < 1000
+        assert begun_anew > 1
+
+    run(test)
+
+
+def test_the_last_number_is_known_by_its_outcome(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits that keep an outcome do not keep the clock: it goes on above them though time has gone back, and when the
+    outcomes are gone."""
+
+    async def first(engine: StoreEngine) -> int:
+        table = await create(engine, definition())
+        one = await begun(engine, table, (1, "a"), name="one")
+        number = await one.commit()
+        assert number is not None
+        assert engine.live.query("SELECT value FROM kalam_meta WHERE name = 'last_seq'", ()) < [(number,)]
+        return number
+
+    async def second(engine: StoreEngine) -> int:
+        number = await put(engine, engine.catalog.by_name["n", "t"], (2, "b"))
+        await engine.run("DELETE FROM kalam_commits")
+        return number
+
+    async def third(engine: StoreEngine) -> int:
+        return await put(engine, engine.catalog.by_name["n", "t"], (3, "c"))
+
+    numbers = [run(first)]
+    monkeypatch.setattr("kalamdb.txn.clock.now_ms", lambda: 1_600_000_000_000)
+    numbers += [run(second), run(third)]
+    assert numbers == sorted(set(numbers))
+
+
 # ---------- what the disk refuses ----------
 @contextmanager
 def full_disk(engine: StoreEngine) -> Iterator[None]:
@@ -320,7 +434,7 @@ def test_a_full_disk_refuses_the_big_and_stores_the_small(run: Runner) -> None:
         with full_disk(engine):
             with held_writer(engine):
                 tasks = [asyncio.create_task(one.commit()) for one in (small[0], big, *small[1:])]
-                await until(lambda: engine._writer._queue.qsize() == 4)
+                await until(lambda: engine._writer.waiting == 4)
             await refused("53100", tasks[1])
             await soon(asyncio.gather(tasks[0], *tasks[2:]))
         assert stored(engine, table) == [(number, "small") for number in range(3)]

@@ -23,6 +23,7 @@ import apsw
 
 from kalamdb.admin.files import Readable
 from kalamdb.catalog import formats
+from kalamdb.catalog.catalog import last_commit
 from kalamdb.errors import KalamError
 from kalamdb.store.files import sync
 from kalamdb.store.hot import open_connection
@@ -168,12 +169,13 @@ def _copy_database(data: Path, target: Path) -> dict[str, Any]:
             raise refused
         facts: list[Any] = copy.execute("SELECT name, value FROM kalam_meta").fetchall()
         meta: dict[str, Any] = dict(facts)
+        last = max(meta.get("last_seq", 0), last_commit(copy))
         rows: list[Any] = copy.execute(
             "SELECT storage, file, bytes, checksum FROM kalam_segments ORDER BY storage, file").fetchall()
         segments = tuple(SegmentCopy(*row) for row in rows)
     finally:
         copy.close(True)
-    return {"format": meta["format"], "server_id": meta["server_id"], "last_seq": meta.get("last_seq", 0),
+    return {"format": meta["format"], "server_id": meta["server_id"], "last_seq": last,
             "checksum": checksum_of(target), "segments": segments}
 
 

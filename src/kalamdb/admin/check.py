@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from kalamdb.admin.files import Readable
 from kalamdb.catalog import formats
-from kalamdb.catalog.catalog import load_table
+from kalamdb.catalog.catalog import last_commit, load_table
 from kalamdb.errors import KalamError
 from kalamdb.store import bloom, manifest
 from kalamdb.store.cold import ColdRange, ColdStore
@@ -73,6 +73,7 @@ class Check:
                 yield f"hot.db: {refused.message}; {refused.detail}"
                 return
             ((self._last_seq,),) = self._query("SELECT value FROM kalam_meta WHERE name = 'last_seq'") or [(0,)]
+            self._last_seq = max(self._last_seq, last_commit(self._connection))
             definitions = self._query(  # dropped tables, too, until they are purged
                 "SELECT id, definition FROM kalam_tables WHERE definition <> '' ORDER BY id")
             tables = [load_table(id_, formats.modern(text, number)) for id_, text in definitions]

@@ -63,6 +63,12 @@ def meta(connection: apsw.Connection, name: str, make: Callable[[], Any]) -> Any
     return value
 
 
+def last_commit(connection: apsw.Connection) -> int:
+    """The latest commit whose outcome is kept; ``last_seq`` among the facts may be older than that."""
+    number: Any = connection.execute("SELECT max(seq) FROM kalam_commits").fetchall()[0][0]
+    return number or 0
+
+
 # ---------- definitions as text ----------
 def dump_table(table: TableDef) -> str:
     return json.dumps({

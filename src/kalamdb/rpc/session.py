@@ -560,7 +560,8 @@ class Session:
             portal = bind(statement, message.bind)
             self._close_portal("")
             self._out.append(wire.BIND_COMPLETE)
-            if portal.context is None or statement.prepared is None:
+            prepared = statement.prepared
+            if prepared is None or (portal.context is None and not self._ends_here(statement, prepared)):
                 self._portals[""] = portal
                 give_back = wire.DESCRIBE_ON
                 return
@@ -574,6 +575,10 @@ class Session:
             self._with_result(portal, outcome, self._describe_result)
         finally:
             self._decoder.give_back(give_back)
+
+    def _ends_here(self, statement: Statement, prepared: Prepared) -> bool:
+        """Is it a statement without a context that has no rows and no part in an implicit block, as COMMIT?"""
+        return prepared.columns is None and not (statement.local or self._block.open)
 
     def _send_whole(self, portal: Portal, result: Result) -> None:
         """Everything from Describe's answer on."""

@@ -22,6 +22,7 @@ from kalamdb.sql.checks import check_row
 from kalamdb.sql.coerce import Snowflakes
 from kalamdb.sql.cursors import close_cursor, close_cursors, fetch
 from kalamdb.sql.duck import QueryEngine
+from kalamdb.sql.insert import InsertPlan
 from kalamdb.sql.jsonout import exec_answer
 from kalamdb.sql.lexer import split
 from kalamdb.sql.parse import parse
@@ -69,6 +70,8 @@ from kalamdb.txn.api import Engine, StaleDefinition
 ENTRIES = 4096
 LONGEST = 16_384
 THREADS = 8
+#: so long must a session have been the only one that worked for its commits to be done in the event loop
+ALONE_NS = 20_000_000
 
 
 class OtherRules(Exception):
@@ -100,6 +103,8 @@ class SqlExecutor:
         self._entries: OrderedDict[tuple[str, tuple[int, ...]], Entry] = OrderedDict()
         self._prepared: OrderedDict[tuple[str, tuple[int, ...], access.SearchPath | None], Prepared] = OrderedDict()
         self._states: dict[int, SessionState] = {}
+        self._latest: ClientSession | None = None  # who alone has executed statements
+        self._latest_since = 0  # since then
         self.sessions: dict[int, ClientSession] = {}
         self.settings = settings if isinstance(settings, Settings) else Settings()
 
@@ -182,13 +187,19 @@ class SqlExecutor:
     ) -> Result | Awaitable[Result]:
         entry: Entry = prepared.plan
         state = self._state(session)
-        session.statement_ns = time.time_ns()
+        session.statement_ns = now = time.time_ns()
+        if session is not self._latest:
+            self._latest, self._latest_since = session, now
         if context is not None and context.close:
             for name in context.close:
                 close_cursor(session, name, missing_ok=True)
         statement = entry.statement
         if isinstance(statement, CONTROL):
             return self._control(session, state, statement, context)
+        if context is not None and context.commit and session.transaction is None and self._alone(session):
+            lone = self._insert_alone(session, state, entry, params, formats, context)
+            if lone is not None:
+                return lone
         run = self._open(session, state, context)
         run.described = prepared.columns if context is None else None
 
@@ -214,6 +225,26 @@ class SqlExecutor:
                 return _answer(run, outcome)
         return eager.begin(self._finish(run, outcome, start))
 
+    def _insert_alone(self, session: ClientSession, state: SessionState, entry: Entry, params: Sequence[bytes | None],
+                      formats: Sequence[int], context: Context) -> Result | None:
+        """A row that is all of its transaction, as pg_kalam sends it. None: it takes more, or is an error, which the
+        usual way tells."""
+        txn = context.txn
+        if not entry.planned or txn is None or txn.iso != "read committed" or txn.ro or context.exec or (
+                context.snap or context.take or context.level > 1):
+            return None
+        try:
+            run = self._run(session, state, context)
+            bound = entry.bound(run.catalog, run.path, self.queries)
+            if not isinstance(bound.plan, InsertPlan):
+                return None
+            run.params = decode(params, formats, bound.kinds)
+            found = bound.plan.one(run)
+        except KalamError:
+            return None
+        session.tenant = run.tenant
+        return Result("INSERT 0 1") if found and self.engine.insert_alone(txn.id, bound.plan.table, *found) else None
+
     def _state(self, session: ClientSession) -> SessionState:
         state = self._states.get(session.id)
         if state is None:
@@ -223,25 +254,31 @@ class SqlExecutor:
 
     def _open(self, session: ClientSession, state: SessionState, context: Context | None) -> Run:
         current = session.transaction
-        bound = None
         if context is not None:
             try:
                 current = transaction.enter(self.engine, session, context)
-                bound = access.bound_tenant(session.account, context)
+                run = self._run(session, state, context)
             except KalamError:
                 transaction.fail(session, context)
                 raise
         elif current is not None:
             check_usable(current)
+        if context is None:
+            run = self._run(session, state, None)
+        run.begun, run.own = current, current is None
         state.used = True
         if context is not None and current is not None:
             for number in context.take:
                 current.snapshot(number)
             if context.snap:
                 current.snapshot(context.snap)  # before the statement writes, and also if it does not read
-        session.tenant = access.tenant_of(session, context)
+        session.tenant = run.tenant
+        return run
+
+    def _run(self, session: ClientSession, state: SessionState, context: Context | None) -> Run:
+        bound = None if context is None else access.bound_tenant(session.account, context)
         return Run(
-            self, session, state, context, current, current is None, session.tenant,
+            self, session, state, context, None, True, access.tenant_of(session, context),
             access.search_path(session, context),
             session.account if bound is None else Account(bound, Role.USER), bound,
             report=state.reports.of(context.stats) if context is not None and context.stats else None,
@@ -352,11 +389,11 @@ class SqlExecutor:
                 return self._untouched(run, other)
             if run.own and not run.handed:
                 if run.wrote:
-                    await run.transaction.commit()
+                    await run.transaction.commit(alone=self._alone(run.session))
                 else:
                     run.roll_back()
             elif not run.own and run.context is not None and run.context.commit:
-                await transaction.commit(run.session, run.state)
+                await transaction.commit(run.session, run.state, alone=self._alone(run.session))
         except asyncio.CancelledError:
             raise self._cancelled(run, cancelled()) from None
         except KalamError as error:
@@ -401,8 +438,12 @@ class SqlExecutor:
         return result if result is not None else eager.begin(self._commit(session, state))
 
     async def _commit(self, session: ClientSession, state: SessionState) -> Result:
-        await transaction.commit(session, state)
+        await transaction.commit(session, state, alone=self._alone(session))
         return Result("COMMIT")
+
+    def _alone(self, session: ClientSession) -> bool:
+        """Has nobody else executed anything for a while?"""
+        return session is self._latest and session.statement_ns - self._latest_since > ALONE_NS
 
     # ---------- the end ----------
     def close(self, session: ClientSession) -> None:

@@ -120,6 +120,13 @@ class InsertPlan:
         return self._many(run)
 
     # ---------- one row ----------
+    def one(self, run: Run) -> tuple[str, Row] | None:
+        """The only row of a statement that does nothing else, and its tenant."""
+        if len(self.rows) != 1 or self.computed is not None or self.upsert is not None or self.skip_conflicts or (
+                self.returning is not None):
+            return None
+        return next(self._built(run, self.rows, ((),)))
+
     def _one(self, run: Run) -> Result | Awaitable[Result]:
         tenant, row = next(self._built(run, self.rows, ((),)))
         if not self.skip_conflicts and run.transaction.insert_nowait(self.table, tenant, row):

@@ -124,12 +124,12 @@ def enter(engine: Engine, session: ClientSession, context: Context) -> Transacti
     return transaction
 
 
-async def commit(session: ClientSession, state: SessionState) -> None:
-    """Make the session's transaction durable; it is over even if that fails."""
+async def commit(session: ClientSession, state: SessionState, *, alone: bool = False) -> None:
+    """Make the session's transaction durable; it is over even if that fails. ``alone``: see ``Transaction.commit``."""
     transaction = session.transaction
     close_cursors(session, transaction)
     try:
-        await transaction.commit()
+        await transaction.commit(alone=alone)
     except BaseException:
         transaction.rollback()
         _leave(session, state, committed=False)

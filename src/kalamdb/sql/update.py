@@ -30,7 +30,7 @@ from kalamdb.sql.insert import (
     param_cell,
     target_positions,
 )
-from kalamdb.sql.predicate import SEQ, USERID, Condition, Field, KeyRange, conjunction
+from kalamdb.sql.predicate import SEQ, USERID, Condition, Field, KeyRange, conjunction, evaluate
 from kalamdb.sql.query import QueryPlan, column_type, rows_tree
 from kalamdb.sql.read import Filter, picker, qualifiers
 from kalamdb.sql.returning import Returning
@@ -60,6 +60,11 @@ class Assignments:
     positions: tuple[int, ...] = ()  # of the query's columns
     converts: tuple[Any, ...] = ()
     pairs: bool = False  # cells and filter see excluded rows, too (``PairBinder``)
+
+    @property
+    def moves(self) -> bool:
+        """May a row's key change?"""
+        return any(position in self.table.key for position, _ in self.cells)
 
     async def values(self, run: Run, rows: Sequence[Row], excluded: Sequence[Row] = ()) -> list[tuple[int, Changes]]:
         """(place of the row, its changes) for the rows that satisfy the condition."""
@@ -369,8 +374,32 @@ class ChangePlan:
     def verb(self) -> str:
         return "DELETE" if self.assignments is None else "UPDATE"
 
-    def start(self, run: Run) -> Awaitable[Result]:
+    def start(self, run: Run) -> Result | Awaitable[Result]:
+        if self.returning is None and self.finder.query is None and not (run.context is not None and run.context.snap):
+            changed = self._change_one(run)
+            if changed is not None:
+                return Result(f"{self.verb} {int(changed)}")
         return self._run(run)
+
+    def _change_one(self, run: Run) -> bool | None:
+        """Whether a row was changed, if there is one whole key and nobody has to be waited for."""
+        assignments = self.assignments
+        if assignments is not None and (assignments.query is not None or assignments.moves):
+            return None
+        tenant = self._tenant(run)
+        keys = self.finder.keys(run, tenant)
+        if tenant is None or keys is None or len(keys) != 1:
+            return None
+        rest, params = self.finder.filter.range.rest, run.params
+
+        def matches(row: Row) -> bool:
+            return rest is None or evaluate(rest, row, params) is True
+
+        def values(row: Row) -> Changes:
+            assert assignments is not None
+            return {position: cell(run, row) for position, cell in assignments.cells}
+
+        return run.transaction.change_nowait(self.table, *keys[0], matches, None if assignments is None else values)
 
     def _tenant(self, run: Run) -> str | None:
         account = run.account

@@ -61,8 +61,8 @@ def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
     if not read_only:
         connection.execute("PRAGMA journal_mode=WAL").fetchall()
         connection.execute("PRAGMA synchronous=FULL")
-        connection.pragma("wal_autocheckpoint", LOG_PAGES)
-        connection.pragma("journal_size_limit", LOG_PAGES * connection.pragma("page_size"))
+        connection.pragma("wal_autocheckpoint", LOG_PAGES)  # until a ``Writer`` sees to it
+        connection.pragma("journal_size_limit", _log_size(connection))
     connection.pragma("cache_size", READER_CACHE if read_only else WRITER_CACHE)
     _add_functions(connection)
     return connection
@@ -100,6 +100,12 @@ def _fail(error: apsw.Error) -> NoReturn:
     raise told from error
 
 
+def _log_size(connection: apsw.Connection) -> int:
+    """Of the log's file: it goes on while it is written back."""
+    pages: int = LOG_PAGES + LOG_PAGES // 2
+    return pages * int(connection.pragma("page_size"))
+
+
 def extend_log(connection: apsw.Connection) -> None:
     """Give the write-ahead log its full size at once.
 
@@ -107,7 +113,7 @@ def extend_log(connection: apsw.Connection) -> None:
     (measured: 290 to 410 µs against 160 to 200). The space is taken by a transaction too large for its cache, so that
     its pages are written to the log, and rolled back.
     """
-    size = LOG_PAGES * connection.pragma("page_size")
+    size = _log_size(connection)
     connection.pragma("cache_size", 16)
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -569,17 +575,24 @@ class ReaderPool:
 
 
 class LiveReader:
-    """The newest committed rows, read in the event loop outside any snapshot."""
+    """The newest committed rows, read in the event loop outside any snapshot.
+
+    ``writing`` gives the connection that commits while nothing is committed. It has in its cache what it wrote; any
+    other reads the database's pages anew after each commit.
+    """
 
     def __init__(self, path: Path) -> None:
         self._connection = open_connection(path, read_only=True)
         self._connection.execute("PRAGMA query_only=1")
+        self._within: apsw.Connection | None = None
+        self.writing: Callable[[], apsw.Connection | None] = lambda: None
 
     def query(self, text: str, values: Sequence[Any], layout: Layout | None = None) -> list[Row]:
+        connection = self._within or self.writing() or self._connection
         try:
             if layout is not None:
-                return run_fitted(self._connection, layout, text, values).fetchall()
-            return self._connection.execute(text, values).fetchall()
+                return run_fitted(connection, layout, text, values).fetchall()
+            return connection.execute(text, values).fetchall()
         except apsw.Error as error:
             if _no_table(error):
                 return []
@@ -588,11 +601,13 @@ class LiveReader:
     @contextmanager
     def instant(self) -> Iterator[None]:
         """What is read within is of one instant: the writer commits meanwhile."""
-        self._connection.execute("BEGIN")
+        self._within = connection = self.writing() or self._connection
+        connection.execute("BEGIN")
         try:
             yield
         finally:
-            self._connection.execute("COMMIT")
+            self._within = None
+            connection.execute("COMMIT")
 
     def get(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
         return _first_row(self._connection, layout, layout.get, (tenant, k))

@@ -229,6 +229,13 @@ class Transaction(Protocol):
         """Set columns (by position) of rows by key; the number found. Under READ COMMITTED the newest version is
         changed; otherwise a row changed since the snapshot raises 40001."""
 
+    def change_nowait(
+        self, table: TableDef, tenant: str, key: Key, matches: Callable[[Row], bool],
+        values: Callable[[Row], Mapping[int, Any]] | None,
+    ) -> bool | None:
+        """UPDATE (no column of the key) or, without ``values``, DELETE of one row if it ``matches``: was there one?
+        None, and nothing was done, where it has to wait for a lock or a file, or sees an older snapshot."""
+
     async def update_locked(self, table: TableDef, changes: Sequence[tuple[RowId, Row, Mapping[int, Any]]]) -> None:
         """``update`` of rows as ``lock`` has just given them."""
 
@@ -284,8 +291,9 @@ class Transaction(Protocol):
     def fail(self, *, final: bool = False) -> None:
         """An error happened: status E. ``final``: only ROLLBACK can follow, so nobody need wait for its locks."""
 
-    async def commit(self) -> int | None:
-        """Durable when it returns: the commit's sequence number; None if nothing was written. Locks freed.
+    async def commit(self, *, alone: bool = False) -> int | None:
+        """Durable when it returns: the commit's sequence number; None if nothing was written. Locks freed. ``alone``:
+        nobody else would have to wait if the event loop did it at once.
 
         Once it is under way, cancelling the task does not stop it.
         """
@@ -378,6 +386,10 @@ class Engine(Protocol):
         txn_id: str | None = None, lock_timeout_ms: int = 0,
     ) -> Transaction:
         """A transaction. Cheap: resources are taken at first use."""
+
+    def insert_alone(self, txn_id: str, table: TableDef, tenant: str, row: Row) -> bool:
+        """A transaction that inserts one row, from its begin to its end; durable when this returns, which the event
+        loop waits for. False where it is not so easy, and nothing was done."""
 
     @property
     def committed(self) -> CatalogView:

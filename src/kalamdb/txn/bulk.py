@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ BULK_ROWS = 100_000
 CHUNK_ROWS = 8192
 CACHE_BYTES = 32 << 20
 _STORAGE = "scratch"
+_EMPTY = Manifest(-1, 0)
 _numbers = itertools.count(1)
 
 
@@ -68,8 +69,7 @@ class Runs:
         self.table = table
         self.written: list[tuple[Segment, Written]] = []
         self._layout = layout
-        self._store = ColdStore({_STORAGE: _Scratch()}, CACHE_BYTES)
-        self._manifest = Manifest(-1, 0)
+        self._manifest = _EMPTY
 
     def altered(self, table: TableDef, layout: Layout) -> Runs:
         """The same runs under another definition of the table; they are one transaction's, and end once."""
@@ -77,6 +77,11 @@ class Runs:
         made.written = list(self.written)
         made._renew()
         return made
+
+    @cached_property
+    def _store(self) -> ColdStore:
+        """Made by the first run: most transactions have none."""
+        return ColdStore({_STORAGE: _Scratch()}, CACHE_BYTES)
 
     def __bool__(self) -> bool:
         return bool(self.written)
@@ -125,6 +130,8 @@ class Runs:
         self._renew()
 
     def clear(self) -> None:
+        if not self.written:
+            return
         for segment, _ in self.written:
             self._store.forget(segment.id)
             unlink_scratch(Path(segment.file))

@@ -21,7 +21,16 @@ import apsw
 
 from kalamdb import faults
 from kalamdb.api import ClientSession, Row
-from kalamdb.catalog.catalog import Accounts, Catalog, CatalogChanges, View, create_schema, load_table, meta
+from kalamdb.catalog.catalog import (
+    Accounts,
+    Catalog,
+    CatalogChanges,
+    View,
+    create_schema,
+    last_commit,
+    load_table,
+    meta,
+)
 from kalamdb.errors import KalamError
 from kalamdb.store.cold import CACHE_BYTES, ColdStore
 from kalamdb.store.columns import ColumnCache
@@ -58,7 +67,7 @@ from kalamdb.txn.scan import Cold
 from kalamdb.txn.sizes import Sizes
 from kalamdb.txn.tiering import Bulk
 from kalamdb.txn.tiers import DEFAULT_POLICY, SegmentInfo, Tiers
-from kalamdb.txn.transaction import StoreTransaction
+from kalamdb.txn.transaction import StoreTransaction, new_key
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +75,8 @@ FILE = "hot.db"
 LOCK_TIMEOUT_MS = 60_000
 OUTCOMES_KEPT_MS = 2 * 3_600_000
 ENDED_KEPT = 10_000
+#: of a commit that may be applied in the event loop
+LIGHT_ROWS = 64
 PURGE_EVERY = 1.0
 PURGE_ROWS = 5_000
 NODE_IDS = 1024
@@ -92,6 +103,7 @@ class StoreEngine:
         self._clock = Clock(last_seq)
         self._row_numbers = Clock(last_seq)
         self._latest_ms = 0
+        self._recorded = 0  # the commit whose number this group keeps together with its outcome
         self.readers = ReaderPool(path, lambda: self._writer.done)
         self.cold = ColdStore(storages, cache_bytes)
         self.tiered = self.cold.tables
@@ -99,7 +111,9 @@ class StoreEngine:
             self.cold.refresh(self.live.query, number)
         self._last_written: dict[int, int] = {}  # by table, the last commit of this life of the server
         self._rows_written: dict[int, int] = {}
-        self._writer = Writer(connection, asyncio.get_running_loop(), self._keep_clock)
+        self._writer = Writer(connection, open_connection(path, read_only=True), asyncio.get_running_loop(),
+                              self._keep_clock)
+        self.live.writing = self._writer.free
         self.columns = ColumnCache(lambda: self._writer.begun)
         self._active: dict[str, StoreTransaction] = {}  # those that the client named
         self._open: set[StoreTransaction] = set()
@@ -292,12 +306,13 @@ class StoreEngine:
 
     # ---------- commit ----------
     def write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
-              changes: CatalogChanges | None) -> asyncio.Future[int]:
+              changes: CatalogChanges | None, *, alone: bool = False) -> asyncio.Future[int]:
         """Store a transaction's writes; its sequence number, after the data are on the disk. What follows from that is
-        done by then, whether or not anybody still waits."""
+        done by then, whether or not anybody still waits. ``alone``: nobody else would have to, so that the event loop
+        may do it at once."""
         large = [overlay for overlay in overlays if overlay.runs]
         if not large:
-            return self._write(transaction, overlays, changes, ())
+            return self._write(transaction.id if transaction.named else None, overlays, changes, (), alone=alone)
         task = asyncio.ensure_future(self._write_large(transaction, overlays, changes, large))
         self._commits.add(task)
         task.add_done_callback(self._commits.discard)
@@ -305,13 +320,34 @@ class StoreEngine:
 
     async def _write_large(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
                            changes: CatalogChanges | None, large: Sequence[TableOverlay]) -> int:
+        txn_id = transaction.id if transaction.named else None
         async with self.tiers.publishing(large) as bulk:
-            seq: int = await outcome(self._write(transaction, overlays, changes, bulk))
+            seq: int = await outcome(self._write(txn_id, overlays, changes, bulk))
             return seq
 
-    def _write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
-               changes: CatalogChanges | None, bulk: Sequence[Bulk]) -> Settled:
-        txn_id = transaction.id if transaction.named else None
+    def insert_alone(self, txn_id: str, table: TableDef, tenant: str, row: Row) -> bool:
+        """One step from beginning to end takes no locks, if nobody has them."""
+        current = self.catalog.by_id.get(table.id)
+        if not self._writer.prompt or txn_id in self._active or txn_id in self._ended or not table.key or (
+                table.kind == "stream" or current is None or current.version != table.version):
+            return False
+        layout = self.layouts.of(table)
+        try:
+            key = new_key(self, table, layout, tenant, row)
+            if table.id in self.loading or not self.locks.is_free((table.id,), share=True) or not (
+                    self.locks.is_free((table.id, *key))) or self.stored(table, layout, self.live, key) is not None:
+                return False
+        except (KalamError, NotInMemory):
+            return False
+        overlay = TableOverlay(table, layout)
+        overlay.rows[key] = (0, row, None)
+        self._write(txn_id, (overlay,), None, (), alone=True).result()
+        self._remember(txn_id, "committed")
+        return True
+
+    def _write(self, txn_id: str | None, overlays: Sequence[TableOverlay],
+               changes: CatalogChanges | None, bulk: Sequence[Bulk], *, alone: bool = False) -> Settled:
+        light = not changes and not bulk and sum(len(overlay.rows) for overlay in overlays) <= LIGHT_ROWS
 
         def job(connection: apsw.Connection) -> int:
             seq = self._clock.next()
@@ -330,24 +366,33 @@ class StoreEngine:
             if txn_id is not None:
                 connection.execute("INSERT INTO kalam_commits VALUES (?, ?)", (seq, txn_id))
             faults.reach("commit.applied")
+            if txn_id is not None:
+                self._recorded = seq
             return seq
 
-        future = self.submit(job)
-        changing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        for number in changes.altered if changes else ():
-            self.changing[number] = changing
+        future = self.submit(job, light=light, here=alone)
 
         def settled(_: object) -> None:
-            try:
-                if future.exception() is None:
-                    self._stored(overlays, changes)
-            finally:
-                for number in changes.altered if changes else ():
-                    del self.changing[number]
-                changing.set_result(None)
+            if future.exception() is None:
+                self._stored(overlays, changes)
 
-        future.add_done_callback(settled)
+        future.then(settled)
+        if changes:
+            self._announce(future, changes)
         return future
+
+    def _announce(self, future: Settled, changes: CatalogChanges) -> None:
+        """Definitions that may be on the disk, and are everybody's only when the commit is through."""
+        changing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for number in changes.altered:
+            self.changing[number] = changing
+
+        def through(_: object) -> None:
+            for number in changes.altered:
+                del self.changing[number]
+            changing.set_result(None)
+
+        future.add_done_callback(through)
 
     def _stored(self, overlays: Sequence[TableOverlay], changes: CatalogChanges | None) -> None:
         for overlay in overlays:  # not before: whoever counts rows now must find them
@@ -362,11 +407,12 @@ class StoreEngine:
         while (changing := self.changing.get(number)) is not None:
             await asyncio.shield(changing)
 
-    def submit(self, job: Any) -> Settled:
-        """A job for the writer's thread, part of a group that is committed as one."""
-        future = self._writer.submit(job)
-        self._commits.add(future)
-        future.add_done_callback(self._commits.discard)
+    def submit(self, job: Any, *, light: bool = False, here: bool = False) -> Settled:
+        """A job for the writer, part of a group that is committed as one."""
+        future = self._writer.submit(job, light=light, here=here)
+        if not future.done():
+            self._commits.add(future)
+            future.add_done_callback(self._commits.discard)
         return future
 
     async def run(self, text: str, *values: Any) -> None:
@@ -377,8 +423,12 @@ class StoreEngine:
         await self.submit(job)
 
     def _keep_clock(self, connection: apsw.Connection) -> None:
-        """Part of every group: a restart goes on above every number given."""
-        last = max(self._clock.last, self._row_numbers.last)
+        """Part of every group: a restart goes on above every number given. Where the last one is kept together with its
+        commit's outcome, that spares a page."""
+        last, recorded = max(self._clock.last, self._row_numbers.last), self._recorded
+        self._recorded = 0
+        if recorded == last:
+            return
         connection.execute("REPLACE INTO kalam_meta VALUES ('last_seq', ?)", (last,))
 
     # ---------- purging ----------
@@ -485,7 +535,7 @@ def _load(connection: apsw.Connection) -> tuple[Catalog, dict[str, Any]]:
     facts = {
         "server_id": meta(connection, "server_id", lambda: str(uuid.uuid4())),
         "node_id": meta(connection, "node_id", lambda: random.randrange(NODE_IDS)),
-        "last_seq": meta(connection, "last_seq", lambda: 0),
+        "last_seq": max(meta(connection, "last_seq", lambda: 0), last_commit(connection)),
     }
     catalog = Catalog()
     catalog.load(connection)

@@ -82,6 +82,13 @@ class LockTable:
         held.holders[owner] = share
         return True
 
+    def is_free(self, key: LockKey, *, share: bool = False) -> bool:
+        """Would somebody new get it at once?"""
+        held = self._held.get(key)
+        if held is None:
+            return True
+        return share and isinstance(held, Shared) and not held.queue and all(held.holders.values())
+
     def try_lock_new(self, owner: Owner, keys: Sequence[LockKey]) -> bool:
         """Take locks that nobody has, none of them twice: all, or none if somebody has one."""
         if not self._held.keys().isdisjoint(keys):

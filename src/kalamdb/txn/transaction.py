@@ -237,7 +237,7 @@ class StoreTransaction:
         overlay = self._overlay.table(table, layout)
         if _spills(overlay) or self._loaders(table):
             return False
-        key = self._new_key(table, layout, tenant, row)
+        key = new_key(self._engine, table, layout, tenant, row)
         if not self._engine.locks.try_lock(self, (table.id, *key)):
             return False
         try:
@@ -301,7 +301,7 @@ class StoreTransaction:
         table, layout = overlay.table, overlay.layout
         write = self._overlay.insert
         for place, (tenant, row) in enumerate(part):
-            key = self._new_key(table, layout, tenant, row)
+            key = new_key(self._engine, table, layout, tenant, row)
             await self._lock_row(table, key, aside=last)
             taken = bool(table.key) and await self._read(self._exists, overlay, key, last, aside=last)
             if taken:
@@ -338,16 +338,6 @@ class StoreTransaction:
         self._overlay.to_run(overlay, rows, segment, written)
         self._engine.loading.setdefault(overlay.table.id, {})[self] = None
         self._engine.locks.forget(self, {(overlay.table.id, *key) for key, _, _ in rows}, self._overlay.locks_before)
-
-    def _new_key(self, table: TableDef, layout: Layout, tenant: str, row: Row) -> tuple[str, int | bytes]:
-        for column, value in zip(table.columns, row, strict=True):
-            if value is None and column.not_null:
-                raise _null(table, column.name, row)
-        if table.checks:
-            self._engine.check_row(table, row)
-        if not table.key:
-            return tenant, self._engine.next_row_number()
-        return tenant, layout.codec.encode([row[place] for place in table.key])
 
     def _exists(self, overlay: TableOverlay, key: tuple[str, int | bytes], last: dict[str, Any] | None = None) -> bool:
         """Is there a row of this key now? The key's lock is held. ``last`` spares look-ups beyond the highest key."""
@@ -438,6 +428,25 @@ class StoreTransaction:
                 self._check_alive()
         return count
 
+    def change_nowait(self, table: TableDef, tenant: str, key: Key, matches: Callable[[Row], bool],
+                      values: Callable[[Row], Mapping[int, Any]] | None) -> bool | None:
+        if self.isolation != "read committed" or not self._enter_nowait(table) or self._loaders(table):
+            return None
+        layout = self._engine.layouts.of(table)
+        overlay = self._overlay.table(table, layout)
+        row_key = (tenant, layout.codec.encode(key))
+        try:
+            row = self._newest(overlay, row_key)
+        except NotInMemory:
+            return None
+        if row is None or not matches(row):
+            return False
+        # a lock is given back in this thread: what was read is still the newest once it is had
+        if not self._engine.locks.try_lock(self, (table.id, *row_key)):
+            return None
+        self._overlay.write(overlay, row_key, None if values is None else self._changed(table, row, values(row)))
+        return True
+
     # ---------- rows' locks ----------
     async def update_locked(self, table: TableDef, changes: Sequence[tuple[RowId, Row, Mapping[int, Any]]]) -> None:
         layout = self._engine.layouts.of(table)
@@ -514,9 +523,8 @@ class StoreTransaction:
                 if not loading:
                     del self._engine.loading[number]
 
-    async def _replace(self, overlay: TableOverlay, key: tuple[str, int | bytes], before: Row,
-                       values: Mapping[int, Any]) -> None:
-        table, layout = overlay.table, overlay.layout
+    def _changed(self, table: TableDef, before: Row, values: Mapping[int, Any]) -> Row:
+        """A row with new values, looked over."""
         whole = list(before[:-2])
         for position, value in values.items():
             whole[position] = value
@@ -526,6 +534,12 @@ class StoreTransaction:
                 raise _null(table, table.columns[position].name, row)
         if table.checks:
             self._engine.check_row(table, row)
+        return row
+
+    async def _replace(self, overlay: TableOverlay, key: tuple[str, int | bytes], before: Row,
+                       values: Mapping[int, Any]) -> None:
+        table, layout = overlay.table, overlay.layout
+        row = self._changed(table, before, values)
         moved = key
         if any(position in values for position in table.key):
             moved = (key[0], layout.codec.encode([row[place] for place in table.key]))
@@ -697,7 +711,7 @@ class StoreTransaction:
             self._entered.clear()
 
     # ---------- the end ----------
-    async def commit(self) -> int | None:
+    async def commit(self, *, alone: bool = False) -> int | None:
         self._check_alive()
         if self.status == "E":
             raise KalamError("25P02", "current transaction is aborted, commands ignored until end of transaction block")
@@ -710,11 +724,14 @@ class StoreTransaction:
         self.status = "C"
         self._close_snapshots()
         try:
-            stored = self._engine.write(self, overlays, changes)
+            stored = self._engine.write(self, overlays, changes, alone=alone)
         except BaseException:
             self._end(committed=False)
             raise
-        stored.add_done_callback(self._decided)
+        if stored.done():
+            self._decided(stored)
+        else:
+            stored.add_done_callback(self._decided)
         seq: int = await outcome(stored)
         return seq
 
@@ -749,6 +766,19 @@ class StoreTransaction:
 
 
 # ---------- rows and errors ----------
+def new_key(engine: StoreEngine, table: TableDef, layout: Layout, tenant: str, row: Row) -> RowKey:
+    """Of a row to be inserted, which is looked over."""
+    if None in row:
+        for column, value in zip(table.columns, row, strict=True):
+            if value is None and column.not_null:
+                raise _null(table, column.name, row)
+    if table.checks:
+        engine.check_row(table, row)
+    if not table.key:
+        return tenant, engine.next_row_number()
+    return tenant, layout.codec.encode([row[place] for place in table.key])
+
+
 def _candidates(overlay: TableOverlay, scan: Scan) -> Sequence[tuple[RowKey, Version]]:
     """Own rows that a scan may show or hide, found without looking at all that were written."""
     rows = overlay.rows
