@@ -65,6 +65,8 @@ def meta(connection: apsw.Connection, name: str, make: Callable[[], Any]) -> Any
 
 def last_commit(connection: apsw.Connection) -> int:
     """The latest commit whose outcome is kept; ``last_seq`` among the facts may be older than that."""
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'kalam_commits'").fetchall():
+        return 0  # of the first format
     number: Any = connection.execute("SELECT max(seq) FROM kalam_commits").fetchall()[0][0]
     return number or 0
 
