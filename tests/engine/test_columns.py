@@ -203,3 +203,36 @@ def test_the_longest_unused_go_first(run: Runner) -> None:
         reader.rollback()
 
     run(test)
+
+
+def test_at_hand(run: Runner) -> None:
+    """Without a thread only what is in memory, and all that the scan is to show."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        reader = engine.begin(None)
+
+        def at_hand(**scan: object) -> list[str] | None:
+            cursor = reader.scan(reader.snapshot(0), Scan(table, "", (0, 1), **scan))  # type: ignore[arg-type]
+            batches = cursor.at_hand()
+            cursor.close()
+            kinds = [column.type for column in table.columns[:2]]
+            return None if batches is None else shown([row for batch in batches
+                                                       for row in types.rows_of_batch(batch, kinds)])
+
+        assert at_hand() is None
+        columns(reader, table)
+        assert at_hand() == shown([row[:2] for row in ROWS])
+        assert at_hand(where="c1 > 5") is at_hand(limit=3) is at_hand(low=(5, True)) is at_hand(with_id=True) is None
+        await reader.insert(table, [("", (5000, "own", None))])
+        assert at_hand() is None
+        reader.rollback()
+        reader = engine.begin(None)
+        assert at_hand() is not None
+        await put(engine, table, (5001, "another's", None))
+        assert at_hand() is None
+        await engine.flush(table)
+        assert at_hand() is None
+        reader.rollback()
+
+    run(test)

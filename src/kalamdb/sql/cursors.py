@@ -27,6 +27,10 @@ SMALL = 256
 CHUNK_BYTES = 8 << 20
 
 
+def _nothing() -> None:
+    pass
+
+
 class Source(Protocol):
     """Rows of one execution."""
 
@@ -128,7 +132,16 @@ class BatchSource:
                  interrupt: Callable[[], None], close: Callable[[], None], columns: Sequence[Column]) -> None:
         self.columns = columns
         self._batches = batches
+        self._at_hand = False
         self._inner = ThreadSource(workers, session, self._fetch, interrupt, close)
+
+    @classmethod
+    def ready(cls, workers: Workers, session: ClientSession, batches: Sequence[pa.RecordBatch],
+              columns: Sequence[Column]) -> BatchSource:
+        """Of batches that are there already, for which no thread is needed."""
+        made = cls(workers, session, iter(batches), _nothing, _nothing, columns)
+        made._at_hand = True
+        return made
 
     def _fetch(self, count: int) -> list[Any]:
         """One batch as a list of one; ``BatchChunks`` counts the rows."""
@@ -136,11 +149,14 @@ class BatchSource:
         return [] if batch is None else [batch]
 
     async def read(self) -> pa.RecordBatch | None:
+        if self._at_hand:
+            return next(self._batches, None)
         found = await self._inner.read(1)
         return found[0] if found else None
 
     def ahead(self) -> None:
-        self._inner.ahead(1)
+        if not self._at_hand:
+            self._inner.ahead(1)
 
     def rows(self, batches: Sequence[pa.RecordBatch]) -> list[Row]:
         """Few rows in storage values."""

@@ -207,6 +207,10 @@ class ReadPlan:
         cursor = run.transaction.scan(run.snapshot, scan)
         if self.positions:
             if alone and run.context is not None and run.context.arrow and not run.context.exec:
+                ready = cursor.at_hand()
+                if ready is not None:
+                    cursor.close()
+                    return BatchSource.ready(run.workers, run.session, ready, self.columns)
                 batches = cursor.batches()
                 if batches is not None:
                     return BatchSource(run.workers, run.session, batches, cursor.interrupt, cursor.close,
@@ -315,6 +319,9 @@ class SystemScan:
         return list(islice(self._rows, n))
 
     def batches(self) -> None:
+        return None
+
+    def at_hand(self) -> None:
         return None
 
     def interrupt(self) -> None:

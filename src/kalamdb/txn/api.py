@@ -154,6 +154,9 @@ class ScanCursor(Protocol):
         """All rows as record batches of the columns in their wire layouts, named by place ("0", "1" …), in no order;
         None where that is no shorter way than rows. Instead of ``fetch``, and in the same threads."""
 
+    def at_hand(self) -> list[pa.RecordBatch] | None:
+        """The same, where they are in memory and few: in microseconds, in the event loop. Instead of ``batches``."""
+
     def interrupt(self) -> None:
         """Make a running fetch fail with 57014; callable from another thread."""
 

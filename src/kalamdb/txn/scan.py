@@ -34,6 +34,8 @@ from kalamdb.types import PgType
 
 #: hot rows of one batch, about
 BATCH_ROWS = 8_192
+#: so many that are in memory, and their bytes, are given at once
+AT_HAND_ROWS, AT_HAND_BYTES = 4_096, 1 << 20
 #: a fetch ends after about so many bytes, as after so many rows
 CHUNK_BYTES = 8 << 20
 WIDE = (pa.string(), pa.binary())
@@ -104,6 +106,22 @@ class StoreScan:
         if self._runs is not None or scan.with_id or scan.limit is not None or not scan.columns:
             return None
         return self._as_batches()
+
+    def at_hand(self) -> list[pa.RecordBatch] | None:
+        scan = self._scan
+        alone = not self._own and self._cold is None and self._runs is None and scan.where is None
+        if not alone or self._columns is None or self._is_part() or self.batches() is None:
+            return None
+        outputs, names, _, schema = self._shape()
+        found = self._columns.of(self._snapshot, self._layout, scan.tenant, names)
+        if found is None or found.changed or sum(batch.nbytes for batch in found.batches) > AT_HAND_BYTES:
+            return None
+        rows = sum(batch.num_rows for batch in found.batches)
+        if rows > AT_HAND_ROWS:
+            return None
+        if scan.stats is not None:
+            scan.stats.hot_rows += rows
+        return [_outputs_of(batch, outputs, schema) for batch in found.batches]
 
     def interrupt(self) -> None:
         self._stop.asked = True
@@ -245,11 +263,8 @@ class StoreScan:
 
     # ---------- without rows ----------
     def _as_batches(self) -> Iterator[pa.RecordBatch]:
-        layout, scan = self._layout, self._scan
-        kinds = [_type_of(layout, position) for position in scan.columns]
-        schema = pa.schema([pa.field(str(place), kind.arrow) for place, kind in enumerate(kinds)])
-        outputs = [layout.output(position) for position in scan.columns]
-        names = _needed(layout, ["_userid", "k", *outputs], scan.where)
+        scan = self._scan
+        outputs, names, kinds, schema = self._shape()
         if self._cold is not None:
             for batch in self._chosen(self.cold_batches(self._cold, names, ordered=False)):
                 yield _outputs_of(batch, outputs, schema)
@@ -267,6 +282,14 @@ class StoreScan:
             head = self._outputs()[1]
             rows = self._judged(own, outputs)
             yield from self._rows_as_batches(iter([self._unkeyed(rows, head)] if rows else ()), kinds, schema)
+
+    def _shape(self) -> tuple[list[str], list[str], list[PgType], pa.Schema]:
+        """The scan's outputs, the columns needed for it, and its types and schema."""
+        layout, scan = self._layout, self._scan
+        kinds = [_type_of(layout, position) for position in scan.columns]
+        schema = pa.schema([pa.field(str(place), kind.arrow) for place, kind in enumerate(kinds)])
+        outputs = [layout.output(position) for position in scan.columns]
+        return outputs, _needed(layout, ["_userid", "k", *outputs], scan.where), kinds, schema
 
     def _rows_as_batches(self, parts: Iterator[list[Row]], kinds: Sequence[PgType], schema: pa.Schema
                          ) -> Iterator[pa.RecordBatch]:
