@@ -52,6 +52,16 @@ def compare(db: Session, ns: str) -> None:
         assert len({row[-2] for row in found}) == len(found), query
 
 
+COUNTED = ["true", "id = 7", "id = 10000", "id IN (7, 8, 9, 10, 7000)", "id = ANY (ARRAY[7, 7, NULL, 12])", "id > 290",
+           "id BETWEEN 5 AND 310 AND n > 0", "n IS NULL", "f = 'NaN'", "id = NULL", "id = 7 AND n > 100", "b"]
+
+
+def compare_counts(db: Session, ns: str) -> None:
+    for condition in COUNTED:
+        query = f"SELECT count(*) FROM {ns}.{{}} WHERE {condition}"
+        assert db(query.format("k")) == db(query.format("h")), condition
+
+
 @pytest.mark.parametrize("kind", ["shared", "user"])
 def test_first_rows(db: Session, ns: str, kind: str) -> None:
     db("SET kalam.user_id = 'me'")
@@ -65,21 +75,25 @@ def test_first_rows(db: Session, ns: str, kind: str) -> None:
     assert db(f"SELECT n FROM {ns}.k ORDER BY n LIMIT 5") == []
     fill(db, ns, 1, 300)
     compare(db, ns)
+    compare_counts(db, ns)
     db("SELECT kalam_flush(%s::regclass)", f"{ns}.k")
     for table in ("k", "h"):  # rows that hide cold ones: the best of old may not be among the new
         db(f"UPDATE {ns}.{table} SET n = -n, f = -f, x = x || '!' WHERE id % 7 = 0")
         db(f"DELETE FROM {ns}.{table} WHERE id % 10 = 9 OR f = 'NaN' AND id < 200")
     fill(db, ns, 301, 420)
     compare(db, ns)
+    compare_counts(db, ns)
     db("BEGIN")
     for table in ("k", "h"):
         db(f"UPDATE {ns}.{table} SET d = d + 1, t = t - interval '1 y', x = x || '?' WHERE id % 5 = 0")
         db(f"DELETE FROM {ns}.{table} WHERE f = 'Infinity' OR n > 45")
     fill(db, ns, 421, 460)
     compare(db, ns)
+    compare_counts(db, ns)
     db("ROLLBACK")
     db("SELECT kalam_flush(%s::regclass)", f"{ns}.k")
     compare(db, ns)
+    compare_counts(db, ns)
 
 
 def test_the_path(db: Session, ns: str) -> None:
@@ -87,6 +101,9 @@ def test_the_path(db: Session, ns: str) -> None:
     db(f"INSERT INTO {ns}.k {VALUES.format(1, 100)}")
     for order in ("n DESC", "f, t DESC", "t NULLS FIRST", "b, id DESC"):
         assert server_path(db, f"SELECT id, x FROM {ns}.k ORDER BY {order} LIMIT 5") == "store", order
+    for condition, path in (("true", "store"), ("id = 5", "key lookup"), ("id IN (5, 6)", "key lookup"),
+                            ("n > 5", "store"), ("x LIKE '%a'", "query engine")):
+        assert server_path(db, f"SELECT count(*) FROM {ns}.k WHERE {condition}") == path, condition
     for order in ('x COLLATE "C"', "n + 1", "n LIMIT 1000 OFFSET 1 --"):
         assert server_path(db, f"SELECT id, x FROM {ns}.k ORDER BY {order} LIMIT 5") == "query engine", order
 

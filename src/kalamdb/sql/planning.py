@@ -17,6 +17,7 @@ from kalamdb.api import ARROW_OID, Column
 from kalamdb.errors import KalamError
 from kalamdb.sql import access
 from kalamdb.sql.bind import NotSimple, Params, position_of
+from kalamdb.sql.count import plan_count
 from kalamdb.sql.duck import QueryEngine
 from kalamdb.sql.estimate import EstimatePlan
 from kalamdb.sql.insert import Planned, plan_arrow_insert, plan_insert
@@ -188,6 +189,8 @@ class _Planning:
         try:
             return plan_read(tree, name, table, self.params, cache(top))
         except NotSimple:
+            if tree.args.get("order") is None:
+                return plan_count(tree, name, table, self.params)
             return plan_top(tree, table, self.params, engine)
 
     def _by_engine(self, tree: exp.Expr, targets: Sequence[Kind | None] | None) -> QueryPlan:

@@ -144,7 +144,7 @@ class ReadPlan:
         if self.engine is not None and not self._in_order(run):
             outcome: Result | Awaitable[Result] = self.engine().start(run)
             return outcome
-        if (rows := self._rows_by_key(run, alone=run.own)) is not None:
+        if (rows := self.rows_by_key(run, alone=run.own)) is not None:
             run.scanning(KEY)
             return Result(f"SELECT {len(rows)}", columns=self.columns, rows=rows)
         return answer(run, self._source(run, alone=True), self.columns)
@@ -154,7 +154,7 @@ class ReadPlan:
         if self.engine is not None and not self._in_order(run):
             other: Source = self.engine().source(run)
             return other
-        rows = self._rows_by_key(run)
+        rows = self.rows_by_key(run)
         if rows is not None:
             return ListSource(rows)
         source = self._source(run)
@@ -169,7 +169,7 @@ class ReadPlan:
         access.write_tenant(account, table, run.tenant)
         return self._locking(run, tenant)
 
-    def _rows_by_key(self, run: Run, *, alone: bool = False) -> list[Row] | None:
+    def rows_by_key(self, run: Run, *, alone: bool = False) -> list[Row] | None:
         """What the condition gives by whole keys; None if it takes a scan. ``alone``: the transaction does no more."""
         if self.lock is not None or self.limit is not None:
             return None
