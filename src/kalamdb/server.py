@@ -182,6 +182,7 @@ async def _open_engine(settings: Settings) -> Any:
             settings.data, node_id=settings.node_id, lock_timeout_ms=settings.lock_timeout,
             drop_grace_hours=settings.drop_grace, storages=open_storages(settings.data, settings),
             cache_bytes=settings.tiers.cache_mib << 20, flush_policy=settings.tiers.flush_policy,
+            file_grace_hours=settings.files.grace,
         )
     except KalamError as error:
         said = ". ".join(each for each in (error.message, error.detail, error.hint) if each)

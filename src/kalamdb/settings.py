@@ -208,6 +208,14 @@ class TierSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileSettings:
+    max_mib: int = _setting(1024, _integer(1, 1 << 20), "Largest content of a FILE column, in MiB.")
+    grace: float = _setting(
+        24.0, _number(0, 87_600), "Hours that a content stays after it was put or a row last referred to it."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """One storage besides ``local``; its name is the key in ``Settings.storages``."""
 
@@ -259,6 +267,7 @@ class Settings:
     auth: AuthSettings = field(default_factory=AuthSettings)
     duckdb: DuckDbSettings = field(default_factory=DuckDbSettings)
     tiers: TierSettings = field(default_factory=TierSettings)
+    files: FileSettings = field(default_factory=FileSettings)
     storages: Mapping[str, StorageSettings] = field(default_factory=dict)
 
 

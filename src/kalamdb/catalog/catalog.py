@@ -19,7 +19,7 @@ from kalamdb import __version__, types
 from kalamdb.api import Role
 from kalamdb.catalog import formats
 from kalamdb.errors import KalamError
-from kalamdb.store import manifest
+from kalamdb.store import contents, manifest
 from kalamdb.store.hot import Layout, Layouts
 from kalamdb.txn.api import AccountDef, CheckDef, ColumnDef, TableDef
 
@@ -46,7 +46,7 @@ def create_schema(connection: apsw.Connection) -> None:
     before = None if new else formats.upgrade(connection)
     if before is not None:
         log.info("the data directory had format %d, and has format %d now", before, formats.CURRENT)
-    for statement in (*_SCHEMA, *manifest.SCHEMA):
+    for statement in (*_SCHEMA, *manifest.SCHEMA, *contents.SCHEMA):
         connection.execute(statement)
     if formats.found(connection) != (formats.CURRENT, __version__):
         connection.execute("REPLACE INTO kalam_meta VALUES ('format', ?), ('release', ?)",

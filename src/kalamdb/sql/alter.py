@@ -18,7 +18,7 @@ from kalamdb.api import Result, Row
 from kalamdb.errors import KalamError
 from kalamdb.sql import access, checks, system
 from kalamdb.sql.coerce import NOW, assignment, default_of, function_type
-from kalamdb.sql.ddl import check_name, check_options, check_reserved, column_of
+from kalamdb.sql.ddl import check_name, check_options, check_reserved, column_of, file_default, is_file
 from kalamdb.sql.read import Filter
 from kalamdb.sql.run import Run
 from kalamdb.sql.statements import (
@@ -183,6 +183,8 @@ class Alteration:
 
     def _fill(self, action: AddColumn, column: ColumnDef) -> Any:
         """What rows that are there show in a new column."""
+        if column.is_file and action.fill is not None:
+            raise file_default(column.name)
         if action.filled:
             return None if action.fill is None else types.read_text(column.type, action.fill, column.typmod)
         how, value = default_of(column)
@@ -234,15 +236,17 @@ class Alteration:
         except KalamError as error:
             error.position = error.position or action.position
             raise
-        if (kind.name, typmod) == (column.type.name, column.typmod):
+        if (kind.name, typmod) == (column.type.name, column.typmod) and is_file(action.type) == column.is_file:
             return
-        if not wider(column, kind, typmod):
+        if not wider(column, kind, typmod) or column.is_file or is_file(action.type):
             raise KalamError("0A000", f'cannot alter type of column "{column.name}" from {column.declared} to '
                                       f"{action.type}", column=column.name, hint=_WIDER)
         self._replace(place, type=kind, typmod=typmod, declared=action.type)
 
     def _set_default(self, action: SetDefault) -> None:
         place = self._place(action.column)
+        if self.table.columns[place].is_file and action.default is not None:
+            raise file_default(action.column)
         self._replace(place, default=action.default)
         if action.default is not None:
             default_of(self.table.columns[place])

@@ -21,7 +21,7 @@ from kalamdb.sql.statements import (
     Name,
     UndropTable,
 )
-from kalamdb.txn.api import AccountDef, ColumnDef, Kind, TableDef
+from kalamdb.txn.api import FILE, AccountDef, ColumnDef, Kind, TableDef
 
 RESERVED_COLUMNS = frozenset({"_seq", "_userid", "_deleted"})
 #: namespaces nobody creates
@@ -184,10 +184,22 @@ def column_of(number: int, spec: ColumnSpec) -> ColumnDef:
     except KalamError as error:
         error.position = error.position or spec.position
         raise
-    column = ColumnDef(number, spec.name, type_, spec.type, typmod, spec.not_null, spec.default)
+    declared = FILE if is_file(spec.type) else spec.type
+    column = ColumnDef(number, spec.name, type_, declared, typmod, spec.not_null, spec.default)
+    if column.is_file and spec.default is not None:
+        raise file_default(column.name)
     if spec.default is not None:
         _check_default(column)
     return column
+
+
+def is_file(declared: str) -> bool:
+    return declared.strip().lower() == FILE
+
+
+def file_default(column: str) -> KalamError:
+    return KalamError("0A000", f'column "{column}" of type FILE cannot have a default', column=column,
+                      hint="A file is put before a row refers to it.")
 
 
 def _check_default(column: ColumnDef) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from kalamdb.api import CONTEXT_OID, Account, ClientSession, Context, Prepared, Result, Role
 from kalamdb.errors import KalamError
 from kalamdb.settings import Settings
-from kalamdb.sql import access, ddl, eager, transaction
+from kalamdb.sql import access, ddl, eager, files, transaction
 from kalamdb.sql.alter import alter_table
 from kalamdb.sql.checks import check_row
 from kalamdb.sql.coerce import Snowflakes
@@ -449,6 +449,7 @@ class SqlExecutor:
     def close(self, session: ClientSession) -> None:
         close_cursors(session)
         transaction.rollback(session, self._state(session))
+        files.abandon(self._state(session).uploads)
         self._states.pop(session.id, None)
         self.sessions.pop(session.id, None)
 

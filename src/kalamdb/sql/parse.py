@@ -18,8 +18,10 @@ from sqlglot.parsers.postgres import PostgresParser
 
 from kalamdb.errors import KalamError
 from kalamdb.sql.lexer import Token, tokenize
+from kalamdb.sql.parsefile import file_statement
 from kalamdb.sql.parsetable import TableBody, alter_table
 from kalamdb.sql.statements import (
+    FILE_STATEMENTS,
     ArrowWrite,
     Begin,
     CancelJob,
@@ -519,8 +521,8 @@ class Parser:
         # blanks keep the inner statement's positions
         body = " " * self.tokens[start].start + self.sql[self.tokens[start].start : close.start]
         inner = parse(body)
-        if not isinstance(inner, Query | Show | ShowTable | Describe | Empty):
-            raise KalamError("0A000", "EXECUTE AS USER takes SELECT, INSERT, UPDATE or DELETE",
+        if not isinstance(inner, (Query, Show, ShowTable, Describe, Empty, *FILE_STATEMENTS)):
+            raise KalamError("0A000", "EXECUTE AS USER takes SELECT, INSERT, UPDATE, DELETE or FILE",
                              position=self.tokens[start].start + 1)
         return ExecuteAs(user, body, inner)
 
@@ -648,7 +650,7 @@ _STATEMENTS: dict[str, Callable[[Parser], Statement]] = {
     "fetch": Parser.fetch, "close": Parser.close, "set": Parser.set, "reset": Parser.reset, "discard": Parser.discard,
     "estimate": Parser.estimate, "sample": Parser.sample,
     "show": Parser.show, "describe": _describe, "desc": _describe, "execute": Parser.execute, "create": Parser.create,
-    "storage": Parser.storage, "cancel": Parser.cancel,
+    "file": file_statement, "storage": Parser.storage, "cancel": Parser.cancel,
     "drop": Parser.drop, "undrop": Parser.undrop, "alter": Parser.alter,
 }
 

@@ -20,6 +20,7 @@ from kalamdb.sql.bind import NotSimple, Params, position_of
 from kalamdb.sql.count import plan_count
 from kalamdb.sql.duck import QueryEngine
 from kalamdb.sql.estimate import EstimatePlan
+from kalamdb.sql.files import plan_file
 from kalamdb.sql.insert import Planned, plan_arrow_insert, plan_insert
 from kalamdb.sql.kinds import Kind
 from kalamdb.sql.query import QueryPlan, plan_query, rows_tree
@@ -27,7 +28,7 @@ from kalamdb.sql.read import is_simple_select, plan_read, qualifiers, table_name
 from kalamdb.sql.returning import Returning, plan_returning
 from kalamdb.sql.run import Run
 from kalamdb.sql.show import result_columns
-from kalamdb.sql.statements import ArrowWrite, Estimate, ExecuteAs, Name, Query, Statement
+from kalamdb.sql.statements import FILE_STATEMENTS, ArrowWrite, Estimate, ExecuteAs, Name, Query, Statement
 from kalamdb.sql.top import TopPlan, plan_top
 from kalamdb.sql.update import plan_arrow_change, plan_delete, plan_finder, plan_update
 from kalamdb.txn.api import AccountDef, CatalogView, TableDef
@@ -97,7 +98,7 @@ class Entry:
 
     @property
     def planned(self) -> bool:
-        return isinstance(self.statement, Query | ArrowWrite | Estimate)
+        return isinstance(self.statement, (Query, ArrowWrite, Estimate, *FILE_STATEMENTS))
 
     @property
     def columns(self) -> tuple[Column, ...] | None:
@@ -130,6 +131,8 @@ def make_plan(statement: Statement, catalog: CatalogView, path: Path, params: Pa
             return _Planning(catalog, path, params, queries).arrow(statement)
         if isinstance(statement, Estimate):
             return _Planning(catalog, path, params, queries).estimate(statement.query.tree)
+        if isinstance(statement, FILE_STATEMENTS):
+            return plan_file(statement, catalog, path, params, _Planning(catalog, path, params, queries).query)
         assert isinstance(statement, Query)
         return _Planning(catalog, path, params, queries).tree(statement.tree)
     except RecursionError:

@@ -334,6 +334,64 @@ class ShowTableStats(Statement):
     table: Name
 
 
+# ---------- files ----------
+#: a text, or the place of a parameter, from 0
+FileText = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class FileData:
+    value: FileText
+    base64: bool = False  # else a bytea
+
+    def __repr__(self) -> str:  # may be large
+        return "FileData(…)"
+
+
+@dataclass(frozen=True, slots=True)
+class FilePut(Statement):
+    """FILE PUT INTO table (column) … DATA …; without data FILE OPEN."""
+
+    table: Name
+    column: str
+    name: FileText | None
+    mime: FileText | None
+    sha256: FileText | None
+    data: FileData | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileAppend(Statement):
+    upload: FileText
+    at: int | None
+    data: FileData
+
+
+@dataclass(frozen=True, slots=True)
+class FileClose(Statement):
+    upload: FileText
+    sha256: FileText | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileCancel(Statement):
+    upload: FileText
+
+
+@dataclass(frozen=True, slots=True)
+class FileGet(Statement):
+    """FILE GET column FROM table [WHERE …]: ``tree`` selects the column."""
+
+    table: Name
+    column: str
+    tree: exp.Expression
+    offset: int
+    limit: int | None
+
+
+FILE_STATEMENTS = (FilePut, FileAppend, FileClose, FileCancel, FileGet)
+
+
 # ---------- statistics ----------
 @dataclass(frozen=True, slots=True)
 class SampleRows(Statement):

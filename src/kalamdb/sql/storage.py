@@ -27,11 +27,17 @@ async def storage_job(statement: StorageJob, run: Run) -> Result:
     """Does the work for one table or for many, and tells how many rows went to new segments of each."""
     access.can_manage(run.account, f"{statement.verb} a table")
     work: Callable[[TableDef], Awaitable[int]] = (
-        run.engine.flush if statement.verb == "flush" else run.engine.compact)
+        run.engine.flush if statement.verb == "flush" else lambda table: _compact(table, run))
     rows: list[Row] = []
     for table in _tables(statement, run):
         rows.append((table.namespace, table.name, await work(table)))
     return Result(f"STORAGE {statement.verb.upper()}", columns=MOVED, rows=rows)
+
+
+async def _compact(table: TableDef, run: Run) -> int:
+    rows = await run.engine.compact(table)
+    await run.engine.collect_contents(table)
+    return rows
 
 
 def _tables(statement: StorageJob, run: Run) -> list[TableDef]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from kalamdb.api import ClientSession, Context, Result
 from kalamdb.errors import KalamError
@@ -46,6 +46,7 @@ class SessionState:
     scans: int = 0  # cursors named so far
     told: bool = False  # what SERIALIZABLE means
     reports: Reports = field(default_factory=Reports)
+    uploads: dict[str, Any] = field(default_factory=dict)  # ``kalamdb.sql.files.Pending`` by their names
 
 
 _DURATION = re.compile(r"(\d+)\s*(ms|s|min|h|d)?")

@@ -145,6 +145,7 @@ class Layout:
         self.booleans = tuple(place for place, column in enumerate(table.columns) if column.type.layout == "bool")
         self.floats = tuple(place for place, column in enumerate(table.columns) if is_float(column.type.name))
         self.key = table.key
+        self.files = tuple(place for place, column in enumerate(table.columns) if column.is_file)
         self.shared = table.kind == "shared"
         self.stream = table.kind == "stream"
         names = ", ".join(self.columns)

@@ -16,6 +16,8 @@ import pyarrow as pa
 from kalamdb.api import ClientSession, Role, Row
 from kalamdb.types import PgType
 
+#: a column's type as declared, whose values are jsonb
+FILE = "file"
 Isolation = Literal["read committed", "repeatable read", "serializable"]
 Kind = Literal["user", "shared", "stream"]
 Key = tuple[Any, ...]
@@ -35,6 +37,11 @@ class ColumnDef:
     #: added to a table that was there: rows of before do not have it, and show ``missing`` (a storage value)
     late: bool = False
     missing: Any = None
+
+    @property
+    def is_file(self) -> bool:
+        """Does it hold references to contents (``kalamdb.reference``)?"""
+        return self.declared == FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +311,31 @@ class Transaction(Protocol):
     def rollback(self) -> None: ...
 
 
+class Upload(Protocol):
+    """A content that is being put. Its methods are for worker threads, one call at a time."""
+
+    size: int
+
+    @property
+    def sha256(self) -> bytes: ...
+
+    def append(self, data: bytes) -> None:
+        """54000 where it becomes too large. After an error the upload is over."""
+
+    def abandon(self) -> None: ...
+
+
+class OpenContent(Protocol):
+    """A content that is being read. Its methods are for worker threads, one call at a time."""
+
+    size: int
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Fewer bytes only at the end. XX001 at the end where all were read in order and are not what they were."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class DroppedTable:
     """A table whose rows are kept for a while; times in milliseconds of Unix time."""
@@ -420,6 +452,19 @@ class Engine(Protocol):
 
     async def compact(self, table: TableDef) -> int:
         """Merge the table's segments; the number of rows written."""
+
+    # contents of FILE columns
+    def upload(self, table: TableDef, limit: int) -> Upload:
+        """A content to come, of so many bytes at most. 55000 where the table is not committed."""
+
+    async def publish_content(self, table: TableDef, tenant: str, upload: Upload) -> None:
+        """From now on rows of the tenant may refer to it; durable, whatever becomes of the transaction."""
+
+    async def open_content(self, table: TableDef, tenant: str, sha256: bytes) -> OpenContent:
+        """The caller has seen a row of the tenant that refers to it. 58P01 where it is missing."""
+
+    async def collect_contents(self, table: TableDef) -> int:
+        """Remove contents that nothing has referred to for the grace period; how many."""
 
     async def table_stats(self, table: TableDef) -> Mapping[str, int]:
         """Rows and bytes by tier."""

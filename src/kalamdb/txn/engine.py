@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from kalamdb.catalog.catalog import (
 from kalamdb.errors import KalamError
 from kalamdb.store.cold import CACHE_BYTES, ColdStore
 from kalamdb.store.columns import ColumnCache
+from kalamdb.store.contents import OpenContent, Upload
 from kalamdb.store.hot import (
     HotSnapshot,
     Layout,
@@ -60,6 +62,7 @@ from kalamdb.txn.api import (
     TransactionInfo,
 )
 from kalamdb.txn.clock import Clock, now_ms, seq_at, time_of
+from kalamdb.txn.files import DEFAULT_GRACE_HOURS, Files
 from kalamdb.txn.jobs import Job
 from kalamdb.txn.locks import LockTable
 from kalamdb.txn.overlay import RowKey, TableOverlay
@@ -88,7 +91,8 @@ class StoreEngine:
 
     def __init__(self, path: Path, connection: apsw.Connection, catalog: Catalog, *, server_id: str, node_id: int,
                  last_seq: int, lock_timeout_ms: int, drop_grace_hours: float, storages: Mapping[str, Storage],
-                 cache_bytes: int = CACHE_BYTES, flush_policy: str = DEFAULT_POLICY) -> None:
+                 cache_bytes: int = CACHE_BYTES, flush_policy: str = DEFAULT_POLICY,
+                 file_grace_hours: float = DEFAULT_GRACE_HOURS) -> None:
         self.server_id = server_id
         self.node_id = node_id
         self.lock_timeout_ms = lock_timeout_ms or LOCK_TIMEOUT_MS
@@ -126,6 +130,7 @@ class StoreEngine:
         self.changing: dict[int, asyncio.Future[None]] = {}
         self.sizes = Sizes(self, self.cold)
         self.tiers = Tiers(self, self.cold, storages, flush_policy)
+        self.files = Files(self, self.tiers, storages, file_grace_hours)
 
     # ---------- transactions ----------
     def begin(
@@ -202,6 +207,24 @@ class StoreEngine:
     async def compact(self, table: TableDef) -> int:
         return await self.tiers.compact(table)
 
+    # ---------- contents of FILE columns ----------
+    def upload(self, table: TableDef, limit: int) -> Upload:
+        return self.files.upload(table, limit)
+
+    async def publish_content(self, table: TableDef, tenant: str, upload: Upload) -> None:
+        await self.files.publish(table, tenant, upload)
+
+    async def open_content(self, table: TableDef, tenant: str, sha256: bytes) -> OpenContent:
+        return await self.files.open(table, tenant, sha256)
+
+    async def collect_contents(self, table: TableDef) -> int:
+        return await self.files.collect(table)
+
+    def open_contents(self) -> Iterator[tuple[int, str, bytes]]:
+        """What rows of open transactions refer to, those among them that are being stored."""
+        return chain.from_iterable(each.contents for each in self._open)
+
+    # ---------- figures ----------
     async def table_stats(self, table: TableDef) -> dict[str, int]:
         return await self.tiers.in_thread(lambda: self.tiers.stats(table), pool="read")
 
@@ -485,6 +508,7 @@ class StoreEngine:
         self._purger.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._purger
+        await self.files.close()
         await self.tiers.close()
         if self._commits:
             await asyncio.wait(self._commits)
@@ -546,11 +570,13 @@ def _load(connection: apsw.Connection) -> tuple[Catalog, dict[str, Any]]:
 
 async def open_engine(data_dir: Path, *, node_id: int | None = None, lock_timeout_ms: int = 0,
                       drop_grace_hours: float = 0, storages: Mapping[str, Storage] | None = None,
-                      cache_bytes: int = CACHE_BYTES, flush_policy: str = DEFAULT_POLICY) -> StoreEngine:
+                      cache_bytes: int = CACHE_BYTES, flush_policy: str = DEFAULT_POLICY,
+                      file_grace_hours: float = DEFAULT_GRACE_HOURS) -> StoreEngine:
     """Open (or make) the engine of a data directory. Raises KalamError where it cannot be read.
 
     ``storages``: where segments lie, by name; without them in the data directory alone. ``cache_bytes``: for decoded
-    row groups. ``flush_policy``: of tables that declare none.
+    row groups. ``flush_policy``: of tables that declare none. ``file_grace_hours``: that contents of FILE columns stay
+    after nothing refers to them.
     """
     started = time.monotonic()
     path = data_dir / FILE
@@ -566,7 +592,7 @@ async def open_engine(data_dir: Path, *, node_id: int | None = None, lock_timeou
         path, connection, catalog, server_id=facts["server_id"],
         node_id=facts["node_id"] if node_id is None else node_id, last_seq=facts["last_seq"],
         lock_timeout_ms=lock_timeout_ms, drop_grace_hours=drop_grace_hours, storages=storages,
-        cache_bytes=cache_bytes, flush_policy=flush_policy,
+        cache_bytes=cache_bytes, flush_policy=flush_policy, file_grace_hours=file_grace_hours,
     )
 
 

@@ -23,7 +23,7 @@ import apsw
 from kalamdb import faults
 from kalamdb.catalog.catalog import load_table
 from kalamdb.errors import KalamError
-from kalamdb.store import manifest
+from kalamdb.store import contents, manifest
 from kalamdb.store.cold import ColdStore
 from kalamdb.store.columns import ColumnCache
 from kalamdb.store.hot import HotSnapshot
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Pool = Literal["tier", "bulk", "read"]
+Pool = Literal["tier", "bulk", "read", "files"]
 #: threads: whoever commits many rows or reads one must not wait for jobs, which take minutes
-POOLS: dict[Pool, int] = {"tier": 2, "bulk": 2, "read": 4}
+POOLS: dict[Pool, int] = {"tier": 2, "bulk": 2, "read": 4, "files": 4}
 CLEAN_ROWS = 5_000
 LOOK_EVERY = 1.0
 DEFAULT_POLICY = "rows:1000000"
@@ -73,7 +73,7 @@ class SegmentInfo:
     created_at: int
 
 
-async def _ended(future: asyncio.Future[Any], job: Job | None = None) -> asyncio.CancelledError | None:
+async def ended(future: asyncio.Future[Any], job: Job | None = None) -> asyncio.CancelledError | None:
     """Wait for the end of what cannot be stopped, however often the task is cancelled meanwhile; that it was, is told
     to the job at once and to the caller at the end."""
     cancelled = None
@@ -126,7 +126,7 @@ class Tiers:
     async def in_thread(self, work: Callable[[], T], *, pool: Pool = "tier") -> T:
         """Run to its end, whatever happens to the task that waits: files and locks must not be left to chance."""
         future = asyncio.get_running_loop().run_in_executor(self._threads[pool], work)
-        cancelled = await _ended(future)
+        cancelled = await ended(future)
         if cancelled is not None:
             raise cancelled
         return future.result()
@@ -134,14 +134,15 @@ class Tiers:
     async def _written(self, work: Callable[[], T], job: Job, change_of: Callable[[T], manifest.Change]) -> T:
         """What a job made, files among it. A cancelled task cancels the job, and nothing of it is left."""
         future = asyncio.get_running_loop().run_in_executor(self._threads["tier"], work)
-        cancelled = await _ended(future, job)
+        cancelled = await ended(future, job)
         if cancelled is None:
             return future.result()
         if future.exception() is None:  # it was done before it could hear of it
             await self._discard(change_of(future.result()))
         raise cancelled
 
-    def _lock(self, table: TableDef) -> asyncio.Lock:
+    def lock_of(self, table: TableDef) -> asyncio.Lock:
+        """Whoever moves rows or files of the table holds it."""
         return self._locks.setdefault(table.id, asyncio.Lock())
 
     def storage(self, table: TableDef) -> Storage:
@@ -181,7 +182,7 @@ class Tiers:
         """Make all hot rows cold; how many there were. Background and on demand."""
         self._check_committed(table)
         await self._swept.wait()
-        async with self._lock(table):
+        async with self.lock_of(table):
             table = self._still(table)
             self._flushed_at[table.id] = now_ms()
             with self.jobs.running("flush", table) as job:
@@ -230,7 +231,7 @@ class Tiers:
 
         def job(connection: apsw.Connection) -> bool:
             faults.reach("flush.publish")
-            _check_there(connection, table)
+            check_there(connection, table)
             manifest.publish(connection, table.id, change)
             alone = self._engine.last_written(table.id) <= last
             if alone:
@@ -252,13 +253,13 @@ class Tiers:
         except KalamError:
             await self._discard(change)
             raise
-        cancelled = await _ended(future)
+        cancelled = await ended(future)
         if future.exception() is not None:
             await self._discard(change)
         else:
             record.published = True
             self._cold.refresh(self._engine.live.query, table.id)
-            self._condemn((segment.storage, segment.file, segment.id) for segment in change.removed)
+            self.condemn((segment.storage, segment.file, segment.id) for segment in change.removed)
         if cancelled is not None:
             raise cancelled
         result: T = future.result()
@@ -279,7 +280,7 @@ class Tiers:
             for overlay in sorted(overlays, key=lambda overlay: overlay.table.id):
                 if overlay.table.id in self._engine.catalog.by_id:  # else it is this transaction's own
                     await self.begin(overlay.table)
-                await stack.enter_async_context(self._lock(overlay.table))
+                await stack.enter_async_context(self.lock_of(overlay.table))
             try:
                 for overlay in overlays:
                     made = Bulk(overlay, self.storage(overlay.table))
@@ -355,7 +356,7 @@ class Tiers:
         """Merge segments; the number of rows written. ``everything``: all of the table's, else what is due."""
         self._check_committed(table)
         await self._swept.wait()
-        async with self._lock(table):
+        async with self.lock_of(table):
             table = self._still(table)
             found = self._cold.tables.get(table.id)
             if found is None or not found.segments:
@@ -371,7 +372,7 @@ class Tiers:
 
                 def publish(connection: apsw.Connection) -> None:
                     faults.reach("compaction.publish")
-                    _check_there(connection, table)
+                    check_there(connection, table)
                     manifest.publish(connection, table.id, change)
 
                 await self._publish(table, change, publish, job)
@@ -379,7 +380,8 @@ class Tiers:
                 return rows
 
     # ---------- files that nobody reads ----------
-    def _condemn(self, files: Any) -> None:
+    def condemn(self, files: Any) -> None:
+        """Files (storage, name, segment or 0) that nothing names any more: they go when nobody can be reading them."""
         number = self._engine.readers.enter()
         self._engine.readers.leave(number)
         self._condemned += [(number, *file) for file in files]
@@ -407,23 +409,30 @@ class Tiers:
     async def forget_table(self, number: int) -> None:
         """A dropped table's grace is over: its segments are files to remove."""
         async with self._locks.setdefault(number, asyncio.Lock()):
-            await self._engine.submit(lambda connection: manifest.forget_table(connection, number))
-            self._condemn((segment.storage, segment.file, segment.id) for segment in self._cold.forget_table(number))
+            def forget(connection: apsw.Connection) -> list[tuple[str, str]]:
+                manifest.forget_table(connection, number)
+                return contents.forget_table(connection, number, now_ms())
+
+            files: list[tuple[str, str]] = await self._engine.submit(forget)
+            self.condemn((*file, 0) for file in files)
+            self.condemn((segment.storage, segment.file, segment.id) for segment in self._cold.forget_table(number))
 
     async def wait_swept(self) -> None:
         """Until what a crash left is gone."""
         await self._swept.wait()
 
     async def _first_sweep(self) -> None:
-        """What a crash left: files removed from manifests, and such as were never in one."""
+        """What a crash left: files removed from manifests, and such as were never in one; the same of contents."""
         query = self._engine.live.query
-        known = {tuple(row) for row in query("SELECT storage, file FROM kalam_segments", ())}
+        known = {tuple(row) for row in query("SELECT storage, file FROM kalam_segments UNION ALL "
+                                             "SELECT storage, file FROM kalam_contents", ())}
         for storage_id, storage in self._storages.items():
             try:
                 names = await self.in_thread(lambda storage=storage: storage.names(""))  # type: ignore[misc]
                 for name in names:
-                    if (storage_id, name) not in known and OWN_FILE.fullmatch(name):
-                        log.info("removing segment file %r of storage %r: no manifest names it", name, storage_id)
+                    if (storage_id, name) not in known and (OWN_FILE.fullmatch(name)
+                                                            or contents.OWN_FILE.fullmatch(name)):
+                        log.info("removing file %r of storage %r: nothing names it", name, storage_id)
                         await self.in_thread(
                             lambda storage=storage, name=name: storage.delete(name))  # type: ignore[misc]
             except KalamError as error:
@@ -452,8 +461,8 @@ class Tiers:
 
     async def _look_after(self, table: TableDef) -> None:
         try:
-            if await self._cleaning_left(table) and not self._lock(table).locked():
-                async with self._lock(table):
+            if await self._cleaning_left(table) and not self.lock_of(table).locked():
+                async with self.lock_of(table):
                     await self._clean(table)
             if await self.flush_due(table):
                 await self.flush(table)
@@ -531,7 +540,7 @@ def gone(table: TableDef) -> KalamError:
                       table=table.name)
 
 
-def _check_there(connection: apsw.Connection, table: TableDef) -> None:
+def check_there(connection: apsw.Connection, table: TableDef) -> None:
     if not connection.execute("SELECT 1 FROM kalam_tables WHERE id = ? AND dropped_at IS NULL", (table.id,)).fetchall():
         raise gone(table)
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 TURN = 1000
 _ABSENT: Any = object()
 T = TypeVar("T")
+ContentKey = tuple[int, str, bytes]  # table, tenant, SHA-256
 
 
 class TxnSnapshot:
@@ -81,6 +82,8 @@ class StoreTransaction:
         self._snapshots: dict[int, TxnSnapshot] = {}
         self._pinned: HotSnapshot | None = None
         self._entered: set[int] = set()
+        #: contents that its rows refer to, by table: they stay as long as it may commit
+        self.contents: set[ContentKey] = set()
         self._ended = False
 
     @property
@@ -237,7 +240,7 @@ class StoreTransaction:
         overlay = self._overlay.table(table, layout)
         if _spills(overlay) or self._loaders(table):
             return False
-        key = new_key(self._engine, table, layout, tenant, row)
+        key = new_key(self._engine, table, layout, tenant, row, self.contents)
         if not self._engine.locks.try_lock(self, (table.id, *key)):
             return False
         try:
@@ -275,7 +278,7 @@ class StoreTransaction:
         """Insert rows whose keys lie where no row is, as those of a load mostly do, all at once. False where each has
         to be looked at, and nothing was done."""
         table, tenants = overlay.table, {tenant for tenant, _ in part}
-        if len(part) < FEW or not table.key or table.checks:
+        if len(part) < FEW or not table.key or table.checks or overlay.layout.files:
             return False
         for column, values in zip(table.columns, zip(*[row for _, row in part], strict=True), strict=True):
             if column.not_null and None in values:
@@ -301,7 +304,7 @@ class StoreTransaction:
         table, layout = overlay.table, overlay.layout
         write = self._overlay.insert
         for place, (tenant, row) in enumerate(part):
-            key = new_key(self._engine, table, layout, tenant, row)
+            key = new_key(self._engine, table, layout, tenant, row, self.contents)
             await self._lock_row(table, key, aside=last)
             taken = bool(table.key) and await self._read(self._exists, overlay, key, last, aside=last)
             if taken:
@@ -444,7 +447,7 @@ class StoreTransaction:
         # a lock is given back in this thread: what was read is still the newest once it is had
         if not self._engine.locks.try_lock(self, (table.id, *row_key)):
             return None
-        self._overlay.write(overlay, row_key, None if values is None else self._changed(table, row, values(row)))
+        self._overlay.write(overlay, row_key, None if values is None else self._changed(table, tenant, row, values(row)))
         return True
 
     # ---------- rows' locks ----------
@@ -523,7 +526,7 @@ class StoreTransaction:
                 if not loading:
                     del self._engine.loading[number]
 
-    def _changed(self, table: TableDef, before: Row, values: Mapping[int, Any]) -> Row:
+    def _changed(self, table: TableDef, tenant: str, before: Row, values: Mapping[int, Any]) -> Row:
         """A row with new values, looked over."""
         whole = list(before[:-2])
         for position, value in values.items():
@@ -534,12 +537,15 @@ class StoreTransaction:
                 raise _null(table, table.columns[position].name, row)
         if table.checks:
             self._engine.check_row(table, row)
+        for place in self._engine.layouts.of(table).files:
+            if (value := row[place]) is not None and value != before[place]:
+                self.contents.add(self._engine.files.check(table, tenant, table.columns[place], value))
         return row
 
     async def _replace(self, overlay: TableOverlay, key: tuple[str, int | bytes], before: Row,
                        values: Mapping[int, Any]) -> None:
         table, layout = overlay.table, overlay.layout
-        row = self._changed(table, before, values)
+        row = self._changed(table, key[0], before, values)
         moved = key
         if any(position in values for position in table.key):
             moved = (key[0], layout.codec.encode([row[place] for place in table.key]))
@@ -766,14 +772,20 @@ class StoreTransaction:
 
 
 # ---------- rows and errors ----------
-def new_key(engine: StoreEngine, table: TableDef, layout: Layout, tenant: str, row: Row) -> RowKey:
-    """Of a row to be inserted, which is looked over."""
+def new_key(engine: StoreEngine, table: TableDef, layout: Layout, tenant: str, row: Row,
+            held: set[ContentKey] | None = None) -> RowKey:
+    """Of a row to be inserted, which is looked over. The contents that it refers to are added to ``held``."""
     if None in row:
         for column, value in zip(table.columns, row, strict=True):
             if value is None and column.not_null:
                 raise _null(table, column.name, row)
     if table.checks:
         engine.check_row(table, row)
+    for place in layout.files:
+        if (value := row[place]) is not None:
+            found = engine.files.check(table, tenant, table.columns[place], value)
+            if held is not None:
+                held.add(found)
     if not table.key:
         return tenant, engine.next_row_number()
     return tenant, layout.codec.encode([row[place] for place in table.key])
