@@ -98,7 +98,8 @@ def test_a_sound_directory(data: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert "2 tables, 1 hot rows, 3 segments, 6,000 cold rows: no problems" in done.stderr
     found = json.loads(kalam("check", "--data", data, "--json").stdout)
-    assert found == {"problems": [], "orphans": [], "tables": 2, "segments": 3, "hot_rows": 1, "cold_rows": 6000}
+    assert found == {"problems": [], "orphans": [], "tables": 2, "segments": 3, "hot_rows": 1, "cold_rows": 6000,
+                     "files": 0}
 
 
 def test_after_a_kill(server: KalamServer) -> None:
@@ -348,3 +349,85 @@ def test_nothing_there(tmp_path: Path, arguments: tuple[str, ...], words: str) -
     done = kalam(*(argument.format(tmp_path) for argument in arguments))
     assert done.returncode == 1
     assert words in done.stderr
+
+
+# ---------- contents of FILE columns ----------
+FILES = {"ann": b"of ann" * 1000, "bob": b"of bob", "cid": b""}
+
+
+@pytest.fixture
+def filed(server: KalamServer) -> KalamServer:
+    """A server whose table app.f has a content for each of three tenants: cold, hot, and of a table that is dropped."""
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        for table in ("f", "gone"):
+            conn.execute(f"CREATE USER TABLE app.{table} (id bigint PRIMARY KEY, photo FILE)")
+        for table, tenant in (("f", "ann"), ("f", "bob"), ("gone", "cid")):
+            conn.execute(f"SET kalam.user_id = '{tenant}'")
+            ((found,),) = conn.execute(f"FILE PUT INTO app.{table} (photo) DATA %s", [FILES[tenant]]).fetchall()
+            conn.execute(f"INSERT INTO app.{table} VALUES (1, %s)", [json.dumps(found)])
+            if tenant == "ann":
+                conn.execute("STORAGE FLUSH TABLE app.f")
+        conn.execute("DROP TABLE app.gone")
+    return server
+
+
+def files_of(conn: psycopg.Connection) -> dict[str, bytes]:
+    found = {}
+    conn.execute("UNDROP TABLE app.gone")
+    for table, tenant in (("f", "ann"), ("f", "bob"), ("gone", "cid")):
+        cursor = conn.cursor(binary=True)
+        cursor.execute(f"EXECUTE AS USER '{tenant}' (FILE GET photo FROM app.{table} WHERE id = 1)")
+        found[tenant] = b"".join(data for _, data in cursor)
+    return found
+
+
+def content_files(data: Path) -> list[Path]:
+    return sorted((path for path in (data / "segments").rglob("files/*")), key=lambda path: -path.stat().st_size)
+
+
+def test_a_backup_has_files(filed: KalamServer, tmp_path: Path) -> None:
+    root = tmp_path / "backups"
+    first = json.loads(kalam("backup", "--data", filed.data, "--to", root, "--json").stdout)
+    again = json.loads(kalam("backup", "--data", filed.data, "--to", root, "--json").stdout)
+    assert (first["files"], again["files"], again["copied_bytes"]) == (3, 3, 0)
+    assert "3 files" in kalam("backup", "--to", root, "--list").stdout
+    filed.stop()
+    shutil.rmtree(filed.data)
+    done = kalam("restore", "--from", root, "--data", tmp_path / "new")
+    assert done.returncode == 0, done.stderr
+    assert "3 files, verified" in done.stdout
+    restored = KalamServer.over(tmp_path / "new")
+    try:
+        restored.start()
+        with psycopg.connect(restored.dsn(), autocommit=True) as conn:
+            assert files_of(conn) == FILES
+    finally:
+        restored.close()
+
+
+def test_files_are_checked(filed: KalamServer) -> None:
+    filed.stop()
+    found = json.loads(kalam("check", "--data", filed.data, "--json").stdout)
+    assert (found["problems"], found["orphans"], found["files"]) == ([], [], 3)
+    large, small, _ = content_files(filed.data)
+    flip(large)
+    small.unlink()
+    change(filed.data, "DELETE FROM kalam_contents WHERE size = 0")
+    done = kalam("check", "--data", filed.data)
+    assert done.returncode == 1
+    problems = sorted(done.stdout.splitlines())
+    assert ["has another SHA-256" in problems[0] or "has another SHA-256" in problems[1],
+            "is missing" in problems[0] or "is missing" in problems[1]] == [True, True]
+    assert 'app.gone: a row of tenant "cid" refers to the file' in problems[2]
+    assert len(problems) == 3
+    assert "note: nothing names file" in done.stderr
+    quick = kalam("check", "--data", filed.data, "--quick").stdout.splitlines()
+    assert len(quick) == 1
+    assert "is missing" in quick[0]
+
+
+def test_damaged_files_are_not_backed_up(filed: KalamServer, tmp_path: Path) -> None:
+    flip(content_files(filed.data)[0])
+    done = kalam("backup", "--data", filed.data, "--to", tmp_path / "b")
+    assert done.returncode == 1
+    assert "is damaged" in done.stderr

@@ -1,9 +1,9 @@
-"""Backups: a consistent copy of the database file, and the segments that its manifests name.
+"""Backups: a consistent copy of the database file, and the segments and contents of FILE columns that it names.
 
-A backup directory holds ``segments/<storage>/<file>``, shared by all backups in it (segments never change, so that each
-is copied once), and ``backups/<name>/`` with the database and ``backup.json``. A backup is there when its directory has
-its name, which is the last step. The server may go on writing: the database is copied as of one instant, and when a
-segment of that instant has been merged into another meanwhile, the copy is taken anew.
+A backup directory holds ``segments/<storage>/<file>``, shared by all backups in it (these files never change, so that
+each is copied once), and ``backups/<name>/`` with the database and ``backup.json``. A backup is there when its
+directory has its name, which is the last step. The server may go on writing: the database is copied as of one instant,
+and when a segment of that instant has been merged into another meanwhile, or a content removed, the copy is taken anew.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from kalamdb.admin.files import Readable
 from kalamdb.catalog import formats
 from kalamdb.catalog.catalog import last_commit
 from kalamdb.errors import KalamError
+from kalamdb.store import contents
 from kalamdb.store.files import sync
 from kalamdb.store.hot import open_connection
 from kalamdb.store.segment import checksum_of
@@ -47,10 +48,22 @@ class SegmentCopy:
     def place(self) -> str:
         return f"{self.storage}/{self.file}"
 
+    def is_at(self, path: Path) -> bool:
+        """Is the file there what it was?"""
+        return path.is_file() and checksum_of(path) == self.checksum
+
+
+@dataclass(frozen=True)
+class ContentCopy(SegmentCopy):
+    """A content of a FILE column, whose checksum is its SHA-256."""
+
+    def is_at(self, path: Path) -> bool:
+        return path.is_file() and contents.problem_of(path, bytes.fromhex(self.checksum), self.bytes) is None
+
 
 @dataclass(frozen=True)
 class Backup:
-    """``copied``: bytes of segments that no earlier backup had."""
+    """``copied``: bytes of files that no earlier backup had."""
 
     name: str
     format: int
@@ -58,7 +71,12 @@ class Backup:
     last_seq: int
     checksum: str  # of the database
     segments: tuple[SegmentCopy, ...]
+    contents: tuple[ContentCopy, ...] = ()
     copied: int = 0
+
+    @property
+    def files(self) -> tuple[SegmentCopy, ...]:
+        return (*self.segments, *self.contents)
 
 
 def backups(root: Path) -> list[Backup]:
@@ -71,7 +89,8 @@ def _load(path: Path) -> Backup:
     try:
         found = json.loads((path / FACTS).read_text(encoding="utf-8"))
         segments = tuple(SegmentCopy(**item) for item in found.pop("segments"))
-        return Backup(**found, segments=segments)
+        held = tuple(ContentCopy(**item) for item in found.pop("contents", ()))
+        return Backup(**found, segments=segments, contents=held)
     except (ValueError, TypeError, KeyError) as error:
         raise KalamError("58030", f"{path / FACTS} is damaged: {error}") from None
 
@@ -118,7 +137,7 @@ def _take(data: Path, storages: dict[str, Readable], root: Path, progress: Progr
         for _ in range(ATTEMPTS):
             facts = _copy_database(data, part / "hot.db")
             try:
-                copied += _copy_segments(facts["segments"], storages, root, progress)
+                copied += _copy_files((*facts["segments"], *facts["contents"]), storages, root, progress)
                 break
             except KalamError as error:
                 if error.sqlstate != "58P01":
@@ -173,19 +192,30 @@ def _copy_database(data: Path, target: Path) -> dict[str, Any]:
         rows: list[Any] = copy.execute(
             "SELECT storage, file, bytes, checksum FROM kalam_segments ORDER BY storage, file").fetchall()
         segments = tuple(SegmentCopy(*row) for row in rows)
+        held = tuple(_contents(copy))
     finally:
         copy.close(True)
     return {"format": meta["format"], "server_id": meta["server_id"], "last_seq": last,
-            "checksum": checksum_of(target), "segments": segments}
+            "checksum": checksum_of(target), "segments": segments, "contents": held}
 
 
-def _copy_segments(segments: tuple[SegmentCopy, ...], storages: dict[str, Readable], root: Path, progress: Progress
+def _contents(copy: apsw.Connection) -> Iterator[ContentCopy]:
+    """Of a directory that no program of this version has opened, none."""
+    if not copy.execute("SELECT 1 FROM sqlite_schema WHERE name = 'kalam_contents'").fetchall():
+        return
+    rows: list[Any] = copy.execute("SELECT storage, file, size, sha256 FROM kalam_contents ORDER BY storage, file"
+                                   ).fetchall()
+    for storage, file, size, sha256 in rows:
+        yield ContentCopy(storage, file, size, sha256.hex())
+
+
+def _copy_files(segments: tuple[SegmentCopy, ...], storages: dict[str, Readable], root: Path, progress: Progress
                    ) -> int:
     copied = 0
     for done, segment in enumerate(segments):
         progress(done, len(segments), copied)
         target = root / "segments" / segment.place
-        if target.is_file() and checksum_of(target) == segment.checksum:  # a copy may have been damaged since
+        if segment.is_at(target):  # a copy may have been damaged since
             continue
         storage = storages.get(segment.storage)
         if storage is None:
@@ -205,7 +235,7 @@ def _copy(source: Path, target: Path, segment: SegmentCopy) -> None:
     except FileNotFoundError:
         raise KalamError("58P01", f'segment file "{segment.file}" is missing') from None
     part.chmod(0o600)
-    if checksum_of(part) != segment.checksum:
+    if not segment.is_at(part):
         part.unlink()
         raise KalamError("XX001", f'segment file "{segment.place}" is damaged', hint="kalam check tells what else is.")
     sync(part)
@@ -214,7 +244,7 @@ def _copy(source: Path, target: Path, segment: SegmentCopy) -> None:
 
 
 def prune(root: Path, keep: int) -> list[str]:
-    """Remove all but the newest ``keep`` backups, and segments that none of those needs; the names removed."""
+    """Remove all but the newest ``keep`` backups, and files that none of those needs; the names removed."""
     with _alone(root):
         return _prune(root, keep)
 
@@ -224,7 +254,7 @@ def _prune(root: Path, keep: int) -> list[str]:
     gone, kept = found[: max(0, len(found) - keep)], found[max(0, len(found) - keep) :]
     for backup in gone:
         shutil.rmtree(root / "backups" / backup.name)
-    needed = {segment.place for backup in kept for segment in backup.segments}
+    needed = {segment.place for backup in kept for segment in backup.files}
     places = root / "segments"
     for path in list(places.rglob("*")):
         if path.is_file() and path.relative_to(places).as_posix() not in needed:
@@ -246,7 +276,7 @@ def choose(root: Path, name: str | None) -> Backup:
 
 
 def restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None:
-    """Make a data directory of a backup; all segments become files of the storage ``local``. ``data`` must be empty or
+    """Make a data directory of a backup; all its files become those of the storage ``local``. ``data`` must be empty or
     not there; after an error it is as before."""
     if data.exists() and any(data.iterdir()):
         raise KalamError("58P02", f"{data} is not empty", hint="Restore into a new directory.")
@@ -273,8 +303,8 @@ def _restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None
     if checksum_of(database) != backup.checksum:
         raise KalamError("XX001", f'the database of backup "{backup.name}" is damaged')
     copied = 0
-    for done, segment in enumerate(backup.segments):
-        progress(done, len(backup.segments), copied)
+    for done, segment in enumerate(backup.files):
+        progress(done, len(backup.files), copied)
         copy = root / "segments" / segment.place
         if not copy.is_file():
             raise KalamError("58P01", f'segment file "{segment.place}" is missing in the backup')
@@ -282,11 +312,13 @@ def _restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None
         _private(target.parent, data)
         _copy(copy, target, segment)
         copied += segment.bytes
-    progress(len(backup.segments), len(backup.segments), copied)
+    progress(len(backup.files), len(backup.files), copied)
     connection = open_connection(database)
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("UPDATE kalam_segments SET storage = ?", (LOCAL,))
+        if backup.contents:
+            connection.execute("UPDATE kalam_contents SET storage = ?", (LOCAL,))
         connection.execute("DELETE FROM kalam_removed")
         connection.execute("COMMIT")
         connection.pragma("journal_mode", "delete")  # all of it is in the one file

@@ -1,4 +1,4 @@
-"""Verification of a data directory that no server has open: SQLite, manifests, segment files, keys.
+"""Verification of a data directory that no server has open: SQLite, manifests, segment files, keys, files.
 
 ``check`` yields a line for every problem, and reads one row group at a time. That a key is hot and live in a segment at
 once is none: the hot row hides the other until it leaves.
@@ -7,6 +7,7 @@ once is none: the hot row hides the other until it leaves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +17,12 @@ import apsw
 import numpy as np
 import pyarrow as pa
 
+from kalamdb import reference
 from kalamdb.admin.files import Readable
 from kalamdb.catalog import formats
 from kalamdb.catalog.catalog import last_commit, load_table
 from kalamdb.errors import KalamError
-from kalamdb.store import bloom, manifest
+from kalamdb.store import bloom, contents, manifest
 from kalamdb.store.cold import ColdRange, ColdStore
 from kalamdb.store.hot import Layout, open_connection
 from kalamdb.store.manifest import Manifest, Segment, tombstones
@@ -36,6 +38,7 @@ class Counts:
     segments: int = 0
     hot_rows: int = 0
     cold_rows: int = 0
+    files: int = 0  # contents of FILE columns
 
 
 class Check:
@@ -80,6 +83,7 @@ class Check:
             for table in tables:
                 self.counts.tables += 1
                 yield from self._table(table)
+                yield from self._contents_of(table)
             yield from self._files()
         except apsw.Error as error:
             yield f"hot.db: {error}"
@@ -188,9 +192,62 @@ class Check:
                     yield f"{name}: key {two!r} has two live rows in segments"
             last = pairs[-1]
 
+    # ---------- contents of FILE columns ----------
+    @property
+    def _has_contents(self) -> bool:
+        return bool(self._query("SELECT 1 FROM sqlite_schema WHERE name = 'kalam_contents'"))
+
+    def _contents_of(self, table: TableDef) -> Iterator[str]:
+        name = f"{table.namespace}.{table.name}"
+        known: set[contents.Owner] = set()
+        for each in contents.of_table(self._query, table.id) if self._has_contents else ():
+            self.counts.files += 1
+            known.add(each.owner)
+            problem = self._content(each)
+            if problem is not None:
+                yield f'{name}: file "{each.file}" of storage "{each.storage}" {problem}'
+        names = [f"c{column.id}" for column in table.columns if column.is_file]
+        for column in names if not self._quick else ():
+            for tenant, sha256 in sorted(self._references(table, column) - known):
+                whose = "" if table.kind == "shared" else f' of tenant "{tenant}"'
+                yield f"{name}: a row{whose} refers to the file {sha256.hex()}, which is not there"
+
+    def _content(self, each: contents.Content) -> str | None:
+        storage = self._storages.get(each.storage)
+        if storage is None:
+            return "is in a storage that is not configured"
+        try:
+            return contents.problem_of(storage.fetch(each.file), each.sha256, each.size, quick=self._quick)
+        except KalamError as error:
+            return "is missing" if error.sqlstate == "58P01" else error.message
+
+    def _references(self, table: TableDef, column: str) -> set[contents.Owner]:
+        """What rows refer to; of segments that cannot be read, which are problems of their own, nothing."""
+        layout, found = Layout(table), set()
+
+        def note(tenant: str, value: str | None) -> None:
+            if value is not None and (hashed := reference.FOUND.search(value)) is not None:
+                found.add((tenant, bytes.fromhex(hashed[1])))
+
+        if column in layout.present(self._connection):
+            for tenant, value in self._connection.execute(f"SELECT _userid, {column} FROM {layout.table}"):
+                note(str(tenant), None if value is None else str(value))
+        version = manifest.version_of(self._query, table.id)
+        held = manifest.load(self._query, table.id, version).segments if version else ()
+        cold, names = ColdStore(self._storages), [column, *([] if layout.shared else ["_userid"])]
+        with suppress(KalamError):
+            for batch in cold.batches(Manifest(table.id, 0, tuple(held)), layout, names, ColdRange(), _go_on,
+                                      ordered=False):
+                tenants = [""] * batch.num_rows if layout.shared else batch.column("_userid").to_pylist()
+                for tenant, value in zip(tenants, batch.column(column).to_pylist(), strict=True):
+                    note(tenant, value)
+        return found
+
     # ---------- files ----------
     def _files(self) -> Iterator[str]:
         known = set(self._query("SELECT storage, file FROM kalam_segments"))
+        if self._has_contents:
+            known |= set(self._query("SELECT storage, file FROM kalam_contents"))
         for storage_id, storage in self._storages.items():
             try:
                 names = storage.names("")

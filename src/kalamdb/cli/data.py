@@ -25,7 +25,7 @@ def _settings(data: Path) -> Settings:
 
 @contextmanager
 def _bar(what: str) -> Iterator[Progress]:
-    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed}/{task.total} segments {task.fields[size]}"))
+    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed}/{task.total} files {task.fields[size]}"))
     with Progress(*columns, console=err, transient=True) as bar:
         yield bar
 
@@ -37,6 +37,11 @@ def _follow(bar: Progress) -> Callable[[int, int, int], None]:
         bar.update(task, completed=done, total=total, size=f"{copied / 1e6:,.1f} MB")
 
     return progress
+
+
+def _and_contents(count: int) -> str:
+    """Of FILE columns, where there are any."""
+    return f", {count:,} files" if count else ""
 
 
 def check(data: Path, *, quick: bool, as_json: bool) -> None:
@@ -58,9 +63,10 @@ def check(data: Path, *, quick: bool, as_json: bool) -> None:
     else:
         counts = checking.counts
         for orphan in checking.orphans:
-            err.print(Text(f"note: no manifest names segment file {orphan}; the server will remove it", "dim"))
+            err.print(Text(f"note: nothing names file {orphan}; the server will remove it", "dim"))
         err.print(Text(f"{counts.tables} tables, {counts.hot_rows:,} hot rows, {counts.segments} segments, "
-                       f"{counts.cold_rows:,} cold rows: {len(problems) or 'no'} problems"))
+                       f"{counts.cold_rows:,} cold rows{_and_contents(counts.files)}: "
+                       f"{len(problems) or 'no'} problems"))
     if problems:
         raise typer.Exit(PROBLEMS)
 
@@ -72,17 +78,19 @@ def backup(data: Path, root: Path, *, keep: int, show: bool, as_json: bool) -> N
     with told():
         if show:
             for each in backups.backups(root):
-                size = sum(segment.bytes for segment in each.segments)
-                out.print(Text(f"{each.name}  {len(each.segments)} segments, {size / 1e6:,.1f} MB"))
+                size = sum(file.bytes for file in each.files)
+                out.print(Text(f"{each.name}  {len(each.segments)} segments{_and_contents(len(each.contents))}, "
+                               f"{size / 1e6:,.1f} MB"))
             return
         with readable_storages(data, _settings(data)) as storages, _bar("backing up") as bar:
             made = backups.take(data, storages, root, _follow(bar))
         gone = backups.prune(root, keep) if keep else []
     if as_json:
-        print(json.dumps({"name": made.name, "segments": len(made.segments), "copied_bytes": made.copied,
-                          "removed": gone}))
+        print(json.dumps({"name": made.name, "segments": len(made.segments), "files": len(made.contents),
+                          "copied_bytes": made.copied, "removed": gone}))
         return
-    out.print(Text(f"{made.name}: {len(made.segments)} segments, {made.copied / 1e6:,.1f} MB copied"))
+    out.print(Text(f"{made.name}: {len(made.segments)} segments{_and_contents(len(made.contents))}, "
+                   f"{made.copied / 1e6:,.1f} MB copied"))
     for name in gone:
         out.print(Text(f"{name}: removed"))
 
@@ -108,4 +116,4 @@ def restore(root: Path, data: Path, name: str | None) -> None:
         raise fail(f"the restored directory has {len(problems)} problems", "Take another backup of the list.")
     counts = checking.counts
     out.print(Text(f"{chosen.name} is restored to {data}: {counts.tables} tables, {counts.hot_rows:,} hot and "
-                   f"{counts.cold_rows:,} cold rows, verified"))
+                   f"{counts.cold_rows:,} cold rows{_and_contents(counts.files)}, verified"))

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from psycopg import sql
 from rich.text import Text
 
 from kalamdb import __version__
-from kalamdb.cli.output import err, fail, out, report, told
+from kalamdb.cli.output import err, out, report, told
 
 app = typer.Typer(
     name="kalam", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -23,12 +22,18 @@ app = typer.Typer(
 )
 pg = typer.Typer(no_args_is_help=True, help="The extension pg_kalam in a PostgreSQL of yours.")
 app.add_typer(pg, name="pg")
+file = typer.Typer(no_args_is_help=True, help="Contents of FILE columns.")
+app.add_typer(file, name="file")
 
 DEFAULT_DATA = Path(".kalam")
 Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Data directory; $KALAM_DATA names another default.",
                                     envvar="KALAM_DATA")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="0: the one it had before, or a free one.")]
+Host = Annotated[str | None, typer.Option(help="A server elsewhere; with --port.")]
+RpcPort = Annotated[int | None, typer.Option(min=1, max=65535, help="Its RPC port.")]
+User = Annotated[str | None, typer.Option(help="Account; bearer: the password is a token or the shared secret.")]
+Tenant = Annotated[str | None, typer.Option(metavar="ID", help="Sets kalam.user_id first.")]
 _WHICH = "bundled16, bundled18, or the path of a pg_config."
 
 
@@ -112,11 +117,10 @@ def sql_command(
     statement: Annotated[str | None, typer.Argument(help="Statements of the server's own SQL; none: a prompt, or what "
                                                     "comes on standard input.")] = None,
     data: Data = DEFAULT_DATA,
-    host: Annotated[str | None, typer.Option(help="A server elsewhere; with --port.")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Its RPC port.")] = None,
-    user: Annotated[str | None, typer.Option(help="Account; bearer: the password is a token or the shared secret."
-                                             )] = None,
-    tenant: Annotated[str | None, typer.Option(metavar="ID", help="Sets kalam.user_id first.")] = None,
+    host: Host = None,
+    port: RpcPort = None,
+    user: User = None,
+    tenant: Tenant = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> None:
     """Run SQL on the KalamDB server itself.
@@ -124,23 +128,67 @@ def sql_command(
     A password comes from $KALAM_PASSWORD; the shared secret of a data directory's server is found by itself. Exit code
     1 if a statement failed.
     """
-    from kalamdb.cli.sql import Shell, connect, local_secret, prompt, server_address
+    from kalamdb.cli.sql import Shell, prompt, server
 
-    with told():
-        if (host is None) != (port is None):
-            raise fail("--host and --port belong together", code=2)
-        address = (host, port) if host is not None and port is not None else server_address(data)
-        password = os.environ.get("KALAM_PASSWORD")
-        if host is None and user is None and password is None and (password := local_secret(data)) is not None:
-            user = "bearer"
-        with connect(*address, user or "kalam", password) as connection:
-            if tenant is not None:
-                connection.execute(sql.SQL("SET kalam.user_id = {}").format(sql.Literal(tenant)))
-            shell = Shell(connection, as_json=as_json)
-            if statement is None and sys.stdin.isatty():
-                prompt(shell, f"{address[0]}:{address[1]}")
-            elif not shell.run(statement if statement is not None else sys.stdin.read()):
-                raise typer.Exit(1)
+    with told(), server(data, host, port, user, tenant) as connection:
+        shell = Shell(connection, as_json=as_json)
+        if statement is None and sys.stdin.isatty():
+            prompt(shell, f"{connection.info.host}:{connection.info.port}")
+        elif not shell.run(statement if statement is not None else sys.stdin.read()):
+            raise typer.Exit(1)
+
+
+Column = Annotated[str, typer.Argument(metavar="[NAMESPACE.]TABLE.COLUMN", help="A column of type FILE.")]
+Key = Annotated[list[str], typer.Option("--key", metavar="VALUE", help="Key of the row; once for each of its columns.")]
+
+
+@file.command("put")
+def file_put(
+    column: Column,
+    path: Annotated[Path, typer.Argument(help="The file; - is standard input.")],
+    key: Key = [],  # noqa: B006 - typer copies it
+    name: Annotated[str | None, typer.Option(help="What the reference calls it; by default as the file here.")] = None,
+    mime: Annotated[str | None, typer.Option(help="Media type; by default guessed by the name.")] = None,
+    data: Data = DEFAULT_DATA,
+    host: Host = None,
+    port: RpcPort = None,
+    user: User = None,
+    tenant: Tenant = None,
+) -> None:
+    """Send a file to the server and print its reference, the JSON that a row's FILE column takes.
+
+    With --key that row's column is set to it. A file that no row refers to is removed after a while (setting
+    files.grace).
+    """
+    from kalamdb.cli import file as files
+    from kalamdb.cli.sql import server
+
+    target = files.target_of(column)
+    with told(), server(data, host, port, user, tenant) as connection:
+        print(files.put(connection, target, path, name=name, mime=mime, key=key))
+
+
+@file.command("get")
+def file_get(
+    column: Column,
+    path: Annotated[Path, typer.Argument(help="The file to write; - is standard output.")],
+    key: Key,
+    data: Data = DEFAULT_DATA,
+    host: Host = None,
+    port: RpcPort = None,
+    user: User = None,
+    tenant: Tenant = None,
+) -> None:
+    """Write the file that a row refers to, verified.
+
+    A file that is there is replaced when the new one is whole.
+    """
+    from kalamdb.cli import file as files
+    from kalamdb.cli.sql import server
+
+    target = files.target_of(column)
+    with told(), server(data, host, port, user, tenant) as connection:
+        files.get(connection, target, path, key)
 
 
 PgConfig = Annotated[str, typer.Option("--pg-config", metavar="WHICH", help=_WHICH)]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.types.string import TextLoader
 from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from kalamdb.cli.output import err, out
+from kalamdb.cli.output import err, fail, out
 from kalamdb.settings import load
 from kalamdb.stack.common import StackError
 from kalamdb.stack.server import ServerProcess
@@ -58,6 +62,23 @@ def connect(host: str, port: int, user: str, password: str | None) -> psycopg.Co
     for name in AS_TEXT:
         connection.adapters.register_loader(name, TextLoader)
     return connection
+
+
+@contextmanager
+def server(data: Path, host: str | None, port: int | None, user: str | None, tenant: str | None
+           ) -> Iterator[psycopg.Connection[Any]]:
+    """A connection as the options of a command ask for it. A password comes from $KALAM_PASSWORD; the shared secret of
+    a data directory's server is found by itself."""
+    if (host is None) != (port is None):
+        raise fail("--host and --port belong together", code=2)
+    address = (host, port) if host is not None and port is not None else server_address(data)
+    password = os.environ.get("KALAM_PASSWORD")
+    if host is None and user is None and password is None and (password := local_secret(data)) is not None:
+        user = "bearer"
+    with connect(*address, user or "kalam", password) as connection:
+        if tenant is not None:
+            connection.execute(sql.SQL("SET kalam.user_id = {}").format(sql.Literal(tenant)))
+        yield connection
 
 
 class Shell:

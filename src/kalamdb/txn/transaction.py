@@ -447,7 +447,8 @@ class StoreTransaction:
         # a lock is given back in this thread: what was read is still the newest once it is had
         if not self._engine.locks.try_lock(self, (table.id, *row_key)):
             return None
-        self._overlay.write(overlay, row_key, None if values is None else self._changed(table, tenant, row, values(row)))
+        changed = None if values is None else self._changed(table, tenant, row, values(row))
+        self._overlay.write(overlay, row_key, changed)
         return True
 
     # ---------- rows' locks ----------
