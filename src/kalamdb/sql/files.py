@@ -277,14 +277,20 @@ class GetPlan:
             await stream.aclose()
         return Result(f"SELECT {len(rows)}", columns=GET_COLUMNS, rows=rows)
 
-    async def _row(self, run: Run) -> Row:
+    async def _rows(self, run: Run) -> list[Row]:
+        """Two at most. The snapshot ends here: who takes a file slowly keeps no others from being removed."""
         source = self.query.source(run)
         try:
             rows: list[Row] = list(await source.read(2))
             if len(rows) == 1:
                 rows += await source.read(1)
+            return rows
         finally:
             source.close()
+            run.forget_snapshot()
+
+    async def _row(self, run: Run) -> Row:
+        rows = await self._rows(run)
         if not rows:
             raise KalamError("P0002", f'no row of table "{self.table.name}" satisfies the condition',
                              schema=self.table.namespace, table=self.table.name)
@@ -299,7 +305,7 @@ class ContentStream:
     """A content's bytes as rows of one chunk each. ``aclose`` ends it, begun or not."""
 
     def __init__(self, run: Run, content: OpenContent, offset: int, end: int) -> None:
-        self._run = run
+        self._workers, self._session = run.workers, run.session
         self._content: OpenContent | None = content
         self._offset = offset
         self._end = end
@@ -314,8 +320,7 @@ class ContentStream:
             raise StopAsyncIteration
         count = min(CHUNK, self._end - offset)
         try:
-            data: bytes = await self._run.workers.run(self._run.session, lambda: None,
-                                                      lambda: content.read(offset, count))
+            data: bytes = await self._workers.run(self._session, lambda: None, lambda: content.read(offset, count))
         except BaseException:
             await self.aclose()
             raise
