@@ -44,8 +44,8 @@ def conn(server: KalamServer) -> Iterator[psycopg.Connection]:
 
 
 def kalam(server: KalamServer, *arguments: str | Path, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    done = subprocess.run([str(KALAM), "file", *map(os.fspath, arguments), "--data", str(server.data)], input=given,
-                          capture_output=True, check=False)
+    command = [str(KALAM), "file", *[os.fspath(each) for each in arguments], "--data", str(server.data)]
+    done = subprocess.run(command, input=given, capture_output=True, check=False)
     assert b"Traceback" not in done.stderr
     return done
 

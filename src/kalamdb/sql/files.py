@@ -22,8 +22,7 @@ from kalamdb.errors import KalamError
 from kalamdb.reference import Reference
 from kalamdb.sql import access
 from kalamdb.sql.bind import Params
-from kalamdb.sql.query import QueryPlan
-from kalamdb.sql.read import ReadPlan
+from kalamdb.sql.insert import Planned, PlanQuery
 from kalamdb.sql.run import Run
 from kalamdb.sql.statements import (
     FileAppend,
@@ -247,7 +246,7 @@ class GetPlan:
 
     table: TableDef
     column: str
-    query: ReadPlan | QueryPlan
+    query: Planned
     offset: int
     limit: int | None
     params: Params
@@ -345,7 +344,7 @@ def _column(table: TableDef, name: str) -> None:
 
 
 def plan_file(statement: Any, catalog: CatalogView, path: Sequence[str], params: Params,
-              plan_query: Callable[[exp.Expr], ReadPlan | QueryPlan]) -> PutPlan | UploadPlan | GetPlan:
+              plan_query: PlanQuery) -> PutPlan | UploadPlan | GetPlan:
     match statement:
         case FilePut():
             table = access.resolve_target(catalog, statement.table, path)
@@ -365,7 +364,7 @@ def plan_file(statement: Any, catalog: CatalogView, path: Sequence[str], params:
 
 
 def _plan_get(statement: FileGet, catalog: CatalogView, path: Sequence[str], params: Params,
-              plan_query: Callable[[exp.Expr], ReadPlan | QueryPlan]) -> GetPlan:
+              plan_query: PlanQuery) -> GetPlan:
     name: Name = statement.table
     table = access.resolve(catalog, name, path)
     _column(table, statement.column)
