@@ -125,6 +125,19 @@ class ListSource:
         self._rows = []
 
 
+class Sized(ListSource):
+    """Rows that are there already, in reads that end after ``CHUNK_BYTES``."""
+
+    async def read(self, count: int) -> list[Row]:
+        end, size = self._at, 0
+        while end < min(self._at + count, len(self._rows)) and size < CHUNK_BYTES:
+            size += sum(len(value) if isinstance(value, str | bytes) else 16 for value in self._rows[end])
+            end += 1
+        self.full = size >= CHUNK_BYTES
+        rows, self._at = self._rows[self._at : end], end
+        return rows
+
+
 class BatchSource:
     """Record batches of a scan or query, read in a worker thread: the columns in their wire layouts."""
 

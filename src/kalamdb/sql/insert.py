@@ -21,6 +21,7 @@ from kalamdb.sql import access, coerce
 from kalamdb.sql.bind import Binder, Params, identifier
 from kalamdb.sql.coerce import Convert
 from kalamdb.sql.count import CountPlan
+from kalamdb.sql.joined import LockedJoinPlan
 from kalamdb.sql.kinds import of_column
 from kalamdb.sql.predicate import SEQ, USERID
 from kalamdb.sql.query import QueryPlan
@@ -38,7 +39,7 @@ BATCH_ROWS = 10_000
 Computed = Sequence[Any]
 #: (this execution, the computed expressions) → storage value
 Cell = Callable[[Run, Computed], Any]
-Planned = ReadPlan | TopPlan | CountPlan | QueryPlan
+Planned = ReadPlan | TopPlan | CountPlan | QueryPlan | LockedJoinPlan
 PlanQuery = Callable[..., Planned]
 
 USERID_COLUMN = ColumnDef(0, "_userid", types.TEXT, "text")

@@ -22,9 +22,11 @@ from kalamdb.sql.duck import QueryEngine
 from kalamdb.sql.estimate import EstimatePlan
 from kalamdb.sql.files import plan_file
 from kalamdb.sql.insert import Planned, plan_arrow_insert, plan_insert
+from kalamdb.sql.joinchange import is_over_join, other_tables, plan_join_change
+from kalamdb.sql.joined import plan_locked
 from kalamdb.sql.kinds import Kind
 from kalamdb.sql.query import QueryPlan, plan_query, rows_tree
-from kalamdb.sql.read import is_simple_select, plan_read, qualifiers, table_name
+from kalamdb.sql.read import is_simple_select, limit_of, plan_read, qualifiers, table_name
 from kalamdb.sql.returning import Returning, plan_returning
 from kalamdb.sql.run import Run
 from kalamdb.sql.show import result_columns
@@ -180,6 +182,8 @@ class _Planning:
                 return self._by_store(tree, name, table, cache(lambda: self._by_engine(tree, targets)))
             except NotSimple:
                 pass
+        if isinstance(tree, exp.Select) and tree.args.get("locks"):
+            return plan_locked(tree, self.params, limit_of(tree, self.params), self.resolve, self.engine)
         return self._by_engine(tree, targets)
 
     def _by_store(self, tree: exp.Select, name: Name, table: TableDef, engine: Callable[[], QueryPlan]) -> Planned:
@@ -198,6 +202,12 @@ class _Planning:
 
     def _by_engine(self, tree: exp.Expr, targets: Sequence[Kind | None] | None) -> QueryPlan:
         return plan_query(tree, self.catalog, self.path, self.params, self.queries, targets)
+
+    def engine(self, tree: exp.Expr) -> QueryPlan:
+        return self._by_engine(tree, None)
+
+    def resolve(self, node: exp.Table) -> TableDef:
+        return access.resolve(self.catalog, table_name(node), self.path, position_of(node))
 
     def estimate(self, tree: exp.Expression) -> Plan:
         if not isinstance(tree, exp.Select) or not is_simple_select(tree):
@@ -234,11 +244,22 @@ class _Planning:
         return plan_insert(tree, table, self.params, self.query, returning)
 
     def update(self, tree: exp.Update) -> Plan:
-        target, table = self.target(tree.this)
-        returning = self.returning(tree, target, table)
-        return plan_update(tree, table, self.params, self.query, returning)
+        return self.changes(tree) or plan_update(tree, *self.changed(tree))
 
     def delete(self, tree: exp.Delete) -> Plan:
+        return self.changes(tree) or plan_delete(tree, *self.changed(tree))
+
+    def changed(self, tree: exp.Update | exp.Delete) -> tuple[TableDef, Params, Any, Returning | None]:
         target, table = self.target(tree.this)
-        returning = self.returning(tree, target, table)
-        return plan_delete(tree, table, self.params, self.query, returning)
+        return table, self.params, self.query, self.returning(tree, target, table)
+
+    def changes(self, tree: exp.Update | exp.Delete) -> Plan | None:
+        """A change that takes a join; None: it does not."""
+        if tree.args.get("with_") is not None or tree.args.get("limit"):
+            raise KalamError("0A000", f"{tree.key.upper()} with WITH or LIMIT is not supported",
+                             hint="Other tables in FROM or USING, and subqueries are.")
+        target, table = self.target(tree.this)
+        if not is_over_join(tree, table):
+            return None
+        returning = None if other_tables(tree) else self.returning(tree, target, table)
+        return plan_join_change(tree, table, target, self.params, returning, self.resolve, self.engine)

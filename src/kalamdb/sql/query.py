@@ -8,7 +8,7 @@ characters, which no statement text can contain, and filled in as literals for e
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -38,6 +38,7 @@ from kalamdb.txn.api import CatalogView, ScanCursor, TableDef
 from kalamdb.types import PgType
 
 SCAN_ROWS = 10_000
+_NONE_GIVEN: Mapping[str, Sequence[Row | None]] = {}
 _MARK = re.compile("\0([a-z]+)(\\d*)\0")
 _EACH = re.compile("\0([ow])(\\d+)\0(.*?)\0x\\2\0", re.DOTALL)
 
@@ -63,7 +64,7 @@ class Feed:
     table: TableDef
     fields: tuple[Field, ...]
     filter: Filter
-    given: str | None = None  # "target" or "excluded": rows that the statement has at hand, with their numbers
+    given: str | None = None  # as "target": rows that the statement has at hand, with their numbers, by this name
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -139,17 +140,21 @@ class QueryPlan:
 
     def source(self, run: Run, given: Sequence[Row] = (), excluded: Sequence[Row] = ()) -> ThreadSource:
         """The query as a source of rows. ``given`` and ``excluded`` are whole rows for the feeds that take such."""
-        work = Work(self, run, given, excluded)
+        return self.source_of(run, {"target": given, "excluded": excluded})
+
+    def source_of(self, run: Run, given: Mapping[str, Sequence[Row | None]]) -> ThreadSource:
+        """``given``: whole rows by the name of what they are for, numbered by their places; None: no row there."""
+        work = Work(self, run, given)
         return ThreadSource(run.workers, run.session, work.rows, work.interrupt, work.close)
 
 
 class Work:
     """One execution. Its scans are opened here, in the event loop, and read in a worker thread with the first rows."""
 
-    def __init__(self, plan: QueryPlan, run: Run, given: Sequence[Row] = (), excluded: Sequence[Row] = ()) -> None:
+    def __init__(self, plan: QueryPlan, run: Run, given: Mapping[str, Sequence[Row | None]] = _NONE_GIVEN) -> None:
         self._plan = plan
         self._run = run
-        self._given = {"target": given, "excluded": excluded}
+        self._given = given
         self._cancel = Cancel()
         self._text = fill(plan.sql, run, plan.params.final())
         self._scans: list[tuple[Feed, ScanCursor | None]] = []
@@ -235,11 +240,12 @@ def _from_wire(feed: Feed, batch: pa.RecordBatch) -> pa.Table:
     return pa.Table.from_arrays(arrays, [field.name for field in feed.fields])
 
 
-def _numbered(feed: Feed, rows: Sequence[Row]) -> pa.Table:
+def _numbered(feed: Feed, rows: Sequence[Row | None]) -> pa.Table:
     """Whole rows as a relation, with the number of each."""
     pick = picker(feed.positions)
-    table = to_table(feed, [pick(row) for row in rows])
-    return table.append_column(ROW_NUMBER, pa.array(range(len(rows)), pa.int64()))
+    table = to_table(feed, [pick(row) for row in rows if row is not None])
+    numbers = [place for place, row in enumerate(rows) if row is not None]
+    return table.append_column(ROW_NUMBER, pa.array(numbers, pa.int64()))
 
 
 def _repeated(sql: str, kinds: Sequence[PgType | None], values: Sequence[Any]) -> str:

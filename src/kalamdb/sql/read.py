@@ -420,6 +420,7 @@ def projection(tree: exp.Select, binder: Binder) -> tuple[tuple[int, ...], tuple
 
 
 def limit_of(tree: exp.Select, params: Params) -> Value | None:
+    """LIMIT as a number or parameter; NotSimple for anything else."""
     limit = tree.args.get("limit")
     if limit is None:
         return None

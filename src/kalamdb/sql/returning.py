@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
-from kalamdb.api import Column, Row
+from kalamdb.api import Column, Result, Row
 from kalamdb.sql.bind import Binder, NotSimple, Params, identifier
+from kalamdb.sql.cursors import Sized
 from kalamdb.sql.query import QueryPlan, column_name, column_type
 from kalamdb.sql.read import picker
 from kalamdb.sql.rows import RowQuery
-from kalamdb.sql.run import Run
+from kalamdb.sql.run import Run, answer
 from kalamdb.txn.api import TableDef
 
 
@@ -33,6 +34,17 @@ class Returning:
         if self.query is None:
             return [self.pick(row) for row in written]
         return [row[1:] for row in await self.query.rows(run, written)]
+
+
+async def returned(run: Run, tag: str, columns: tuple[Column, ...], rows: list[Row]) -> Result:
+    """The answer of a statement that has been executed: in chunks, as a scan's, for whoever commits later and asks for
+    rows as such."""
+    context = run.context
+    if context is None or context.exec or context.commit or run.own:
+        return Result(tag, columns=columns, rows=rows)
+    result = await answer(run, Sized(rows), columns)
+    result.tag = tag if result.cursor is None else f"{tag} {result.cursor}"
+    return result
 
 
 def plan_returning(clause: exp.Expression | None, table: TableDef, target: exp.Table, params: Params,

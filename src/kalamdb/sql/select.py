@@ -413,7 +413,7 @@ class SelectTranslator:
             if node.args.get(part):
                 raise KalamError("42601" if part == "qualify" else "0A000", f"{part.upper()} is not supported")
         if node.args.get("locks"):
-            raise KalamError("0A000", "FOR UPDATE and FOR SHARE work on plain selections from one table only")
+            raise KalamError("0A000", "FOR UPDATE and FOR SHARE work in the outermost SELECT only")
         if not node.expressions:
             raise not_supported("SELECT without columns", node)
 
@@ -506,7 +506,7 @@ class SelectTranslator:
             if node.args.get(extra) is not None:
                 parts.append(node.args[extra])
         if group is None:
-            return node.args.get("having") is not None or any(map(_has_aggregate, parts)), ""
+            return node.args.get("having") is not None or any(map(has_aggregate, parts)), ""
         for part, value in group.args.items():
             if value and part != "expressions":
                 raise not_supported(f"GROUP BY {part.replace('_', ' ').upper()}", node)
@@ -531,7 +531,7 @@ class SelectTranslator:
             name = identifier(item.this)
             if name in names:
                 target = items[names.index(name)]
-        if isinstance(target, exp.Expr) and _has_aggregate(target):
+        if isinstance(target, exp.Expr) and has_aggregate(target):
             raise KalamError("42803", "aggregate functions are not allowed in GROUP BY", position=place_of(item))
         entry = target if isinstance(target, Entry) else (
             self._find(target, scope) if isinstance(target, exp.Column) else None)
@@ -956,7 +956,7 @@ def _mentions(node: exp.Expr, name: str) -> bool:
                and identifier(table.this) == name for table in node.find_all(exp.Table))
 
 
-def _has_aggregate(node: exp.Expr) -> bool:
+def has_aggregate(node: exp.Expr) -> bool:
     """Does an aggregate of this very query stand in it?"""
     if isinstance(node, exp.Query):
         return False
@@ -965,10 +965,10 @@ def _has_aggregate(node: exp.Expr) -> bool:
         parts = [*inner.iter_expressions(), *(node.args.get("partition_by") or [])]
         if node.args.get("order") is not None:
             parts.append(node.args["order"])
-        return any(map(_has_aggregate, parts))
+        return any(map(has_aggregate, parts))
     if isinstance(node, exp.Anonymous) and function_name(node) in AGGREGATES:
         return True
-    return any(map(_has_aggregate, node.iter_expressions()))
+    return any(map(has_aggregate, node.iter_expressions()))
 
 
 def conjuncts(node: exp.Expr) -> Iterator[exp.Expr]:
@@ -980,4 +980,4 @@ def conjuncts(node: exp.Expr) -> Iterator[exp.Expr]:
         yield node
 
 
-__all__ = ["BOOL", "INT4", "ROW_NUMBER", "SelectTranslator", "conjuncts"]
+__all__ = ["BOOL", "INT4", "ROW_NUMBER", "SelectTranslator", "conjuncts", "has_aggregate"]

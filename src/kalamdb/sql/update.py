@@ -33,7 +33,7 @@ from kalamdb.sql.insert import (
 from kalamdb.sql.predicate import SEQ, USERID, Condition, Field, KeyRange, conjunction, evaluate
 from kalamdb.sql.query import QueryPlan, column_type, rows_tree
 from kalamdb.sql.read import Filter, picker, qualifiers
-from kalamdb.sql.returning import Returning
+from kalamdb.sql.returning import Returning, returned
 from kalamdb.sql.rows import RowQuery
 from kalamdb.sql.run import Run
 from kalamdb.sql.select import conjuncts
@@ -69,7 +69,8 @@ class Assignments:
     async def values(self, run: Run, rows: Sequence[Row], excluded: Sequence[Row] = ()) -> list[tuple[int, Changes]]:
         """(place of the row, its changes) for the rows that satisfy the condition."""
         if self.query is not None:
-            return [(row[0], self._converted(row[1:])) for row in await self.query.rows(run, rows, excluded)]
+            return [(row[0], converted(self.positions, self.converts, row[1:]))
+                    for row in await self.query.rows(run, rows, excluded)]
         if self.pairs:
             rows = [(*row[:-2], *other, *row[-2:]) for row, other in zip(rows, excluded, strict=True)]
         return [
@@ -77,12 +78,6 @@ class Assignments:
             for place, row in enumerate(rows)
             if self.filter is None or self.filter.matches(row, run.params)
         ]
-
-    def _converted(self, values: Row) -> Changes:
-        return {
-            position: value if convert is None or value is None else convert(value)
-            for position, convert, value in zip(self.positions, self.converts, values, strict=True)
-        }
 
 
 class PairBinder(Binder):
@@ -210,7 +205,7 @@ def _getter(operand: Operand) -> RowCell:
     return lambda run, row: operand.constant
 
 
-def _set_items(items: Sequence[exp.Expression], table: TableDef) -> list[tuple[int, exp.Expression]]:
+def set_items(items: Sequence[exp.Expression], table: TableDef) -> list[tuple[int, exp.Expression]]:
     """(position, expression) of every assigned column."""
     pairs: list[tuple[str, exp.Expression]] = []
     for item in items:
@@ -245,7 +240,7 @@ def _assignable(table: TableDef, name: str) -> int:
 
 def plan_assignments(items: Sequence[exp.Expression], table: TableDef, params: Params, plan_query: PlanQuery,
                      where: exp.Expression | None, *, alias: str | None = None, excluded: bool = False) -> Assignments:
-    pairs = _set_items(items, table)
+    pairs = set_items(items, table)
     binder = (PairBinder if excluded else Binder)(table, params, {alias} if alias else ())
     try:
         condition = None if where is None else binder.condition(where)
@@ -264,16 +259,34 @@ def plan_assignments(items: Sequence[exp.Expression], table: TableDef, params: P
         return Assignments(table, found, cells, fixed, None, pairs=excluded)
     except NotSimple:
         pass
-    values = [_default_expression(table.columns[position]) if is_default(item) else item for position, item in pairs]
-    named = [exp.alias_(value.copy(), f"c{place}", quoted=True) for place, value in enumerate(values)]
+    values, named = set_values(pairs, table)
     plan = plan_query(rows_tree(table, alias or table.name, named, where, excluded=excluded))
     assert isinstance(plan, QueryPlan)
     positions = tuple(position for position, _ in pairs)
-    converts = tuple(
-        _assignment(column.type, table.columns[position], value)
-        for position, column, value in zip(positions, plan.columns[1:], values, strict=True)
-    )
+    converts = conversions(table, positions, plan.columns[1:], values)
     return Assignments(table, None, [], False, RowQuery(table, plan), positions, converts)
+
+
+def set_values(pairs: Sequence[tuple[int, exp.Expression]], table: TableDef
+                ) -> tuple[list[exp.Expression], list[exp.Expr]]:
+    """The new values, and the same as outputs of a query."""
+    values = [_default_expression(table.columns[position]) if is_default(item) else item for position, item in pairs]
+    return values, [exp.alias_(value.copy(), f"c{place}", quoted=True) for place, value in enumerate(values)]
+
+
+def conversions(table: TableDef, positions: Sequence[int], columns: Sequence[Column],
+                 values: Sequence[exp.Expression]) -> tuple[Any, ...]:
+    return tuple(
+        _assignment(column.type, table.columns[position], value)
+        for position, column, value in zip(positions, columns, values, strict=True)
+    )
+
+
+def converted(positions: Sequence[int], converts: Sequence[Any], values: Row) -> Changes:
+    return {
+        position: value if convert is None or value is None else convert(value)
+        for position, convert, value in zip(positions, converts, values, strict=True)
+    }
 
 
 def _assignment(source: PgType, column: ColumnDef, value: exp.Expression) -> Any:
@@ -386,7 +399,7 @@ class ChangePlan:
         assignments = self.assignments
         if assignments is not None and (assignments.query is not None or assignments.moves):
             return None
-        tenant = self._tenant(run)
+        tenant = writing_tenant(run, self.table, self.verb, named=self.names_tenant)
         keys = self.finder.keys(run, tenant)
         if tenant is None or keys is None or len(keys) != 1:
             return None
@@ -401,17 +414,8 @@ class ChangePlan:
 
         return run.transaction.change_nowait(self.table, *keys[0], matches, None if assignments is None else values)
 
-    def _tenant(self, run: Run) -> str | None:
-        account = run.account
-        access.write_tenant(account, self.table, run.tenant)
-        tenant = access.read_tenant(account, self.table, run.tenant)
-        if tenant is None and not self.names_tenant and (run.context is None or run.exec):
-            raise KalamError("42501", f"{self.verb} for all tenants must name _userid",
-                             hint="Add a condition on _userid, or set kalam.user_id to one tenant.")
-        return tenant
-
     async def _run(self, run: Run) -> Result:
-        tenant = self._tenant(run)
+        tenant = writing_tenant(run, self.table, self.verb, named=self.names_tenant)
         count, written = 0, []
         async for ids in self.finder.batches(run, tenant):
             if self._direct(run, tenant):
@@ -421,11 +425,10 @@ class ChangePlan:
             count += len(changed)
             if self.returning is not None:
                 written += changed
-        result = Result(f"{self.verb} {count}")
-        if self.returning is not None:
-            result.columns = self.returning.columns
-            result.rows = await self.returning.rows(run, written)
-        return result
+        if self.returning is None:
+            return Result(f"{self.verb} {count}")
+        return await returned(run, f"{self.verb} {count}", self.returning.columns,
+                              await self.returning.rows(run, written))
 
     def _direct(self, run: Run, tenant: str | None) -> bool:
         """Nothing to look at in the row before it is written?"""
@@ -455,7 +458,7 @@ class ChangePlan:
             return [rows[place] for place in places]
         changes = await self.assignments.values(run, rows)
         await run.transaction.update_locked(self.table, [(*present[place], values) for place, values in changes])
-        return [_changed(rows[place], values) for place, values in changes]
+        return [changed_row(rows[place], values) for place, values in changes]
 
     async def _matching(self, run: Run, rows: list[Row]) -> list[int]:
         if self.finder.query is not None:
@@ -463,7 +466,7 @@ class ChangePlan:
         return [place for place, row in enumerate(rows) if self.finder.filter.matches(row, run.params)]
 
 
-def _changed(row: Row, values: Mapping[int, Any]) -> Row:
+def changed_row(row: Row, values: Mapping[int, Any]) -> Row:
     whole = list(row)
     for position, value in values.items():
         whole[position] = value
@@ -471,7 +474,17 @@ def _changed(row: Row, values: Mapping[int, Any]) -> Row:
     return tuple(whole)
 
 
-def _mentions_tenant(where: exp.Expression | None) -> bool:
+def writing_tenant(run: Run, table: TableDef, verb: str, *, named: bool) -> str | None:
+    """Whose rows may change; ``named``: the condition is on _userid, too."""
+    access.write_tenant(run.account, table, run.tenant)
+    tenant = access.read_tenant(run.account, table, run.tenant)
+    if tenant is None and not named and (run.context is None or run.exec):
+        raise KalamError("42501", f"{verb} for all tenants must name _userid",
+                         hint="Add a condition on _userid, or set kalam.user_id to one tenant.")
+    return tenant
+
+
+def mentions_tenant(where: exp.Expression | None) -> bool:
     return where is not None and any(identifier(node.this) == "_userid" for node in where.find_all(exp.Column))
 
 
@@ -484,24 +497,19 @@ def refuse_stream_update(table: TableDef) -> None:
 def plan_update(tree: exp.Update, table: TableDef, params: Params, plan_query: PlanQuery,
                 returning: Returning | None) -> ChangePlan:
     refuse_stream_update(table)
-    if tree.args.get("from_") is not None or tree.args.get("with_") is not None or tree.args.get("limit"):
-        raise KalamError("0A000", "UPDATE with FROM or WITH is not supported",
-                         hint="Subqueries in SET and WHERE are.")
     target = tree.this
     where = None if tree.args.get("where") is None else tree.args["where"].this
     alias = next(iter(qualifiers(target, table)))
     assignments = plan_assignments(tree.expressions, table, params, plan_query, where, alias=alias)
     finder = plan_finder(where, table, target, params, plan_query)
-    return ChangePlan(table, finder, assignments, returning, params, _mentions_tenant(where))
+    return ChangePlan(table, finder, assignments, returning, params, mentions_tenant(where))
 
 
 def plan_delete(tree: exp.Delete, table: TableDef, params: Params, plan_query: PlanQuery,
                 returning: Returning | None) -> ChangePlan:
-    if tree.args.get("using") or tree.args.get("with_") is not None or tree.args.get("limit"):
-        raise KalamError("0A000", "DELETE with USING or WITH is not supported", hint="Subqueries in WHERE are.")
     where = None if tree.args.get("where") is None else tree.args["where"].this
     finder = plan_finder(where, table, tree.this, params, plan_query)
-    return ChangePlan(table, finder, None, returning, params, _mentions_tenant(where))
+    return ChangePlan(table, finder, None, returning, params, mentions_tenant(where))
 
 
 # ---------- FROM ARROW ----------
