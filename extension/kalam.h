@@ -164,6 +164,8 @@ extern KalamAhead *kalam_request_ahead(KalamConn *conn, const KalamRequest *req)
 extern PGresult *kalam_ahead_wait(KalamAhead *ahead);
 /* name of the open cursor in a result's tag, NULL if the scan is finished; palloc'd */
 extern char *kalam_result_cursor(PGresult *res);
+/* rows that an UPDATE or DELETE has changed */
+extern int64 kalam_result_affected(PGresult *res);
 /* cursor that nobody reads to its end: closed with the next request or at transaction end */
 extern void kalam_ahead_stop(KalamAhead *ahead);
 /* closes, without waiting for it, the cursors that were abandoned */

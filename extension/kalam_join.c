@@ -7,7 +7,9 @@
  * text stays flat.  PostgreSQL offers only joins of one server and role, which
  * have one connection and one tenant.
  *
- * Left alone are joins under row locks, UPDATE and DELETE, whose rows may have
+ * Under UPDATE and DELETE a join is made there only if the whole statement is
+ * sent (kalam_direct.c): of the joins below it this file keeps what they are,
+ * and adds no paths.  Left alone are joins under row locks, whose rows may have
  * to be checked again one table at a time.
  */
 #include "postgres.h"
@@ -23,8 +25,16 @@
 /* ---------- may it be sent? ---------- */
 
 static bool
+changes_rows(PlannerInfo *root)
+{
+	return root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE;
+}
+
+static bool
 query_allows_joins(PlannerInfo *root)
 {
+	if (changes_rows(root))
+		return kalam_may_change_whole(root);
 	return root->rowMarks == NIL && (root->parse->commandType == CMD_SELECT || root->parse->commandType == CMD_INSERT);
 }
 
@@ -45,12 +55,60 @@ type_allowed(JoinType type)
 	}
 }
 
-static bool
-side_allowed(RelOptInfo *rel)
+/* The target of an UPDATE or DELETE as a side of a join, where the server may evaluate whatever it can. */
+static KalamRelInfo *
+unlocked(RelOptInfo *rel, KalamRelInfo *locked)
+{
+	KalamRelInfo *info = palloc(sizeof(KalamRelInfo));
+
+	*info = *locked;
+	info->scope.plain = false;
+	info->remote_conds = NIL;
+	info->local_conds = NIL;
+	kalam_classify_conditions(rel, info);
+	info->conds = extract_actual_clauses(info->remote_conds, false);
+	return info;
+}
+
+/* NULL if it may not be one. */
+static KalamRelInfo *
+join_side(RelOptInfo *rel)
 {
 	KalamRelInfo *info = rel->fdw_private;
 
-	return info != NULL && info->local_conds == NIL && !info->gated && !info->scope.plain;
+	if (info != NULL && info->scope.plain && changes_rows(info->root))
+		info = unlocked(rel, info);
+	if (info == NULL || info->local_conds != NIL || info->gated || info->scope.plain)
+		return NULL;
+	return info;
+}
+
+/* The target of UPDATE and DELETE stands beside FROM, so only what leaves it out of FROM may join it. */
+static bool
+target_stands_apart(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outer, JoinType type)
+{
+	int			target = root->parse->resultRelation;
+
+	if (!changes_rows(root) || !bms_is_member(target, joinrel->relids))
+		return true;
+	return type == JOIN_INNER || ((type == JOIN_SEMI || type == JOIN_ANTI) && bms_is_member(target, outer->relids));
+}
+
+/* Whole rows, which PostgreSQL wants to check rows again, are not needed of a statement that is sent whole. */
+static List *
+sent_columns(PlannerInfo *root, List *exprs)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	if (!changes_rows(root))
+		return list_copy(exprs);
+	foreach(lc, exprs)
+	{
+		if (!IsA(lfirst(lc), Var) || lfirst_node(Var, lc)->varattno > 0)
+			result = lappend(result, lfirst(lc));
+	}
+	return result;
 }
 
 /* Only columns, of the sides that can be seen, and what is computed of them there. */
@@ -223,11 +281,11 @@ join_info(PlannerInfo *root, RelOptInfo *joinrel, KalamRelInfo *outer, KalamRelI
 	info->visible = asks ? outer->visible : bms_union(outer->visible, inner->visible);
 	info->startup_cost = Max(outer->startup_cost, inner->startup_cost);
 	info->tuple_cost = Max(outer->tuple_cost, inner->tuple_cost);
-	if (outer->scope.conn != inner->scope.conn || !columns_allowed(info, joinrel->reltarget->exprs) ||
+	info->columns = sent_columns(root, joinrel->reltarget->exprs);
+	if (outer->scope.conn != inner->scope.conn || !columns_allowed(info, info->columns) ||
 		!classify(info, joinrel, clauses, &info->on))
 		return NULL;
 	place_conditions(info);
-	info->columns = list_copy(joinrel->reltarget->exprs);
 	cost_qual_eval(&info->local_cost, info->local_conds, root);
 	info->rows = joinrel->rows;
 	info->work = outer->work + inner->work + cpu_operator_cost * (outer->rows + inner->rows + joinrel->rows);
@@ -251,21 +309,44 @@ add_join_path(PlannerInfo *root, RelOptInfo *joinrel, const KalamEstimate *estim
 	add_path(joinrel, (Path *) path);
 }
 
+/* Of UPDATE and DELETE: the whole statement, or nothing.  No row travels. */
+static void
+add_change_path(PlannerInfo *root, RelOptInfo *joinrel, KalamRelInfo *info)
+{
+	KalamEstimate estimate;
+
+	if (!bms_is_subset(root->all_baserels, joinrel->relids) || !kalam_join_changes_whole(root, info))
+		return;
+	kalam_estimate_rows(info, joinrel->reltarget, 0, info->work, &estimate);
+	add_join_path(root, joinrel, &estimate, NIL, NIL);
+}
+
 void
 kalam_GetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outerrel, RelOptInfo *innerrel,
 						  JoinType jointype, JoinPathExtraData *extra)
 {
 	KalamRelInfo *info;
+	KalamRelInfo *outer;
+	KalamRelInfo *inner;
 	KalamEstimate estimate;
 	List	   *order;
 
 	if (joinrel->fdw_private != NULL || !query_allows_joins(root) || !type_allowed(jointype) ||
-		!bms_is_empty(joinrel->lateral_relids) || !side_allowed(outerrel) || !side_allowed(innerrel))
+		!bms_is_empty(joinrel->lateral_relids) || !target_stands_apart(root, joinrel, outerrel, jointype))
 		return;
-	info = join_info(root, joinrel, outerrel->fdw_private, innerrel->fdw_private, jointype, extra->restrictlist);
+	outer = join_side(outerrel);
+	inner = join_side(innerrel);
+	if (outer == NULL || inner == NULL)
+		return;
+	info = join_info(root, joinrel, outer, inner, jointype, extra->restrictlist);
 	if (info == NULL)
 		return;					/* in another order of its tables it may be possible */
 	joinrel->fdw_private = info;
+	if (changes_rows(root))
+	{
+		add_change_path(root, joinrel, info);
+		return;
+	}
 	kalam_estimate_rows(info, joinrel->reltarget, joinrel->rows, info->work, &estimate);
 	add_join_path(root, joinrel, &estimate, NIL, NIL);
 	order = joinrel->reloptkind == RELOPT_JOINREL ? kalam_order(info, root->query_pathkeys) : NIL;

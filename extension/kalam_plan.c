@@ -41,8 +41,8 @@ plan_connection(RelOptInfo *rel, KalamTable *table)
 	return kalam_connection_get(kalam_user_mapping(table->serverid, userid));
 }
 
-static void
-classify_conditions(RelOptInfo *rel, KalamRelInfo *info)
+void
+kalam_classify_conditions(RelOptInfo *rel, KalamRelInfo *info)
 {
 	ListCell   *lc;
 
@@ -93,7 +93,7 @@ kalam_GetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 	info->startup_cost = info->table->startup_cost;
 	info->tuple_cost = info->table->tuple_cost;
 	info->keys = kalam_key_columns(foreigntableid);
-	classify_conditions(rel, info);
+	kalam_classify_conditions(rel, info);
 	info->conds = extract_actual_clauses(info->remote_conds, false);
 	info->columns = rel->reltarget->exprs;
 	cost_qual_eval(&info->local_cost, info->local_conds, root);
@@ -528,6 +528,8 @@ kalam_GetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid, For
 {
 	if (IS_SIMPLE_REL(rel))
 		return plan_table(root, rel, best_path, tlist, scan_clauses, outer_plan);
+	if (root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE)
+		return make_foreignscan(tlist, NIL, 0, NIL, NIL, NIL, NIL, NULL);	/* kalam_direct.c makes the rest */
 	return plan_step(rel, best_path, tlist, outer_plan);
 }
 

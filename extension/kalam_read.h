@@ -8,7 +8,8 @@
  * kalam_join.c          paths of joins
  * kalam_upper.c         paths of what is done with joined rows: groups, windows, DISTINCT, ORDER BY, LIMIT
  * kalam_scan.c          running a plan
- * kalam_direct.c        UPDATE and DELETE that are sent whole
+ * kalam_change.c        UPDATE and DELETE that are sent whole: which, and their plans
+ * kalam_direct.c        running them
  * kalam_rules.c         what the server enforces of a table's constraints
  * kalam_conflict.c      INSERT ... ON CONFLICT (key)
  * kalam_parameter.c     what a statement's parameters are
@@ -175,16 +176,17 @@ typedef struct KalamStatement
 } KalamStatement;
 
 extern void kalam_deparse_statement(StringInfo buf, const KalamStatement *statement, List **params);
-/* UPDATE or DELETE of one table */
+/* UPDATE or DELETE of one table, or of one that is joined with others */
 typedef struct KalamChange
 {
 	CmdType		operation;
 	KalamRelInfo *target;
+	KalamRelInfo *from;			/* the join that holds it; NULL: the table alone */
 	const KalamScope *scope;
 	List	   *attnos;			/* UPDATE: columns to set, */
 	List	   *exprs;			/* and to what */
 	List	   *conds;			/* WHERE */
-	List	   *returning;		/* attnums of the columns that are wanted of the rows */
+	List	   *returning;		/* Vars that are wanted of the rows */
 	const char *relies_on;		/* the remote definition whose rules hold for it, or NULL */
 } KalamChange;
 
@@ -203,7 +205,6 @@ typedef struct KalamUpsert
 
 extern void kalam_deparse_upsert(StringInfo buf, PlannerInfo *root, const KalamUpsert *upsert, List **params);
 extern void kalam_deparse_change(StringInfo buf, const KalamChange *change, List **params);
-extern void kalam_deparse_returning(StringInfo buf, Oid relid, List *attnos);	/* with which it ends */
 /* "public.orders r1, public.lines r2" */
 extern char *kalam_relation_names(KalamRelInfo *from);
 
@@ -243,6 +244,8 @@ typedef enum KalamPlanPart
 } KalamPlanPart;
 
 extern bool kalam_is_stored(Form_pg_attribute att);
+/* a table's conditions: those to send, and the others */
+extern void kalam_classify_conditions(RelOptInfo *rel, KalamRelInfo *info);
 
 /* ForeignPath.fdw_private of a path with ORDER BY or LIMIT: a list of these three */
 typedef enum KalamPathPart
@@ -260,8 +263,28 @@ extern void kalam_GetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stag
 /* rows of a table or join in the order of these keys; NIL if it cannot be had */
 extern List *kalam_order(KalamRelInfo *info, List *pathkeys);
 
-/* ---------- kalam_direct.c ---------- */
+/* ---------- kalam_direct.c, kalam_change.c ---------- */
+/* ForeignScan.fdw_private of an UPDATE or DELETE that is sent whole */
+typedef enum KalamDirectPart
+{
+	KALAM_DIRECT_SQL,			/* String: the statement */
+	KALAM_DIRECT_ATTRS,			/* IntList: attnums of the scan's row that it returns */
+	KALAM_DIRECT_RETURNS,		/* Boolean: the query has RETURNING */
+	KALAM_DIRECT_COUNTS,		/* Boolean: its rows are the command's */
+	KALAM_DIRECT_ORIGINS,		/* IntList, of a join: for each of these the target's attnum, or 0 */
+	KALAM_DIRECT_RELATIONS,		/* String: the join's tables */
+	KALAM_DIRECT_RULES,			/* String: the remote definition that it relies on, "": none */
+	KALAM_DIRECT_SET,			/* IntList: columns that it sets */
+	KALAM_DIRECT_WHOLE_SQL,		/* String: the statement that returns all of the target's columns, too, */
+	KALAM_DIRECT_WHOLE_ATTRS,	/* IntList: and which these are; where it relies on rules */
+} KalamDirectPart;
+
 extern void kalam_direct_routine(FdwRoutine *routine);
+extern void kalam_change_routine(FdwRoutine *routine);
+/* could an UPDATE or DELETE that joins be sent whole, if all it says can be? */
+extern bool kalam_may_change_whole(PlannerInfo *root);
+/* and can it, with this join? */
+extern bool kalam_join_changes_whole(PlannerInfo *root, KalamRelInfo *join);
 /* may a column be set to this? */
 extern bool kalam_value_allowed(const KalamScope *scope, Expr *expr);
 

@@ -122,7 +122,8 @@ tag_cursor(PGresult *res)
 	const char *last = strrchr(tag, ' ');
 
 	if (last == NULL || (last[1] >= '0' && last[1] <= '9') ||
-		(strncmp(tag, "SELECT ", 7) != 0 && strncmp(tag, "FETCH ", 6) != 0 && strncmp(tag, "SAMPLE ", 7) != 0))
+		(strncmp(tag, "SELECT ", 7) != 0 && strncmp(tag, "FETCH ", 6) != 0 && strncmp(tag, "SAMPLE ", 7) != 0 &&
+		 strncmp(tag, "UPDATE ", 7) != 0 && strncmp(tag, "DELETE ", 7) != 0))
 		return NULL;
 	return last + 1;
 }
@@ -133,6 +134,15 @@ kalam_result_cursor(PGresult *res)
 	const char *cursor = tag_cursor(res);
 
 	return cursor ? pstrdup(cursor) : NULL;
+}
+
+/* PQcmdTuples does not know tags that name a cursor. */
+int64
+kalam_result_affected(PGresult *res)
+{
+	const char *count = strchr(PQcmdStatus(res), ' ');
+
+	return count == NULL ? 0 : strtoll(count, NULL, 10);
 }
 
 void

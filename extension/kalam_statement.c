@@ -243,28 +243,68 @@ deparse_settings(Oid relid, List *attnos, List *exprs, KalamDeparse *cxt)
 	}
 }
 
-void
-kalam_deparse_returning(StringInfo buf, Oid relid, List *attnos)
+static bool
+holds(KalamRelInfo *info, KalamRelInfo *target)
 {
-	ListCell   *lc;
+	return bms_is_member(target->rtindex, info->scope.relids);
+}
 
-	foreach(lc, attnos)
-		appendStringInfo(buf, "%s%s", lc == list_head(attnos) ? " RETURNING " : ", ",
-						 kalam_quote(kalam_remote_column(relid, lfirst_int(lc))));
+/*
+ * FROM without the target, with which the joins that hold it are inner ones:
+ * their conditions are collected for WHERE.
+ */
+static void
+deparse_others(KalamRelInfo *info, KalamRelInfo *target, const char **before, List **conds, List **exists,
+			   KalamDeparse *cxt)
+{
+	if (!holds(info, target))
+	{
+		appendStringInfoString(cxt->buf, *before);
+		deparse_from(info, cxt);
+		*before = ", ";
+	}
+	else if (info->table == NULL)
+	{
+		deparse_others(info->outer, target, before, conds, exists, cxt);
+		if (info->jointype != JOIN_INNER)
+			return;				/* the other side is a condition */
+		deparse_others(info->inner, target, before, conds, exists, cxt);
+		*conds = list_concat(*conds, info->on);
+		*exists = list_concat(*exists, info->on_exists);
+	}
+}
+
+static void
+deparse_joined_change(const KalamChange *change, KalamDeparse *cxt)
+{
+	const char *before = change->operation == CMD_UPDATE ? " FROM " : " USING ";
+	List	   *conds = list_copy(change->conds);
+	List	   *exists = list_copy(change->from->exists);
+
+	deparse_others(change->from, change->target, &before, &conds, &exists, cxt);
+	deparse_conditions("WHERE", conds, exists, cxt);
 }
 
 void
 kalam_deparse_change(StringInfo buf, const KalamChange *change, List **params)
 {
 	KalamRelInfo *target = change->target;
-	Oid			relid = target->table->relid;
-	KalamDeparse cxt = {.buf = buf, .root = target->root, .scope = change->scope, .params = params};
+	KalamDeparse cxt = {.buf = buf, .root = target->root, .scope = change->scope, .params = params,
+	.qualify = change->from != NULL,.wraps = change->from != NULL ? wraps_in(change->from) : NIL};
+	ListCell   *lc;
 
 	appendStringInfoString(buf, change->operation == CMD_UPDATE ? "UPDATE " : "DELETE FROM ");
 	deparse_base(target, &cxt);
-	deparse_settings(relid, change->attnos, change->exprs, &cxt);
-	deparse_conditions("WHERE", change->conds, NIL, &cxt);
-	kalam_deparse_returning(buf, relid, change->returning);
+	deparse_settings(target->table->relid, change->attnos, change->exprs, &cxt);
+	if (change->from != NULL)
+		deparse_joined_change(change, &cxt);
+	else
+		deparse_conditions("WHERE", change->conds, NIL, &cxt);
+	foreach(lc, change->returning)
+	{
+		appendStringInfoString(buf, lc == list_head(change->returning) ? " RETURNING " : ", ");
+		kalam_deparse(lfirst(lc), &cxt);
+	}
 }
 
 /* Of the rows' columns, which stand before it, it knows nothing: their parameters follow its own. */
