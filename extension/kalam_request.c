@@ -267,6 +267,13 @@ own_sqlstate(int sqlstate, uint32 flags, char **hint)
 	return sqlstate;
 }
 
+/* where in a user's statement an error is; query is NULL if that is not to be told */
+typedef struct ErrorPlace
+{
+	int			position;		/* in characters, from 1 */
+	const char *query;
+} ErrorPlace;
+
 static void
 error_context(const char *remote, const char *sql)
 {
@@ -276,6 +283,20 @@ error_context(const char *remote, const char *sql)
 		errcontext("remote SQL command: (not shown: it may carry a secret)");
 	else if (sql)
 		errcontext("remote SQL command: %s", sql);
+}
+
+/* A user's statement is shown with the place in it that the error is about, as PL/pgSQL shows its queries. */
+static void
+error_place(PGresult *res, ErrorPlace *place, const char *sql, uint32 flags)
+{
+	const char *position = PQresultErrorField(res, PG_DIAG_STATEMENT_POSITION);
+
+	place->position = 0;
+	place->query = NULL;
+	if (position == NULL || sql == NULL || !(flags & KALAM_REQ_EXEC) || kalam_text_has_secret(sql))
+		return;
+	place->position = atoi(position);
+	place->query = sql;
 }
 
 void
@@ -291,7 +312,9 @@ kalam_raise(KalamConn *conn, PGresult *res, const char *sql, uint32 flags)
 	char	   *datatype = result_field(res, PG_DIAG_DATATYPE_NAME);
 	char	   *constraint = result_field(res, PG_DIAG_CONSTRAINT_NAME);
 	int			sqlstate = own_sqlstate(result_sqlstate(res), flags, &hint);
+	ErrorPlace	place;
 
+	error_place(res, &place, sql, flags);
 	if (message == NULL)
 		message = PQresultErrorMessage(res)[0] ? kalam_message_from_utf8(PQresultErrorMessage(res)) :
 			pstrdup("unexpected answer from KalamDB");
@@ -302,6 +325,8 @@ kalam_raise(KalamConn *conn, PGresult *res, const char *sql, uint32 flags)
 			 detail ? errdetail_internal("%s", detail) : 0,
 			 hint ? errhint("%s", hint) : 0,
 			 error_context(context, sql),
+			 place.query ? internalerrposition(place.position) : 0,
+			 place.query ? internalerrquery(place.query) : 0,
 			 schema ? err_generic_string(PG_DIAG_SCHEMA_NAME, schema) : 0,
 			 table ? err_generic_string(PG_DIAG_TABLE_NAME, table) : 0,
 			 column ? err_generic_string(PG_DIAG_COLUMN_NAME, column) : 0,

@@ -49,6 +49,40 @@ contains(const char *text, const char *word)
 	return false;
 }
 
+static const char *
+past_word(const char *p, const char *word)
+{
+	size_t		len = strlen(word);
+
+	if (pg_strncasecmp(p, word, len) != 0)
+		return NULL;
+	p += len;
+	while (isspace((unsigned char) *p))
+		p++;
+	return p;
+}
+
+/*
+ * CREATE USER or ALTER USER of the server's own SQL, whose password may stand
+ * where the word "password" was forgotten; not … USER TABLE, … USER MAPPING.
+ */
+static bool
+makes_account(const char *text)
+{
+	for (const char *p = text; *p; p++)
+	{
+		const char *rest = past_word(p, "create");
+
+		if (rest == NULL)
+			rest = past_word(p, "alter");
+		if (rest != NULL)
+			rest = past_word(rest, "user");
+		if (rest != NULL && past_word(rest, "table") == NULL && past_word(rest, "mapping") == NULL)
+			return true;
+	}
+	return false;
+}
+
 bool
 kalam_text_has_secret(const char *text)
 {
@@ -61,7 +95,7 @@ kalam_text_has_secret(const char *text)
 		if (contains(text, words[i]))
 			return true;
 	}
-	return false;
+	return makes_account(text);
 }
 
 /*
@@ -80,7 +114,7 @@ log_has_secret(const char *text)
 		if (contains(text, words[i]))
 			return true;
 	}
-	return contains(text, "password") && contains(text, "kalam");
+	return (contains(text, "password") || makes_account(text)) && contains(text, "kalam");
 }
 
 /* debug_print_parse and its kin break lines within words, and escape spaces. */

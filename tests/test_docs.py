@@ -123,3 +123,32 @@ def test_no_places_of_one_machine() -> None:
         if str(ROOT) in text:
             found.append(f"{name}: {ROOT}")
     assert found == []
+
+
+# ---------- docs/sql.md ----------
+def statements() -> list[str]:
+    from kalamdb.sql.lexer import split
+
+    page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [sql for block in blocks for _, sql in split(block)]
+
+
+def test_every_statement_of_the_sql_page_parses() -> None:
+    from kalamdb.sql.parse import parse
+
+    found = statements()
+    assert len(found) > 60
+    for sql in found:
+        parse(sql)
+
+
+def test_the_sql_page_has_every_statement_of_the_parser() -> None:
+    """But those that only pg_kalam sends."""
+    from kalamdb.sql import parse, parseadmin
+
+    own = {"estimate", "sample", "fetch", "close"}
+    words = {sql.split()[0].strip("(").lower() for sql in statements()} | {"desc", "end", "abort", "table"}
+    assert (set(parse._STATEMENTS) | parse._QUERY_WORDS) - words == own
+    shown = {sql.split()[1].lower() for sql in statements() if sql.startswith("SHOW")} | {"schemas"}
+    assert set(parseadmin.FORMS) - shown == set()

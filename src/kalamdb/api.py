@@ -153,8 +153,8 @@ class Executor(Protocol):
         ``params`` are in wire form (format 0 text, 1 binary), without the context. A cancelled awaitable raises 57014.
         """
 
-    def split(self, sql: str) -> list[str]:
-        """The statements of a simple-protocol string."""
+    def split(self, sql: str) -> list[tuple[int, str]]:
+        """The statements of a simple-protocol string, and where in it each begins."""
 
     def close(self, session: ClientSession) -> None:
         """The client has gone: roll back, free locks and cursors."""

@@ -33,6 +33,8 @@ from kalamdb.settings import DEFINITIONS, SettingError, Settings, is_loopback, l
 log = logging.getLogger("kalamdb")
 
 STATE_FILE = "server.json"
+#: frames: a level of nesting in a statement takes about 25
+RECURSION = 4000
 
 
 class StartError(Exception):
@@ -42,6 +44,7 @@ class StartError(Exception):
 def run(settings: Settings) -> int:
     """Serve until a signal comes; the exit code."""
     _configure_logging(settings.log_level)
+    sys.setrecursionlimit(RECURSION)
     try:
         _make_data_directory(settings.data)
         with _locked(settings.data):

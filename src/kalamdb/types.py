@@ -644,7 +644,10 @@ def parse_declared(declared: str) -> tuple[PgType, int]:
     if type_ is None or match is None:
         raise KalamError("42704", f'type "{declared.strip()}" does not exist',
                          hint="Types of the server: " + ", ".join(t.display for t in TYPES) + ".")
-    modifiers = [int(part) for part in match[2].split(",")] if match[2] else []
+    try:
+        modifiers = [int(part) for part in match[2].split(",")] if match[2] else []
+    except ValueError:  # of digits, blanks and commas, but no list of numbers
+        raise KalamError("42601", f'syntax error in type "{declared.strip()}"') from None
     return type_, _typmod(type_, modifiers, declared)
 
 

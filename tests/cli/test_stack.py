@@ -353,6 +353,30 @@ def test_sql_error(stack: dict[str, Any], data: Path) -> None:
     assert done.stderr.startswith("ERROR:  42P01: ")
 
 
+def test_sql_shows_the_place_of_an_error(stack: dict[str, Any], data: Path) -> None:
+    done = kalam("sql", "--data", data, text="SELECT 'é'; -- one\n\tSELECT 1, SELEC;\n", check=False)
+    assert done.stderr.splitlines() == ['ERROR:  42703: column "selec" does not exist', "LINE 2:  SELECT 1, SELEC;",
+                                        "                   ^"]
+    done = kalam("sql", "--data", data, f"VALUES ('{'x' * 100}'); CREATE VIEW v AS {'y' * 100}", check=False)
+    assert done.stderr.splitlines() == [
+        "ERROR:  0A000: CREATE VIEW is not supported", f"LINE 1: …{'x' * 49}'); CREATE VIEW v AS {'y' * 50}…",
+        " " * 69 + "^", "HINT:  Views belong to PostgreSQL, over the attached tables."]
+
+
+def test_sql_definitions_and_accounts(stack: dict[str, Any], data: Path) -> None:
+    script = ("CREATE NAMESPACE n; CREATE TABLE n.t (id int PRIMARY KEY); CREATE USER cli PASSWORD 'long enough';"
+              "SHOW USERS LIKE 'cli'")
+    assert json.loads(kalam("sql", "--data", data, "--json", script).stdout.splitlines()[-1]) == {
+        "name": "cli", "role": "user", "has_password": True, "locked": False}
+    counted = kalam("sql", "--data", data, "--json", "EXECUTE AS USER 'a b' (SELECT count(*) AS n FROM n.t)").stdout
+    assert json.loads(counted) == {"n": 0}
+    done = kalam("sql", "--data", data, "DROP USER cli; DROP NAMESPACE n", check=False)
+    assert "HINT:  Use DROP ... CASCADE" in done.stderr
+    done = kalam("sql", "--data", data, "DROP USER cli; DROP NAMESPACE n CASCADE")
+    assert done.stdout.splitlines() == ["DROP USER", "DROP NAMESPACE"]
+    assert "drop cascades to 1 table" in done.stderr
+
+
 def test_sql_for_a_tenant(stack: dict[str, Any], data: Path) -> None:
     sql = "CREATE NAMESPACE IF NOT EXISTS app; CREATE USER TABLE IF NOT EXISTS app.n (id bigint PRIMARY KEY)"
     kalam("sql", "--data", data, sql)

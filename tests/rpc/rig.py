@@ -26,6 +26,7 @@ class StoredAccount:
     name: str
     role: Role
     password_hash: str | None
+    locked: bool = False
 
 
 class StoredAccounts:

@@ -77,8 +77,8 @@ class TinyExecutor:
             return self.context(context)
         return method(session, rest)  # type: ignore[no-any-return]
 
-    def split(self, sql: str) -> list[str]:
-        return [part.strip() for part in sql.split(";") if part.strip()]
+    def split(self, sql: str) -> list[tuple[int, str]]:
+        return [(found.start(), found.group().rstrip()) for found in re.finditer(r"[^;\s][^;]*", sql)]
 
     def close(self, session: ClientSession) -> None:
         session.transaction = None

@@ -111,8 +111,8 @@ def test_own_definitions_are_seen_before_the_commit(conn: psycopg.Connection, se
 
 
 def test_users_without_their_hashes(conn: psycopg.Connection) -> None:
-    assert rows(conn, "SELECT * FROM system.users ORDER BY name") == [
-        ("alice", "user", True), ("bob", "user", True), ("robot", "service", True)]
+    assert rows(conn, "SHOW USERS") == [
+        ("alice", "user", True, False), ("bob", "user", True, False), ("robot", "service", True, False)]
 
 
 def test_settings_mask_secrets(conn: psycopg.Connection) -> None:
@@ -190,8 +190,9 @@ def test_locks_on_definitions(server: KalamServer, conn: psycopg.Connection) -> 
         one.execute("CREATE SHARED TABLE app.fresh (id bigint)")
         one.execute("INSERT INTO app.fresh VALUES (1)")
         assert rows(conn, 'SELECT namespace, "table", key, mode FROM system.locks WHERE session = %s '
-                          "ORDER BY key NULLS FIRST, mode", (pid(one),)) == [
-            ("app", "fresh", None, "exclusive"), ("app", "fresh", None, "share"), ("app", "fresh", "1", "exclusive")]
+                          "ORDER BY key NULLS FIRST, mode, \"table\" NULLS FIRST", (pid(one),)) == [
+            ("app", "fresh", None, "exclusive"), ("app", None, None, "share"), ("app", "fresh", None, "share"),
+            ("app", "fresh", "1", "exclusive")]
 
 
 # ---------- as any table in SELECT ----------

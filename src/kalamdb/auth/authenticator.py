@@ -53,6 +53,8 @@ class Authenticator:
         """The account of a client that needs no password; None: ask for it. Raises 28000."""
         if self.trusts:
             known = self._accounts.get(user)
+            if known is not None and known.locked:
+                raise _locked(user)
             return Account(user, known.role if known else Role.DBA)
         if user == ANONYMOUS and self._accounts.get(user) is None:
             raise KalamError(
@@ -78,6 +80,9 @@ class Authenticator:
             self._lockout.failed(locked, self._clock())
             raise
         self._lockout.succeeded(locked)
+        stored = None if account.name == BEARER else self._accounts.get(account.name)
+        if stored is not None and stored.locked:  # said only to those who know the password, or have a token
+            raise _locked(account.name)
         return account
 
     def _bearer(self, token: bytes) -> Account:
@@ -98,6 +103,11 @@ class Authenticator:
                 hint='check "login_user" and "login_password"', severity="FATAL",
             )
         return Account(known.name, known.role)
+
+
+def _locked(user: str) -> KalamError:
+    return KalamError("28000", f'account "{user}" is locked', hint="ALTER USER ... UNLOCK by an account of role dba",
+                      severity="FATAL")
 
 
 def _refused(why: str) -> KalamError:

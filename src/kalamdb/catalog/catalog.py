@@ -132,7 +132,7 @@ class Catalog:
         for number, text in connection.execute(query).fetchall():
             self._add(load_table(number, text))
         for name, role, password in connection.execute("SELECT name, role, password_hash FROM kalam_accounts"):
-            self.accounts[name] = AccountDef(name, Role(role), password)
+            self.accounts[name] = _load_account(name, role, password)
         ((number,),) = connection.execute("SELECT coalesce(max(id), 0) FROM kalam_tables").fetchall()
         self._last_id = number
         self._definitions = itertools.count(max([1, *(table.version for table in self.by_id.values())]) + 1)
@@ -154,7 +154,7 @@ class Catalog:
 
     def publish(self, changes: CatalogChanges) -> None:
         """A committed transaction's definitions become everybody's."""
-        self.namespaces |= changes.namespaces
+        self.namespaces = (self.namespaces - changes.gone_namespaces) | changes.namespaces
         for name in changes.tables:
             before = self.by_name.pop(name, None)
             if before is not None:
@@ -171,9 +171,10 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class CatalogChanges:
-    """One transaction's definitions: new namespaces; tables and accounts by name, None where dropped."""
+    """One transaction's definitions: new and dropped namespaces; tables and accounts by name, None where dropped."""
 
     namespaces: frozenset[str] = frozenset()
+    gone_namespaces: frozenset[str] = frozenset()
     tables: Mapping[TableName, TableDef | None] = field(default_factory=dict)
     dropped: tuple[int, ...] = ()  # ids of committed tables
     altered: frozenset[int] = frozenset()  # and of those with another definition now
@@ -190,7 +191,12 @@ class CatalogChanges:
         return next((table for table in self.standing() if table.id == number), None)
 
     def with_namespace(self, name: str, version: int) -> CatalogChanges:
-        return replace(self, namespaces=self.namespaces | {name}, version=version)
+        return replace(self, namespaces=self.namespaces | {name}, gone_namespaces=self.gone_namespaces - {name},
+                       version=version)
+
+    def without_namespace(self, name: str, version: int) -> CatalogChanges:
+        return replace(self, namespaces=self.namespaces - {name}, gone_namespaces=self.gone_namespaces | {name},
+                       version=version)
 
     def with_table(self, table: TableDef, version: int) -> CatalogChanges:
         return replace(self, tables={**self.tables, (table.namespace, table.name): table}, version=version)
@@ -219,6 +225,8 @@ class CatalogChanges:
 
     def apply(self, connection: apsw.Connection, layouts: Layouts) -> None:
         """In the writer's thread, within its transaction. A dropped table's rows stay until they are purged."""
+        for name in self.gone_namespaces:
+            connection.execute("DELETE FROM kalam_namespaces WHERE name = ?", (name,))
         for name in self.namespaces:
             connection.execute("INSERT OR IGNORE INTO kalam_namespaces VALUES (?)", (name,))
         now = int(time.time() * 1000)
@@ -240,7 +248,20 @@ class CatalogChanges:
                 connection.execute("DELETE FROM kalam_accounts WHERE name = ?", (name,))
             else:
                 connection.execute("REPLACE INTO kalam_accounts VALUES (?, ?, ?)",
-                                   (name, int(account.role), account.password_hash))
+                                   (name, int(account.role), _dump_password(account)))
+
+
+#: before the hash of a locked account, as in a Unix password file: no server that does not know it lets anybody in
+_LOCKED = "!"
+
+
+def _dump_password(account: AccountDef) -> str | None:
+    return _LOCKED + (account.password_hash or "") if account.locked else account.password_hash
+
+
+def _load_account(name: str, role: int, password: str | None) -> AccountDef:
+    locked = password is not None and password.startswith(_LOCKED)
+    return AccountDef(name, Role(role), (password.removeprefix(_LOCKED) or None) if password else None, locked)
 
 
 def _alter(connection: apsw.Connection, table: TableDef, layout: Layout) -> None:
@@ -286,13 +307,20 @@ class View:
                 if table is not None and (namespace is None or table.namespace == namespace)]
 
     def namespaces(self) -> list[str]:
-        own = self.changes.namespaces if self.changes is not None else frozenset()
-        return sorted(self._catalog.namespaces | own)
+        if self.changes is None:
+            return sorted(self._catalog.namespaces)
+        return sorted((self._catalog.namespaces - self.changes.gone_namespaces) | self.changes.namespaces)
 
     def account(self, name: str) -> AccountDef | None:
         if self.changes is not None and name in self.changes.accounts:
             return self.changes.accounts[name]
         return self._catalog.accounts.get(name)
+
+    def accounts(self) -> list[AccountDef]:
+        found: dict[str, AccountDef | None] = dict(self._catalog.accounts)
+        if self.changes is not None:
+            found.update(self.changes.accounts)
+        return sorted(filter(None, found.values()), key=lambda account: account.name)
 
     def current(self, table: TableDef) -> TableDef | None:
         """The definition that a table has now; None: it is gone."""

@@ -103,7 +103,7 @@ class Shell:
                 if not cursor.nextset():
                     return True
         except psycopg.Error as error:
-            show_error(error)
+            show_error(error, statement)
             return False
 
     def _show(self, cursor: psycopg.Cursor[Any]) -> None:
@@ -152,11 +152,29 @@ def _visible(text: str) -> str:
     return text.translate(_CONTROL)
 
 
-def show_error(error: psycopg.Error) -> None:
+#: characters of a statement's line that are shown around the place of an error
+AROUND = 60
+
+
+def _place(statement: str, position: int) -> list[str]:
+    """The line of the statement, and a mark under the place."""
+    before = statement[: position - 1]
+    number, start = before.count("\n") + 1, before.rfind("\n") + 1
+    line = statement[start:].partition("\n")[0].replace("\t", " ")
+    column = len(before) - start
+    first = max(0, column - AROUND)
+    shown = ("…" if first else "") + line[first : column + AROUND] + ("…" if len(line) > column + AROUND else "")
+    head = f"LINE {number}: "
+    return [head + shown, " " * (len(head) + column - first + bool(first)) + "^"]
+
+
+def show_error(error: psycopg.Error, statement: str) -> None:
     """As psql shows it."""
     diag = error.diag
     lines = [f"ERROR:  {diag.sqlstate}: {diag.message_primary}" if diag.message_primary else f"ERROR:  {error}"]
-    more = (("DETAIL", diag.message_detail), ("HINT", diag.message_hint), ("POSITION", diag.statement_position))
+    if diag.statement_position:
+        lines += _place(statement, int(diag.statement_position))
+    more = (("DETAIL", diag.message_detail), ("HINT", diag.message_hint))
     lines += [f"{word}:  {text}" for word, text in more if text]
     print(_visible("\n".join(lines)), file=sys.stderr)
 

@@ -79,6 +79,7 @@ class Session:
         self._cancel_error: KalamError | None = None
         self._skipping = False  # after an error, until Sync
         self._owes_ready = False  # an error is followed by ReadyForQuery, not by skipping
+        self._offset = 0  # of the statement in the simple-protocol string it came in
         self._ready_sent = True
         self._ended = False
         self._farewell: KalamError | None = None
@@ -223,6 +224,8 @@ class Session:
         transaction = self.client.transaction
         if transaction is not None and transaction.status == "T" and not error.spares:
             transaction.fail()
+        if error.position is not None:
+            error.position += self._offset
         self._out.append(wire.error_response(error))
         if self._owes_ready:
             self._end_query(None)
@@ -277,6 +280,7 @@ class Session:
         status = self.client.status
         if self._portals and status == "I":
             self._drop_portals()
+        self._offset = 0
         self._out.append(wire.READY[status])
         self._answered = True
         self._owes_ready = False
@@ -298,7 +302,8 @@ class Session:
             self._out.append(wire.EMPTY_QUERY)
             self._end_query(None)
         elif len(parts) == 1 and not self._block.open:
-            self._query_one(parts[0])
+            self._offset, sql = parts[0]
+            self._query_one(sql)
         else:
             self._start(self._script(parts), self._end_query)
 
@@ -313,8 +318,8 @@ class Session:
                 return
         self._start(self._answer(portal, outcome), self._end_query)
 
-    async def _script(self, parts: list[str]) -> None:
-        for sql in parts:
+    async def _script(self, parts: list[tuple[int, str]]) -> None:
+        for self._offset, sql in parts:
             statement = self._statement(sql, ())
             portal = Portal(statement)
             assert statement.prepared is not None

@@ -28,7 +28,10 @@ def search_path(session: ClientSession, context: Context | None) -> SearchPath:
 
 
 def undefined_table(name: Name, position: int | None = None) -> KalamError:
-    return KalamError("42P01", f'relation "{name}" does not exist', position=position)
+    hint = None
+    if name.namespace in ("pg_catalog", "information_schema") or name.table.startswith("pg_"):
+        hint = "SHOW TABLES, DESCRIBE and the namespace system tell what there is."
+    return KalamError("42P01", f'relation "{name}" does not exist', position=position, hint=hint)
 
 
 def find_table(catalog: CatalogView, name: Name, path: Sequence[str]) -> TableDef | None:
@@ -178,5 +181,20 @@ def can_manage(account: Account, what: str, role: Role = Role.SERVICE) -> None:
 def can_manage_table(account: Account, table: TableDef, what: str) -> None:
     """Who may not read a shared table may not change it either: a constraint's check would tell what is in it."""
     can_manage(account, what)
+    if not may_read(account, table):
+        raise _denied(table)
+
+
+def check_level(account: Account, table: TableDef) -> None:
+    """Nobody gives a table to those above."""
+    if not may_read(account, table):
+        level = table.options["access_level"]
+        raise KalamError("42501", f'permission denied to give a table the access level "{level}"',
+                         hint=f"The role {_read_role(table).name.lower()} or above is needed.",
+                         schema=table.namespace, table=table.name)
+
+
+def check_describable(account: Account, table: TableDef) -> None:
+    """What a table is like is told to those who may read it, as system.columns does."""
     if not may_read(account, table):
         raise _denied(table)

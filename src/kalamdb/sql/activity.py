@@ -77,9 +77,10 @@ def _namespaces(run: Run) -> Iterator[Row]:
 
 def _users(run: Run) -> Iterator[Row]:
     mine = _mine(run)
-    for account in run.engine.accounts.all():
+    for account in run.transaction.catalog.accounts():
         if mine is None or account.name == mine:
-            yield account.name, account.role.name.lower(), int(account.password_hash is not None)
+            yield (account.name, account.role.name.lower(), int(account.password_hash is not None),
+                   int(account.locked))
 
 
 # ---------- what goes on ----------

@@ -310,7 +310,7 @@ class Alteration:
         owner = options.pop("owner", None if "owner" in action.reset else self.table.owner)
         check_options(self.table.kind, options, self.run)
         self.table = replace(self.table, options=options, owner=owner)
-        access.can_manage_table(self.run.session.account, self.table, "alter a table")
+        access.check_level(self.run.session.account, self.table)
 
     # ---------- the rows that are there ----------
     async def finish(self) -> None:

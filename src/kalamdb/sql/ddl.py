@@ -1,11 +1,11 @@
-"""CREATE and DROP of namespaces, tables and accounts."""
+"""CREATE and DROP of namespaces and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kalamdb import types
-from kalamdb.api import Result, Role
+from kalamdb.api import Result
 from kalamdb.errors import KalamError
 from kalamdb.sql import access, checks, system
 from kalamdb.sql.coerce import default_of
@@ -15,13 +15,12 @@ from kalamdb.sql.statements import (
     ColumnSpec,
     CreateNamespace,
     CreateTable,
-    CreateUser,
+    DropNamespace,
     DropTable,
-    DropUser,
     Name,
     UndropTable,
 )
-from kalamdb.txn.api import FILE, AccountDef, ColumnDef, Kind, TableDef
+from kalamdb.txn.api import FILE, ColumnDef, Kind, TableDef
 
 RESERVED_COLUMNS = frozenset({"_seq", "_userid", "_deleted"})
 #: namespaces nobody creates
@@ -60,6 +59,47 @@ async def create_namespace(statement: CreateNamespace, run: Run) -> Result:
     return Result("CREATE NAMESPACE")
 
 
+async def drop_namespace(statement: DropNamespace, run: Run) -> Result:
+    """All of them or none; with CASCADE their tables are dropped as by DROP TABLE."""
+    access.can_manage(run.account, "drop a namespace")
+    notices: list[str] = []
+    found: list[str] = []
+    for name in statement.names:
+        if name in RESERVED_NAMESPACES:
+            raise KalamError("42939", f'namespace name "{name}" is reserved')
+        await run.transaction.lock_namespace(name)
+        if name in run.transaction.catalog.namespaces():
+            found.append(name)
+        elif statement.if_exists:
+            notices.append(f'schema "{name}" does not exist, skipping')
+        else:
+            raise KalamError("3F000", f'schema "{name}" does not exist')
+    tables = [table for name in found for table in run.transaction.catalog.tables(name)]
+    tables.sort(key=lambda table: (table.namespace, table.name))
+    if tables and not statement.cascade:
+        named = tables[0].namespace
+        raise KalamError("2BP01", f'cannot drop schema "{named}" because other objects depend on it', schema=named,
+                         detail=_listed([table for table in tables if table.namespace == named]),
+                         hint="Use DROP ... CASCADE to drop the dependent objects too.")
+    for table in tables:
+        access.can_manage_table(run.session.account, table, "drop a table")
+        await run.transaction.lock_to_drop(table)
+    for table in tables:
+        await run.transaction.drop_table(table)
+    for name in found:
+        await run.transaction.drop_namespace(name)
+    if tables:
+        notices.append(f"drop cascades to {len(tables)} table{'s' if len(tables) > 1 else ''}")
+    return Result("DROP NAMESPACE", notices=notices)
+
+
+def _listed(tables: Sequence[TableDef]) -> str:
+    lines = [f'table "{table.name}" depends on schema "{table.namespace}"' for table in tables[:10]]
+    if len(tables) > 10:
+        lines.append(f"and {len(tables) - 10} more")
+    return "\n".join(lines)
+
+
 async def _namespace_for(name: Name, run: Run) -> str:
     """Where a table is created; public comes into being when it is first needed."""
     known = run.transaction.catalog.namespaces()
@@ -91,6 +131,7 @@ async def create_table(statement: CreateTable, run: Run) -> Result:
                              schema=namespace, table=statement.name.table)
         return Result("CREATE TABLE", notices=(f'relation "{statement.name.table}" already exists, skipping',))
     table = _definition(statement, namespace, kind, options)
+    access.check_level(run.account, table)
     await run.transaction.create_table(table)
     return Result("CREATE TABLE")
 
@@ -263,55 +304,3 @@ async def undrop_table(statement: UndropTable, run: Run) -> Result:
     to = name.table if statement.to is None else check_name(statement.to, "table")
     await run.transaction.restore_table(found, found.table.namespace, to)
     return Result("UNDROP TABLE")
-
-
-# ---------- accounts ----------
-_ROLES = {"user": Role.USER, "service": Role.SERVICE, "dba": Role.DBA, "system": Role.SYSTEM}
-MIN_PASSWORD = 8
-
-
-async def create_user(statement: CreateUser, run: Run) -> Result:
-    access.can_manage(run.account, "manage accounts", Role.DBA)
-    name = check_name(statement.name, "user")
-    role = None if statement.role is None else _ROLES.get(statement.role.lower())
-    if statement.role is not None and role is None:
-        raise KalamError("22023", f'invalid role "{statement.role}"', hint="Roles are user, service, dba and system.")
-    if role is not None and role > run.account.role:
-        raise KalamError("42501", "permission denied to grant a role above one's own")
-    before = run.transaction.catalog.account(name)
-    if statement.alter:
-        if before is None:
-            raise KalamError("42704", f'user "{name}" does not exist')
-        _not_above(before, run)
-    elif before is not None:
-        raise KalamError("42710", f'user "{name}" already exists')
-    kept = before.password_hash if before is not None else None
-    hashed = kept if statement.password is None else await _hash(run, statement.password)
-    role = role or (before.role if before is not None else Role.USER)
-    await run.transaction.put_account(AccountDef(name, role, hashed))
-    return Result("ALTER USER" if statement.alter else "CREATE USER")
-
-
-async def _hash(run: Run, password: str) -> str:
-    from kalamdb.auth.passwords import hash_password
-
-    if len(password) < MIN_PASSWORD:
-        raise KalamError("22023", f"a password has at least {MIN_PASSWORD} characters")
-    return await run.workers.run(run.session, lambda: None, lambda: hash_password(password))
-
-
-def _not_above(account: AccountDef, run: Run) -> None:
-    if account.role > run.account.role:
-        raise KalamError("42501", f'permission denied to change user "{account.name}"')
-
-
-async def drop_user(statement: DropUser, run: Run) -> Result:
-    access.can_manage(run.account, "manage accounts", Role.DBA)
-    account = run.transaction.catalog.account(statement.name)
-    if account is None:
-        if not statement.if_exists:
-            raise KalamError("42704", f'user "{statement.name}" does not exist')
-        return Result("DROP USER", notices=(f'user "{statement.name}" does not exist, skipping',))
-    _not_above(account, run)
-    await run.transaction.drop_account(statement.name)
-    return Result("DROP USER")

@@ -34,6 +34,7 @@ _CONFIG = (
 #: what DuckDB's message says → SQLSTATE
 _BY_MESSAGE: tuple[tuple[str, str], ...] = (
     (r"division by zero", "22012"),
+    (r"max expression depth|stack overflow", "54001"),
     (r"(convert|cast).*\b(date|timestamp)", "22008"),
     (r"like pattern must not end", "22025"),
     (r"more than one row returned by a subquery", "21000"),
@@ -95,6 +96,8 @@ def error_of(text: str, kind: type[duckdb.Error] = duckdb.Error) -> KalamError:
             return KalamError("22008", "date out of range")
         if "DECIMAL" in text or "decimal" in text:
             return KalamError(code, "numeric field overflow")
+    if code == "54001":
+        return KalamError(code, "statement is too deeply nested", hint="Chains of operators count as nested, too.")
     if code == "22008":
         return KalamError(code, "timestamp out of range")
     if code == "22025":

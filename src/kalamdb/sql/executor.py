@@ -16,7 +16,7 @@ from typing import Any
 from kalamdb.api import CONTEXT_OID, Account, ClientSession, Context, Prepared, Result, Role
 from kalamdb.errors import KalamError
 from kalamdb.settings import Settings
-from kalamdb.sql import access, ddl, eager, files, transaction
+from kalamdb.sql import access, accounts, ddl, eager, files, transaction
 from kalamdb.sql.alter import alter_table
 from kalamdb.sql.checks import check_row
 from kalamdb.sql.coerce import Snowflakes
@@ -40,6 +40,7 @@ from kalamdb.sql.statements import (
     CreateTable,
     CreateUser,
     Describe,
+    DropNamespace,
     DropTable,
     DropUser,
     Empty,
@@ -84,8 +85,8 @@ class OtherRules(Exception):
 
 _DEFINITIONS: dict[type[Statement], Callable[[Any, Run], Awaitable[Result]]] = {
     CreateNamespace: ddl.create_namespace, CreateTable: ddl.create_table, DropTable: ddl.drop_table,
-    CreateUser: ddl.create_user, DropUser: ddl.drop_user, AlterTable: alter_table,
-    UndropTable: ddl.undrop_table,
+    CreateUser: accounts.create_user, DropUser: accounts.drop_user, AlterTable: alter_table,
+    UndropTable: ddl.undrop_table, DropNamespace: ddl.drop_namespace,
 }
 
 
@@ -168,7 +169,7 @@ class SqlExecutor:
                 _keep(self._entries, key, entry)
         return entry
 
-    def split(self, sql: str) -> list[str]:
+    def split(self, sql: str) -> list[tuple[int, str]]:
         return split(sql)
 
     # ---------- executing ----------

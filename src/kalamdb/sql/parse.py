@@ -7,17 +7,19 @@ Those four go to sqlglot whole (PostgreSQL dialect), except for the wire dialect
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import sqlglot
+from sqlglot import TokenType, exp
 from sqlglot import errors as sqlglot_errors
-from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.parsers.postgres import PostgresParser
 
 from kalamdb.errors import KalamError
-from kalamdb.sql.lexer import Token, tokenize
+from kalamdb.sql import parseadmin, refusals
+from kalamdb.sql.lexer import Token, original, plain, tokenize
 from kalamdb.sql.parsefile import file_statement
 from kalamdb.sql.parsetable import TableBody, alter_table
 from kalamdb.sql.statements import (
@@ -27,12 +29,8 @@ from kalamdb.sql.statements import (
     CancelJob,
     CloseCursor,
     Commit,
-    CreateNamespace,
     CreateTable,
-    CreateUser,
     Describe,
-    DropTable,
-    DropUser,
     Empty,
     Estimate,
     ExecuteAs,
@@ -50,12 +48,7 @@ from kalamdb.sql.statements import (
     SetSetting,
     SetTransaction,
     Show,
-    ShowColumnWidths,
-    ShowOutcome,
-    ShowScanStats,
     ShowTable,
-    ShowTableSize,
-    ShowTableStats,
     Statement,
     StorageJob,
     UndropTable,
@@ -68,11 +61,17 @@ logging.getLogger("sqlglot").setLevel(logging.CRITICAL)  # its warnings name nei
 
 _QUERY_WORDS = frozenset({"select", "with", "values", "table", "insert", "update", "delete"})
 _FOREIGN_OPERATORS = frozenset({"==", "??", "**", "<=>", "//"})
-_UNSUPPORTED = frozenset({
-    "alter", "analyze", "call", "checkpoint", "cluster", "comment", "copy", "declare", "do", "explain", "grant",
-    "import", "listen", "load", "lock", "merge", "move", "notify", "prepare", "reassign", "refresh", "reindex",
-    "revoke", "security", "truncate", "unlisten", "vacuum", "use", "backup", "subscribe", "kill",
-})
+_BEGINNINGS = ("Statements begin with SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, SHOW, DESCRIBE, SET, BEGIN, "
+               "COMMIT, ROLLBACK, STORAGE or EXECUTE AS USER.")
+_CLOSING = (")", ",", ";")
+_CLAUSES = ("from", "where", "group", "order", "having", "limit", "offset", "union", "intersect", "except", "window",
+            "returning", "fetch")
+_BRANCHES = ("when", "then", "else", "end")
+#: reserved words that something follows; sqlglot takes some of them alone
+_JOINING = frozenset({"in", "is", "as", "and", "or", "not", "like", "ilike", "where", "having", "limit", "offset", "on",
+                      "using", "when", "then", "else", "union", "intersect", "except", "join", "by"})
+#: brackets within each other, and CASE; the interpreter's own limit is far above (``kalamdb.server``)
+DEPTH = 100
 _METHODS = ("auto", "random", "system", "bernoulli")
 _ISOLATION: dict[str, Isolation] = {
     "read uncommitted": "read committed", "read committed": "read committed", "repeatable read": "repeatable read",
@@ -80,14 +79,27 @@ _ISOLATION: dict[str, Isolation] = {
 }
 
 
+_SECRET = re.compile(r"password|\b(create|alter)\s+user\b(?!\s+table)", re.IGNORECASE)
+
+
 def _is_secret(sql: str) -> bool:
     """May a word of the statement be a password? Error messages go into logs."""
-    return "password" in sql.lower()
+    return _SECRET.search(sql) is not None
 
 
 def _error_near(sql: str, near: str, position: int, hint: str | None = None) -> KalamError:
     message = "syntax error" if _is_secret(sql) else f'syntax error at or near "{near}"'
     return KalamError("42601", message, position=position, hint=hint)
+
+
+def too_deep(position: int | None = None) -> KalamError:
+    return KalamError("54001", "statement is too deeply nested", position=position,
+                      hint=f"Brackets and CASE may be {DEPTH} deep.")
+
+
+def _several(position: int | None = None) -> KalamError:
+    return KalamError("42601", "cannot insert multiple commands into a prepared statement", position=position,
+                      hint="Send one statement at a time.")
 
 
 class Dialect(Postgres):
@@ -99,6 +111,29 @@ class Dialect(Postgres):
             name: work for name, work in PostgresParser.FUNCTION_PARSERS.items()
             if name in ("CAST", "EXTRACT", "POSITION", "SUBSTRING", "TRIM", "OVERLAY")
         }
+
+        def _parse_types(self, check_func: bool = False, schema: bool = False, allow_identifiers: bool = True,
+                         with_collation: bool = False) -> exp.Expr | None:
+            """What cannot be a type is not tried as one where a value is wanted: each level of nesting would double
+            the time."""
+            if check_func and self._is_value():
+                return None
+            return super()._parse_types(check_func, schema, allow_identifiers, with_collation)
+
+        def _is_value(self) -> bool:
+            """Does the bracket behind a type's name hold something else than the numbers of a type?"""
+            tokens, at = self._tokens, self._index + 1
+            kinds = [token.token_type for token in tokens[at : at + 5]]
+            match kinds:
+                case [TokenType.L_PAREN, TokenType.NUMBER, TokenType.R_PAREN, *_]:
+                    return False
+                case [TokenType.L_PAREN, TokenType.NUMBER, TokenType.COMMA, TokenType.NUMBER, TokenType.R_PAREN]:
+                    return False
+                case [TokenType.L_BRACKET, TokenType.R_BRACKET, *_]:
+                    return bool(tokens[self._index].token_type == TokenType.ARRAY)
+                case [TokenType.L_BRACKET, TokenType.NUMBER, TokenType.R_BRACKET, *_]:
+                    return bool(tokens[self._index].token_type == TokenType.ARRAY)
+            return bool(kinds) and kinds[0] in (TokenType.L_PAREN, TokenType.L_BRACKET)
 
         def _parse_interval_span(self, this: exp.Expr, parse_function_unit: bool = True) -> exp.Interval:
             """The string whole: sqlglot would keep its first number and unit only."""
@@ -161,6 +196,10 @@ class Parser:
     def end(self) -> None:
         if self.token.is_op(";"):
             self.advance()
+            while self.token.is_op(";"):
+                self.advance()
+            if self.token.kind != "end":
+                raise _several(self.token.start + 1)
         if self.token.kind != "end":
             raise self.error()
 
@@ -210,10 +249,10 @@ class Parser:
             return self.arrow_write() or self.query()
         handler = _STATEMENTS.get(first.value) if first.kind == "word" else None
         if handler is None:
-            if first.kind == "word" and first.value in _UNSUPPORTED:
-                raise KalamError("0A000", f"{first.value.upper()} is not supported", position=first.start + 1)
-            raise self.error(hint="statements begin with SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, SHOW, DESCRIBE, "
-                                  "SET, BEGIN, COMMIT, ROLLBACK or EXECUTE AS USER")
+            word = first.value if first.kind == "word" else ""
+            if word in refusals.STATEMENTS:
+                raise refusals.unsupported(word.upper(), first.start + 1, refusals.STATEMENTS[word])
+            raise self.error(hint=refusals.meant(word, (*_STATEMENTS, *_QUERY_WORDS), _BEGINNINGS))
         self.advance()
         statement = handler(self)
         self.end()
@@ -223,20 +262,63 @@ class Parser:
         if self.token.is_word("insert"):
             self._check_insert()
         self._check_tokens()
-        return Query(parse_tree(self.sql), self.sql)
+        return Query(self._tree(), self.sql)
+
+    def _tree(self) -> exp.Expression:
+        """sqlglot's, of what is left; it sees the tokens that are seen here."""
+        text, moved = plain(self.sql, self.tokens[self.at : -1])
+        try:
+            tree = parse_tree(text)
+        except KalamError as error:
+            if error.position is not None:
+                error.position = original(error.position - 1, moved) + 1
+            raise
+        if moved:
+            for node in tree.walk():
+                if "start" in node.meta:
+                    node.meta["start"] = original(node.meta["start"], moved)
+        return tree
+
+    @staticmethod
+    def written(sql: str) -> Query:
+        """A query that this server has written itself."""
+        return Query(parse_tree(sql), sql)
 
     def _check_tokens(self) -> None:
         """What sqlglot takes and PostgreSQL does not: a comma with nothing after it, operators of other dialects."""
+        depth = 0
         for place, token in enumerate(self.tokens[:-1]):
             after = self.tokens[place + 1]
-            if token.is_op(",") and (after.kind == "end" or after.is_op(")", ",", ";")
-                                     or after.is_word("from", "where", "group", "order", "limit", "union")):
+            if token.is_op("(", "[") or token.is_word("case"):
+                depth += 1
+                if depth > DEPTH:
+                    raise too_deep(token.start + 1)
+            elif token.is_op(")", "]") or token.is_word("end"):
+                depth -= 1
+            if self._dangles(place):
                 raise self.error(after)
             if token.kind == "op" and after.kind == "op" and after.start == token.end and (
                     pair := token.value + after.value) in _FOREIGN_OPERATORS:
                 raise KalamError("42883", f"operator does not exist: {pair}", position=token.start + 1)
             if token.is_op("{", "}"):
                 raise self.error(token)
+            if token.kind == "string" == after.kind:
+                raise self.error(after)
+            if token.is_op(";") and after.kind != "end" and not after.is_op(";"):
+                raise _several(after.start + 1)
+
+    def _dangles(self, place: int) -> bool:
+        """Does something have to follow this token, and nothing does?"""
+        token, after, before = self.tokens[place], self.tokens[place + 1], self.tokens[max(0, place - 1)]
+        if token.is_op(","):
+            return after.kind == "end" or after.is_op(*_CLOSING) or after.is_word(*_CLAUSES)
+        if not token.is_word(*_JOINING) or before.is_op(".") or (before.is_word("as") and before is not token):
+            return False
+        if token.is_word("by") and not before.is_word("group", "order", "partition"):
+            return False
+        if after.kind == "end" or after.is_op(*_CLOSING):
+            return True
+        return after.is_word(*_CLAUSES, *_BRANCHES) and not token.is_word("as")
 
     def _check_insert(self) -> None:
         """What stands where the rows begin: sqlglot takes more than PostgreSQL does."""
@@ -398,12 +480,13 @@ class Parser:
             return SetSetting("timezone", self._set_value(), local)
         if self.accept("names"):
             return SetSetting("client_encoding", self._set_value(), local)
-        name = self._setting_name()
+        place = self.token.start + 1
+        name = self.setting_name()
         if not self.accept_op("="):
             self.expect("to")
-        return SetSetting(name, self._set_value(), local)
+        return SetSetting(name, self._set_value(), local, place)
 
-    def _setting_name(self) -> str:
+    def setting_name(self) -> str:
         name = self.name().lower()
         while self.accept_op("."):
             name += "." + self.name().lower()
@@ -428,7 +511,7 @@ class Parser:
             return ResetSettings(None)
         if self.accept("time", "zone"):
             return ResetSettings("timezone")
-        return ResetSettings(self._setting_name())
+        return ResetSettings(self.setting_name())
 
     def undrop(self) -> Statement:
         self.expect("table")
@@ -441,35 +524,9 @@ class Parser:
         return ResetSettings(None, discard=True)
 
     # ---------- information ----------
-    def show(self) -> Statement:
-        if self.accept("table", "stats"):
-            return ShowTableStats(self.table())
-        if self.accept("table", "size"):
-            return ShowTableSize(self.table())
-        if self.accept("scan", "stats"):
-            return ShowScanStats(self.integer())
-        if self.accept("column", "widths"):
-            return ShowColumnWidths(self.table())
-        if self.accept("table"):
-            exists = self.if_exists()
-            return ShowTable(self.table(), exists)
-        if self.accept("dropped", "tables"):
-            return Show("dropped tables", self.name() if self.accept("in") or self.accept("from") else None)
-        if self.accept("tables"):
-            namespace = self.name() if self.accept("in") or self.accept("from") else None
-            return Show("tables", namespace)
-        if self.accept("transaction", "isolation", "level"):
-            return Show("transaction_isolation")
-        if self.accept("transaction", "outcome"):
-            return ShowOutcome(self.string())
-        if self.accept("time", "zone"):
-            return Show("timezone")
-        return Show(self._setting_name())
-
     def estimate(self) -> Statement:
-        start = self.token.start
         self._check_tokens()
-        query = Query(parse_tree(self.sql[start:]), self.sql)
+        query = Query(self._tree(), self.sql)
         self.at = len(self.tokens) - 1
         return Estimate(query)
 
@@ -488,7 +545,7 @@ class Parser:
     def storage(self) -> Statement:
         verb = "flush" if self.accept("flush") else "compact" if self.accept("compact") else None
         if verb is None:
-            raise self.error()
+            raise self.error(hint="expected FLUSH or COMPACT")
         if self.accept("all"):
             return StorageJob(verb, None, self.name() if self.accept("in") else None)
         self.accept("table")
@@ -505,10 +562,15 @@ class Parser:
     # ---------- EXECUTE AS USER ----------
     def execute(self) -> Statement:
         if not self.accept("as", "user"):
-            raise KalamError("0A000", "EXECUTE of a prepared statement is not supported here", position=1,
+            raise KalamError("0A000", "EXECUTE of a prepared statement is not supported here",
+                             position=self.tokens[self.at - 1].start + 1,
                              hint="EXECUTE AS USER 'name' (statement) runs a statement for a tenant")
         user = self.string()
         self.expect_op("(")
+        if self.token.is_word("execute"):
+            raise KalamError("0A000", "EXECUTE AS USER cannot be nested", position=self.token.start + 1)
+        if self.token.is_op(")", ";"):
+            raise self.error(hint="expected SELECT, INSERT, UPDATE, DELETE or FILE")
         start, depth, place = self.at, 1, self.at
         while depth:
             token = self.tokens[place]
@@ -521,27 +583,22 @@ class Parser:
         # blanks keep the inner statement's positions
         body = " " * self.tokens[start].start + self.sql[self.tokens[start].start : close.start]
         inner = parse(body)
-        if not isinstance(inner, (Query, Show, ShowTable, Describe, Empty, *FILE_STATEMENTS)):
+        if not isinstance(inner, (Query, Show, ShowTable, Describe, *FILE_STATEMENTS)):
             raise KalamError("0A000", "EXECUTE AS USER takes SELECT, INSERT, UPDATE, DELETE or FILE",
-                             position=self.tokens[start].start + 1)
+                             position=self.tokens[start].start + 1,
+                             hint="SET kalam.user_id = 'name' sets the tenant of the statements that follow.")
         return ExecuteAs(user, body, inner)
 
     # ---------- CREATE ----------
     def create(self) -> Statement:
         if self.accept("namespace") or self.accept("schema"):
-            exists = self.if_not_exists()
-            return CreateNamespace(self.name(), exists)
+            return parseadmin.create_namespace(self)
         if self.token.is_word("user") and not self.peek().is_word("table"):
             self.advance()
-            return self.account(alter=False)
-        if self.accept("or") or self.token.is_word("view", "index", "unique", "materialized", "temp", "temporary",
-                                                   "unlogged", "function", "type", "sequence", "trigger", "database",
-                                                   "role", "extension", "server", "foreign"):
-            raise KalamError("0A000", f"CREATE {self.token.value.upper()} is not supported",
-                             position=self.token.start + 1)
+            return parseadmin.account(self, alter=False)
         kind = self.advance().value if self.token.is_word("user", "shared", "stream") else None
         if not self.accept("table"):
-            raise self.error(hint="expected NAMESPACE, USER, or [USER|SHARED|STREAM] TABLE")
+            raise parseadmin.refuse_object(self, "create")
         return self.create_table(kind)
 
     def create_table(self, kind: str | None) -> CreateTable:
@@ -565,7 +622,7 @@ class Parser:
         options: dict[str, str] = {}
         while True:
             token = self.token
-            name = self._setting_name()
+            name = self.setting_name()
             if name in options:
                 raise KalamError("42601", f'option "{name}" was given twice', position=token.start + 1)
             self.expect_op("=")
@@ -593,51 +650,14 @@ class Parser:
             self.advance()
         return self.sql[first.start : self.tokens[self.at - 1].end]
 
-    # ---------- DROP ----------
-    def drop(self) -> Statement:
-        if self.accept("user"):
-            exists = self.if_exists()
-            return DropUser(self._user_name(), exists)
-        self.accept("user") or self.accept("shared") or self.accept("stream")
-        if not self.accept("table"):
-            raise KalamError("0A000", f"DROP {self.token.value.upper()} is not supported",
-                             position=self.token.start + 1) if self.token.kind == "word" else self.error()
-        exists = self.if_exists()
-        names = [self.table()]
-        while self.accept_op(","):
-            names.append(self.table())
-        self.accept("cascade") or self.accept("restrict")
-        owner = self.string() if self.accept("owned", "by") else None
-        return DropTable(tuple(names), exists, owner)
-
-    # ---------- accounts ----------
-    def _user_name(self) -> str:
-        return self.string() if self.token.kind == "string" else self.name()
-
-    def account(self, *, alter: bool) -> CreateUser:
-        name = self._user_name()
-        password: str | None = None
-        role: str | None = None
-        while self.token.kind == "word":
-            if self.accept("with") or self.accept("set"):
-                continue
-            if self.accept("password"):
-                password = self.string()
-            elif self.accept("role"):
-                role = self._user_name()
-            else:
-                raise self.error(hint="expected PASSWORD '...' or ROLE user, service, dba or system")
-        return CreateUser(name, password, role, alter)
-
     def alter(self) -> Statement:
         if self.token.is_word("user") and not self.peek().is_word("table"):
             self.advance()
-            return self.account(alter=True)
+            return parseadmin.account(self, alter=True)
         kind = self.advance().value if self.token.is_word("user", "shared", "stream") else None
         if self.accept("table"):
             return alter_table(self, kind)
-        what = self.token.value.upper() if self.token.kind == "word" else ""
-        raise KalamError("0A000", f"ALTER {what} is not supported".replace("  ", " "), position=self.token.start + 1)
+        raise parseadmin.refuse_object(self, "alter")
 
 
 def _describe(parser: Parser) -> Statement:
@@ -649,9 +669,9 @@ _STATEMENTS: dict[str, Callable[[Parser], Statement]] = {
     "rollback": Parser.rollback, "abort": Parser.rollback, "savepoint": Parser.savepoint, "release": Parser.release,
     "fetch": Parser.fetch, "close": Parser.close, "set": Parser.set, "reset": Parser.reset, "discard": Parser.discard,
     "estimate": Parser.estimate, "sample": Parser.sample,
-    "show": Parser.show, "describe": _describe, "desc": _describe, "execute": Parser.execute, "create": Parser.create,
-    "file": file_statement, "storage": Parser.storage, "cancel": Parser.cancel,
-    "drop": Parser.drop, "undrop": Parser.undrop, "alter": Parser.alter,
+    "show": parseadmin.show, "describe": _describe, "desc": _describe, "execute": Parser.execute,
+    "create": Parser.create, "file": file_statement, "storage": Parser.storage, "cancel": Parser.cancel,
+    "drop": parseadmin.drop, "undrop": Parser.undrop, "alter": Parser.alter,
 }
 
 
@@ -681,13 +701,16 @@ def parse_tree(sql: str) -> exp.Expression:
     except sqlglot_errors.SqlglotError as error:
         raise _tree_error(sql, error) from None
     except RecursionError:
-        raise KalamError("54001", "statement is too deeply nested") from None
+        raise too_deep() from None
     if len(trees) != 1:
-        raise KalamError("42601", "cannot insert multiple commands into a prepared statement")
+        raise _several()
     tree = trees[0]
     if not isinstance(tree, exp.Query | exp.Insert | exp.Update | exp.Delete | exp.Values):
         first = sql.split(None, 1)[0].upper()
-        raise KalamError("0A000", f"this form of {first} is not supported", position=1)
+        place = len(sql) - len(sql.lstrip()) + 1
+        if not first.isalpha():
+            raise _error_near(sql, first[0], place)
+        raise KalamError("0A000", f"this form of {first} is not supported", position=place)
     return cast(exp.Expression, tree)  # sqlglot's Query is a trait of such nodes
 
 
@@ -709,4 +732,4 @@ def parse(sql: str) -> Statement:
     try:
         return Parser(sql, tokenize(sql)).statement()
     except RecursionError:
-        raise KalamError("54001", "statement is too deeply nested") from None
+        raise too_deep() from None

@@ -8,7 +8,17 @@ from sqlglot import exp
 
 from kalamdb.errors import KalamError
 from kalamdb.sql.lexer import quote
-from kalamdb.sql.statements import FileAppend, FileCancel, FileClose, FileData, FileGet, FilePut, FileText, Statement
+from kalamdb.sql.statements import (
+    FileAppend,
+    FileCancel,
+    FileClose,
+    FileData,
+    FileGet,
+    FilePut,
+    FileText,
+    Query,
+    Statement,
+)
 
 if TYPE_CHECKING:
     from kalamdb.sql.parse import Parser
@@ -73,7 +83,7 @@ def _text(parser: Parser) -> FileText:
 
 
 def _get(parser: Parser) -> FileGet:
-    from kalamdb.sql.parse import parse_tree
+    from kalamdb.sql.parse import parse
 
     first = parser.advance()
     column = parser.name()
@@ -93,7 +103,8 @@ def _get(parser: Parser) -> FileGet:
     if parser.accept("limit"):
         limit = parser.integer()
     text = condition or f"SELECT {quote(column)} FROM {_quoted(table.namespace, table.table)}"
-    tree = parse_tree(text)
+    query = parse(text)
+    tree = query.tree if isinstance(query, Query) else None
     if not isinstance(tree, exp.Select) or any(
             value for part, value in tree.args.items() if part not in ("expressions", "from_", "where", "kind")):
         raise KalamError("42601", "FILE GET takes a column, a table and a condition", position=first.start + 1)

@@ -25,6 +25,7 @@ from kalamdb.sql.insert import Planned, plan_arrow_insert, plan_insert
 from kalamdb.sql.joinchange import is_over_join, other_tables, plan_join_change
 from kalamdb.sql.joined import plan_locked
 from kalamdb.sql.kinds import Kind
+from kalamdb.sql.parse import too_deep
 from kalamdb.sql.query import QueryPlan, plan_query, rows_tree
 from kalamdb.sql.read import is_simple_select, limit_of, plan_read, qualifiers, table_name
 from kalamdb.sql.returning import Returning, plan_returning
@@ -75,6 +76,9 @@ class Recorder:
 
     def account(self, name: str) -> AccountDef | None:
         return self._catalog.account(name)
+
+    def accounts(self) -> list[AccountDef]:
+        return self._catalog.accounts()
 
 
 @dataclass(slots=True)
@@ -138,7 +142,7 @@ def make_plan(statement: Statement, catalog: CatalogView, path: Path, params: Pa
         assert isinstance(statement, Query)
         return _Planning(catalog, path, params, queries).tree(statement.tree)
     except RecursionError:
-        raise KalamError("54001", "statement is too deeply nested") from None
+        raise too_deep() from None
     except NotSimple:
         raise KalamError("0A000", "the statement cannot be evaluated here") from None
 

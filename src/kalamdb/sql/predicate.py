@@ -259,6 +259,19 @@ def _joined(parts: list[str], word: str) -> str:
     return f"({word.join(parts)})"
 
 
+def _flat(node: Junction) -> list[Condition]:
+    """A chain's items, however its parts are nested."""
+    items: list[Condition] = []
+    left: list[Condition] = [node]
+    while left:
+        item = left.pop()
+        if isinstance(item, Junction) and item.every == node.every:
+            left += reversed(item.items)
+        else:
+            items.append(item)
+    return items
+
+
 class _Compiler:
     """Collects the values in the order of their question marks."""
 
@@ -292,7 +305,7 @@ class _Compiler:
                 left = self.operand(node.item, node.family)
                 return f"({left} IN ({', '.join(self.operand(value, node.family) for value in node.values)}))"
             case Junction():
-                return _joined([self.sql(item) for item in node.items], " AND " if node.every else " OR ")
+                return _joined([self.sql(item) for item in _flat(node)], " AND " if node.every else " OR ")
             case Not():
                 return f"(NOT {self.sql(node.item)})"
             case IsNull():

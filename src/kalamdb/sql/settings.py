@@ -15,6 +15,8 @@ from kalamdb.errors import KalamError
 from kalamdb.settings import Settings
 from kalamdb.sql.access import TENANT_SETTING, check_tenant
 from kalamdb.sql.lexer import quote
+from kalamdb.sql.parseadmin import FORMS
+from kalamdb.sql.refusals import nearest
 from kalamdb.sql.statements import ResetSettings, SetSetting
 from kalamdb.sql.transaction import SessionState
 from kalamdb.txn.api import Transaction
@@ -125,11 +127,22 @@ def _known(name: str) -> Known:
         raise KalamError("55P02", f'parameter "{name}" cannot be changed')
     if "." in name:  # a placeholder of some client or extension, as PostgreSQL allows
         return Known(name.lower(), "")
-    raise KalamError("42704", f'unrecognized configuration parameter "{name}"')
+    raise _unrecognized(name)
+
+
+def _unrecognized(name: str) -> KalamError:
+    near = nearest(name, (*_KNOWN, *_FIXED, *FORMS))
+    shown = _KNOWN[near].name if near in _KNOWN else near
+    return KalamError("42704", f'unrecognized configuration parameter "{name}"',
+                      hint=f'Did you mean "{shown}"?' if near is not None else None)
 
 
 def set_setting(session: ClientSession, state: SessionState, statement: SetSetting, *, in_block: bool) -> Result:
-    known = _known(statement.name)
+    try:
+        known = _known(statement.name)
+    except KalamError as error:
+        error.position = statement.place
+        raise
     if statement.value is None:
         value: str | None = None
     elif known.name == "search_path":
@@ -181,7 +194,7 @@ def show_setting(session: ClientSession, name: str, transaction: Transaction, se
     if stored is not None:
         return stored
     if known is None:
-        raise KalamError("42704", f'unrecognized configuration parameter "{name}"')
+        raise _unrecognized(name)
     return _default(known, server)
 
 

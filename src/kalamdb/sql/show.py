@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from kalamdb import types
@@ -10,6 +11,7 @@ from kalamdb.errors import KalamError
 from kalamdb.sql import access, system
 from kalamdb.sql.capabilities import capabilities
 from kalamdb.sql.native import EPOCH_MICROS
+from kalamdb.sql.parseadmin import FORMS
 from kalamdb.sql.run import Run
 from kalamdb.sql.settings import all_settings, show_setting
 from kalamdb.sql.statements import (
@@ -140,18 +142,51 @@ def _dropped(namespace: str | None, run: Run) -> list[Row]:
     ]
 
 
+def _like(rows: list[Row], place: int, pattern: str | None) -> list[Row]:
+    """The rows whose text there is LIKE the pattern."""
+    if pattern is None:
+        return rows
+    parts, escaped = [], False
+    for char in pattern:
+        if escaped or char not in "%_\\":
+            parts.append(re.escape(char))
+            escaped = False
+        elif char == "\\":
+            escaped = True
+        else:
+            parts.append(".*" if char == "%" else ".")
+    if escaped:
+        raise KalamError("22025", "LIKE pattern must not end with escape character")
+    matches = re.compile("".join(parts), re.DOTALL).fullmatch
+    return [row for row in rows if matches(row[place])]
+
+
+def _setting(statement: Show, run: Run) -> str:
+    try:
+        return show_setting(run.session, statement.what, run.transaction, run.executor.settings)
+    except KalamError as error:
+        error.position = statement.place
+        if error.hint is None:
+            error.hint = "SHOW also takes " + ", ".join(FORMS).upper() + " and TABLE name."
+        raise
+
+
 def show(statement: Statement, run: Run) -> Result:
     columns = result_columns(statement)
     rows: Sequence[Row]
     catalog = run.transaction.catalog
     match statement:
         case Describe():
-            rows = _described(access.resolve(catalog, statement.table, run.path))
+            table = access.resolve(catalog, statement.table, run.path)
+            access.check_describable(run.account, table)
+            rows = _like(_described(table), 0, statement.pattern)
         case ShowTable():
-            table = access.find_table(catalog, statement.table, run.path)
-            if table is None and not statement.if_exists:
+            found = access.find_table(catalog, statement.table, run.path)
+            if found is None and not statement.if_exists:
                 raise access.undefined_table(statement.table)
-            rows = [] if table is None else _table_options(table)
+            if found is not None:
+                access.check_describable(run.account, found)
+            rows = [] if found is None else _table_options(found)
         case ShowOutcome():
             rows = [(run.engine.outcome(statement.id),)]
         case ShowScanStats():
@@ -160,16 +195,17 @@ def show(statement: Statement, run: Run) -> Result:
         case Show(what="capabilities"):
             rows = capabilities(run.engine.server_id, run.engine.node_id)
         case Show(what="namespaces" | "schemas"):
-            rows = [(name,) for name in sorted(catalog.namespaces())]
+            rows = _like([(name,) for name in sorted(catalog.namespaces())], 0, statement.pattern)
         case Show(what="tables"):
-            found = sorted(_tables(statement.namespace, catalog), key=lambda table: (table.namespace, table.name))
-            rows = [(table.namespace, table.name, table.kind, table.owner) for table in found]
+            tables = sorted(_tables(statement.namespace, catalog), key=lambda table: (table.namespace, table.name))
+            rows = _like([(table.namespace, table.name, table.kind, table.owner) for table in tables
+                          if access.may_read(run.account, table)], 1, statement.pattern)
         case Show(what="dropped tables"):
             rows = _dropped(statement.namespace, run)
         case Show(what="all"):
             rows = all_settings(run.session, run.executor.settings)
         case Show():
-            rows = [(show_setting(run.session, statement.what, run.transaction, run.executor.settings),)]
+            rows = [(_setting(statement, run),)]
         case _:
             raise AssertionError(statement)
     return Result("SHOW" if not isinstance(statement, Describe) else "DESCRIBE", columns=columns, rows=rows)

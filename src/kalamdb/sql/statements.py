@@ -129,6 +129,7 @@ class SetSetting(Statement):
     name: str
     value: tuple[str, ...] | None  # None: DEFAULT
     local: bool = False
+    place: int | None = None  # of the name in the statement's text, from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,13 @@ class CheckSpec:
 class CreateNamespace(Statement):
     name: str
     if_not_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DropNamespace(Statement):
+    names: tuple[str, ...]
+    if_exists: bool
+    cascade: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,10 +280,15 @@ class UndropTable(Statement):
 # ---------- accounts ----------
 @dataclass(frozen=True, slots=True)
 class CreateUser(Statement):
+    """CREATE USER, or ALTER USER where ``alter``. ``exists``: IF NOT EXISTS, or IF EXISTS."""
+
     name: str
-    password: str | None
+    password: str | None  # None: NULL, where ``sets_password``
     role: str | None
     alter: bool = False
+    exists: bool = False
+    sets_password: bool = False
+    locked: bool | None = None  # LOCK, UNLOCK, or neither
 
     def __repr__(self) -> str:  # the password must not reach a log
         return f"CreateUser({self.name!r}, role={self.role!r}, alter={self.alter})"
@@ -291,6 +304,7 @@ class DropUser(Statement):
 @dataclass(frozen=True, slots=True)
 class Describe(Statement):
     table: Name
+    pattern: str | None = None  # LIKE, of SHOW COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +313,8 @@ class Show(Statement):
 
     what: str
     namespace: str | None = None
+    pattern: str | None = None  # LIKE
+    place: int | None = None  # of the setting's name in the statement's text, from 1
 
 
 @dataclass(frozen=True, slots=True)

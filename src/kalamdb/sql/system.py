@@ -19,7 +19,7 @@ _COLUMNS: dict[str, str] = {
     "columns": "namespace text, table text, position int4, name text, type text, not_null bool, default text, "
                "key int4",
     "namespaces": "name text",
-    "users": "name text, role text, has_password bool",
+    "users": "name text, role text, has_password bool, locked bool",
     "sessions": "id int8, account text, role text, tenant text, peer text, application_name text, state text, "
                 "connected_at timestamptz, statement_started_at timestamptz, transaction text, cursors int4",
     "transactions": "id text, session int8, isolation text, read_only bool, status text, started_at timestamptz, "

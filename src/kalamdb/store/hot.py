@@ -73,6 +73,8 @@ def _add_functions(connection: apsw.Connection) -> None:
     connection.create_scalar_function(NUMERIC_FUNCTION, _numeric_order, 1, deterministic=True)  # type: ignore[arg-type]
 
 
+#: of the size of a statement, whatever wrote it
+_LIMITS = re.compile(r"tree is too large|stack overflow|too many|too big", re.IGNORECASE)
 _DISK = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.NotADBError, apsw.BusyError, apsw.ProtocolError,
          apsw.PermissionsError)
 
@@ -89,6 +91,8 @@ def storage_error(error: BaseException, action: str = "write to") -> BaseExcepti
                           hint="kalam check tells more; restore it from a backup.")
     if isinstance(error, _DISK):
         return KalamError("58030", f"could not {action} the data directory: {error}", hint=hint)
+    if isinstance(error, apsw.SQLError | apsw.TooBigError) and _LIMITS.search(str(error)):
+        return KalamError("54001", "statement is too complex", detail=f"{str(error)[:1].upper()}{str(error)[1:]}.")
     return error
 
 

@@ -89,6 +89,7 @@ class CatalogView(Protocol):
     def tables(self, namespace: str | None = None) -> list[TableDef]: ...
     def namespaces(self) -> list[str]: ...
     def account(self, name: str) -> AccountDef | None: ...
+    def accounts(self) -> list[AccountDef]: ...
 
 
 class NotInMemory(Exception):
@@ -260,6 +261,12 @@ class Transaction(Protocol):
 
     # DDL: visible to this transaction at once, to others after commit; transactional
     async def create_namespace(self, name: str) -> None: ...
+    async def lock_namespace(self, name: str) -> None:
+        """Keep everybody else from making or dropping tables' namespace, or tables in it, until the end."""
+
+    async def drop_namespace(self, name: str) -> None:
+        """An empty one, which ``lock_namespace`` locked."""
+
     async def create_table(self, table: TableDef) -> TableDef:
         """Assigns id. 42P07 if it exists, 3F000 if the namespace does not."""
 
@@ -288,6 +295,9 @@ class Transaction(Protocol):
 
     async def put_account(self, account: AccountDef) -> None:
         """Make an account, or replace the one of its name. It counts at log-in after the commit."""
+
+    async def lock_account(self, name: str) -> None:
+        """Keep everybody else from changing an account until the end; "": the administrators as a whole."""
 
     async def drop_account(self, name: str) -> None: ...
 
@@ -352,6 +362,7 @@ class AccountDef:
     name: str
     role: Role
     password_hash: str | None = None
+    locked: bool = False  # no log-in at all
 
 
 class Accounts(Protocol):

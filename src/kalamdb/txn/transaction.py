@@ -606,11 +606,24 @@ class StoreTransaction:
         if name not in self.catalog.namespaces():
             self._define((self.catalog.changes or CatalogChanges()).with_namespace(name, self._version()))
 
+    async def lock_namespace(self, name: str) -> None:
+        self._check_writable()
+        await self._lock(("namespace", name))
+
+    async def drop_namespace(self, name: str) -> None:
+        await self.lock_namespace(name)
+        self._define((self.catalog.changes or CatalogChanges()).without_namespace(name, self._version()))
+
+    async def _settle_in(self, namespace: str, name: str) -> None:
+        """Lock a name for a new table, and its namespace against being dropped."""
+        await self._lock(("namespace", namespace), share=True)
+        await self._lock(("table", namespace, name))
+        if namespace not in self.catalog.namespaces():
+            raise KalamError("3F000", f'schema "{namespace}" does not exist')
+
     async def create_table(self, table: TableDef) -> TableDef:
         self._check_writable()
-        await self._lock(("table", table.namespace, table.name))
-        if table.namespace not in self.catalog.namespaces():
-            raise KalamError("3F000", f'schema "{table.namespace}" does not exist')
+        await self._settle_in(table.namespace, table.name)
         if self.catalog.table(table.namespace, table.name) is not None:
             raise KalamError("42P07", f'relation "{table.name}" already exists', schema=table.namespace,
                              table=table.name)
@@ -635,7 +648,7 @@ class StoreTransaction:
 
     async def restore_table(self, dropped: DroppedTable, namespace: str, name: str) -> TableDef:
         self._check_writable()
-        await self._lock(("table", namespace, name))
+        await self._settle_in(namespace, name)
         await self._lock((dropped.table.id,))
         if self.catalog.table(namespace, name) is not None:
             raise KalamError("42P07", f'relation "{name}" already exists', schema=namespace, table=name)
@@ -677,9 +690,12 @@ class StoreTransaction:
     async def drop_account(self, name: str) -> None:
         await self._change_account(name, None)
 
-    async def _change_account(self, name: str, account: AccountDef | None) -> None:
+    async def lock_account(self, name: str) -> None:
         self._check_writable()
         await self._lock(("account", name))
+
+    async def _change_account(self, name: str, account: AccountDef | None) -> None:
+        await self.lock_account(name)
         self._define((self.catalog.changes or CatalogChanges()).with_account(name, account, self._version()))
 
     def _version(self) -> int:
