@@ -192,6 +192,8 @@ def _in_list(node: InList) -> _Made:
     def member(batch: pa.RecordBatch, params: Params) -> Any:
         array = column(batch, params)
         listed = node.listed(params)
+        if not listed:  # nothing is among no values, not even NULL
+            return pa.repeat(pa.scalar(False), batch.num_rows)
         known = [bool(each) if family == "bool" else each for each in listed if each is not None]
         found = pc.is_in(array, pa.array(known, wanted))
         unknown = pc.is_null(array)
