@@ -91,6 +91,27 @@ def test_memory_stays_bounded(run: Runner, monkeypatch: pytest.MonkeyPatch) -> N
     run(test)
 
 
+@pytest.mark.parametrize("together", [1, 100])
+def test_wide_rows_become_a_run_before_they_are_many(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr("kalamdb.txn.bulk.BULK_ROWS", 1_000_000)
+    monkeypatch.setattr("kalamdb.txn.bulk.BULK_BYTES", 100_000)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = engine.begin(None)
+        for first in range(0, 400, together):
+            await one.insert(table, [("", (number, "x" * 1000)) for number in range(first, first + together)])
+        await one.insert(table, [("", (number, None)) for number in range(400, 500)])
+        assert one.rows_written == 500
+        await one.commit()
+        assert len(engine.tiered[table.id].segments) == 4
+        assert len(stored(engine, table)) == 500
+
+    run(test)
+
+
 def test_what_is_done_to_rows_of_a_run(run: Runner) -> None:
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, definition())

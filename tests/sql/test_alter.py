@@ -420,6 +420,30 @@ def swap(t: Client, other: Client, wire: Wire, sql: str) -> None:
     wire.answer()
 
 
+@pytest.mark.parametrize(("sql", "rows"), [
+    ("INSERT INTO {} (id) VALUES (9)", [("9",)]), ("DELETE FROM {}", []), ("ALTER TABLE {} ADD z integer", []),
+])
+def test_a_name_is_looked_up_again_when_its_table_is_gone(t: Client, other: Client, wire: Wire, ns: str, sql: str,
+                                                          rows: list[tuple[str]]) -> None:
+    t.run("BEGIN")
+    t.run("DROP TABLE t")
+    t.run("CREATE TABLE t (id bigint PRIMARY KEY)")
+    wire.send(sql.format(f'"{ns}"."t"'))
+    wait_until(lambda: other.rows("SELECT 1 FROM system.locks WHERE NOT granted") != [], "somebody waits")
+    t.run("COMMIT")
+    wire.answer()
+    assert t.rows("SELECT id FROM t") == rows
+    t.run("INSERT INTO t (id) VALUES (10)")
+    t.run("BEGIN")
+    t.run("DROP TABLE t")
+    wire.send(sql.format(f'"{ns}"."t"').replace("ADD z", "ADD y"))
+    wait_until(lambda: other.rows("SELECT 1 FROM system.locks WHERE NOT granted") != [], "somebody waits")
+    t.run("COMMIT")
+    with pytest.raises(Failed) as caught:
+        wire.answer()
+    assert caught.value.sqlstate == "42P01"
+
+
 def test_alter_means_the_table_that_has_the_name_now(t: Client, other: Client, wire: Wire, ns: str) -> None:
     swap(t, other, wire, f'ALTER TABLE "{ns}"."t" ADD z integer')
     assert list(columns(t)) == ["id", "z"]

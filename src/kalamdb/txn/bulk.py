@@ -1,9 +1,9 @@
 """Rows of a large transaction that do not stay in memory: runs, ordered files that a commit publishes as segments.
 
-Once a transaction has inserted ``BULK_ROWS`` rows into a table they are written to a scratch file in a segment's form,
-with the position of each in the column ``_pos`` and without ``_seq``, which the commit decides. Only rows that are new
-go there: their keys are in no other run and in no committed row, so that a run is read as a cold segment is. What the
-transaction does to such a row later stays in its overlay and hides it.
+Once a transaction has inserted ``BULK_ROWS`` rows, or ``BULK_BYTES`` of text, into a table they are written to a
+scratch file in a segment's form, with the position of each in the column ``_pos`` and without ``_seq``, which the
+commit decides. Only rows that are new go there: their keys are in no other run and in no committed row, so that a run
+is read as a cold segment is. What the transaction does to such a row later stays in its overlay and hides it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from kalamdb.txn.api import NotInMemory, TableDef
 
 #: rows of one table that a transaction holds in memory before they become a run
 BULK_ROWS = 100_000
+#: or so much text in them
+BULK_BYTES = 64 << 20
 CHUNK_ROWS = 8192
 CACHE_BYTES = 32 << 20
 _STORAGE = "scratch"

@@ -31,13 +31,15 @@ FEW = 16
 class TableOverlay:
     """Own versions of one table's rows."""
 
-    __slots__ = ("_order", "fresh", "layout", "rows", "runs", "table")
+    __slots__ = ("_order", "_wide", "fresh", "layout", "rows", "runs", "table", "weight")
 
     def __init__(self, table: TableDef, layout: Layout) -> None:
         self.table = table
         self.layout = layout
         self.runs = Runs(table, layout)
         self.fresh: list[RowKey] = []  # inserted since the last savepoint or run: these may become a run
+        self.weight = 0  # characters and bytes in those, about
+        self._wide = [place for place, column in enumerate(table.columns) if column.type.layout in ("utf8", "binary")]
         self.rows: dict[RowKey, Version] = {}
         self._order: list[RowKey] = []  # keys in order, those that came last perhaps missing
 
@@ -45,12 +47,23 @@ class TableOverlay:
         """The same rows under another definition."""
         made = TableOverlay(table, layout)
         made.runs = self.runs.altered(table, layout)
-        made.fresh = list(self.fresh)
+        made.fresh, made.weight = list(self.fresh), self.weight
         places = {column.id: place for place, column in enumerate(self.table.columns)}
         sources = [(places.get(column.id), column.missing) for column in table.columns]
         for key, version in self.rows.items():
             made.rows[key] = _altered(version, sources)
         return made
+
+    def forget_fresh(self) -> None:
+        self.fresh.clear()
+        self.weight = 0
+
+    def add_fresh(self, keys: Sequence[RowKey], rows: Sequence[Row]) -> None:
+        """Of many rows one in four is weighed: looking at all would take longer than the rest."""
+        self.fresh.extend(keys)
+        step = 4 if len(rows) >= FEW else 1
+        for place in self._wide:
+            self.weight += step * sum(len(row[place]) for row in rows[::step] if row[place] is not None)
 
     def forget(self, key: RowKey) -> None:
         del self.rows[key]
@@ -166,14 +179,14 @@ class Overlay:
     def insert(self, overlay: TableOverlay, key: RowKey, row: Row) -> None:
         """``write`` of a row whose key nobody has now."""
         if key not in overlay.rows:  # else there was one before: a committed row, or one in a run
-            overlay.fresh.append(key)
+            overlay.add_fresh((key,), (row,))
         self.write(overlay, key, row)
 
     def insert_new(self, overlay: TableOverlay, keys: Sequence[RowKey], rows: Sequence[Row]) -> None:
         """Rows of keys that nobody had before, this transaction included."""
         position = self.position
         overlay.rows.update(zip(keys, [(position, row, None) for row in rows], strict=True))
-        overlay.fresh.extend(keys)
+        overlay.add_fresh(keys, rows)
         if self._marks:
             self._undo.extend([(overlay, key) for key in keys])
 
@@ -183,7 +196,7 @@ class Overlay:
         for key, _, _ in rows:
             del overlay.rows[key]
         overlay.forget_order()
-        overlay.fresh.clear()
+        overlay.forget_fresh()
         overlay.runs.add(segment, written)
         if self._marks:  # all of them were written in the innermost level
             start, moved = self._marks[-1].undo, {key for key, _, _ in rows}
@@ -207,7 +220,7 @@ class Overlay:
     # ---------- savepoints ----------
     def open_level(self, locks: int) -> None:
         for overlay in self.tables.values():
-            overlay.fresh.clear()
+            overlay.forget_fresh()
         self._marks.append(_Mark(len(self._undo), locks))
 
     def release_level(self) -> None:
@@ -235,7 +248,7 @@ class Overlay:
             else:
                 overlay.rows[key] = before
         for overlay in self.tables.values():
-            overlay.fresh.clear()
+            overlay.forget_fresh()
         return mark.locks, definitions
 
     def clear(self) -> None:

@@ -224,7 +224,7 @@ class StoreTransaction:
     def _entered_table(self, table: TableDef) -> None:
         current = self.catalog.current(table)
         if current is None:
-            raise _gone(table)
+            raise self._gone(table)
         if current.version != table.version:
             raise StaleDefinition(table)
         if self._pinned is None and self.isolation != "read committed":
@@ -322,7 +322,7 @@ class StoreTransaction:
             return
         rows = overlay.for_run()
         if not rows:
-            overlay.fresh.clear()
+            overlay.forget_fresh()
             return
         storage = self._engine.tiers.storage(overlay.table)
         path = storage.scratch()
@@ -632,13 +632,17 @@ class StoreTransaction:
         self._define((self.catalog.changes or CatalogChanges()).with_table(made, self._version()))
         return made
 
+    def _gone(self, table: TableDef) -> Exception:
+        """For who waited while a table was dropped: its name is looked up again, as in PostgreSQL."""
+        return _gone(table) if self.catalog.table(table.namespace, table.name) is None else StaleDefinition(table)
+
     async def lock_to_drop(self, table: TableDef) -> None:
         self._check_writable()
         await self._lock(("table", table.namespace, table.name))
         await self._lock((table.id,))
         current = self.catalog.current(table)
         if current is None:
-            raise _gone(table)
+            raise self._gone(table)
         if current.version != table.version:  # its name may be another table's now
             raise StaleDefinition(table)
 
@@ -665,7 +669,7 @@ class StoreTransaction:
         await self._lock((table.id,))
         current = self.catalog.current(table)
         if current is None:
-            raise _gone(table)
+            raise self._gone(table)
         if self._pinned is None and self.isolation != "read committed":
             self._committed()
         return current
@@ -824,7 +828,8 @@ def _candidates(overlay: TableOverlay, scan: Scan) -> Sequence[tuple[RowKey, Ver
 
 def _spills(overlay: TableOverlay) -> bool:
     """Does the transaction hold as many of the table's rows in memory as it may?"""
-    return len(overlay.fresh) >= bulk.BULK_ROWS and bool(overlay.table.key) and not overlay.layout.stream
+    many = len(overlay.fresh) >= bulk.BULK_ROWS or overlay.weight >= bulk.BULK_BYTES
+    return many and bool(overlay.table.key) and not overlay.layout.stream
 
 
 def _own(layout: Layout, tenant: str, row: Row) -> Row:
