@@ -110,6 +110,7 @@ typedef struct KalamCap
 	bool		needs_utf8;		/* only if the database has the server's encoding */
 	bool		plain;			/* evaluated by the store itself, so under FOR UPDATE, too */
 	bool		is_key;			/* types: may be a key column */
+	bool		kept;			/* types: travels as its text, and only PostgreSQL compares it */
 } KalamCap;
 
 #define KALAM_REQ_TXN		0x01	/* run in the remote transaction, open it if need be */

@@ -184,15 +184,18 @@ static bool
 comparable(KalamConn *conn, Oid local, const char *remote_name)
 {
 	Oid			remote;
+	const KalamCap *cap;
 
 	local = getBaseType(local);
+	cap = kalam_capability(conn, 't', local);
 	if (strcmp(remote_name, "file") == 0)
 		return local == JSONBOID;
 	remote = kalam_attach_parse_type(remote_name);
 	if (local == remote || (is_text(local) && is_text(remote)))
 		return true;
 	/* what the server has no form for it keeps as text */
-	return is_text(remote) && kalam_capability(conn, 't', local) == NULL;
+	return (is_text(remote) && (cap == NULL || cap->kept)) ||
+		(kalam_mirror_is_vector(local) && strncmp(remote_name, "embedding", 9) == 0);
 }
 
 static void

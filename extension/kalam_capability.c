@@ -178,6 +178,7 @@ add_cap(KalamCapTable *table, PGresult *rows, int row)
 	cap->needs_utf8 = has_flag(flags, "u");
 	cap->plain = has_flag(flags, "plain");
 	cap->is_key = has_flag(flags, "key");
+	cap->kept = has_flag(flags, "kept");
 }
 
 static char *

@@ -19,9 +19,11 @@
 #include "libpq/pqformat.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "pgtime.h"
 #include "port/pg_bswap.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/bytea.h"
 #include "utils/date.h"
 #include "utils/float.h"
 #include "utils/fmgrprotos.h"
@@ -29,8 +31,10 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
+#include "utils/pg_locale.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
+#include "utils/xml.h"
 
 #ifdef WORDS_BIGENDIAN
 #error "pg_kalam exchanges little-endian buffers and does not swap them"
@@ -151,6 +155,15 @@ kalam_set_transmission_modes(void)
 	if (extra_float_digits < 3)
 		(void) set_config_option("extra_float_digits", "3", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
 								 false);
+	if (bytea_output != BYTEA_OUTPUT_HEX)	/* inside arrays and rows */
+		(void) set_config_option("bytea_output", "hex", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (xmloption != XMLOPTION_CONTENT)
+		(void) set_config_option("xmloption", "content", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (strcmp(locale_monetary, "C") != 0)
+		(void) set_config_option("lc_monetary", "C", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	/* one text for one moment, inside ranges and arrays */
+	if (strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0)
+		(void) set_config_option("timezone", "UTC", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	/* regclass and its like are written with their schemas */
 	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	return nestlevel;
@@ -184,11 +197,29 @@ cstring_from_wire(const char *s, int len)
 	return text == s ? pnstrdup(s, len) : unconstify(char *, text);
 }
 
+/* PostgreSQL writes the least number of microseconds of an interval, but does not read it. */
+static Datum
+interval_from_text(KalamConverter *c, char *text)
+{
+	static const char least[] = "-2562047788:00:54.775808";
+	int			start = strlen(text) - strlen(least);
+	bool		is_least = start >= 0 && strcmp(text + start, least) == 0;
+	Datum		value;
+
+	if (is_least)
+		text[strlen(text) - 1]--;
+	value = InputFunctionCall(&c->in, text, c->ioparam, c->typmod);
+	if (is_least)
+		DatumGetIntervalP(value)->time--;
+	return value;
+}
+
 static Datum
 input_from_wire(KalamConverter *c, const char *s, int len)
 {
 	char	   *text = cstring_from_wire(s, len);
-	Datum		value = InputFunctionCall(&c->in, text, c->ioparam, c->typmod);
+	Datum		value = c->typid == INTERVALOID ? interval_from_text(c, text) :
+		InputFunctionCall(&c->in, text, c->ioparam, c->typmod);
 
 	pfree(text);
 	return value;

@@ -159,7 +159,12 @@ dispatch(KalamUtility *u)
 			explain(u, (ExplainStmt *) stmt);
 			break;
 		case T_AlterTableStmt:
+			kalam_refuse_attributes((AlterTableStmt *) stmt);
 			kalam_bridge_alter(u);
+			break;
+		case T_AlterEnumStmt:
+			kalam_refuse_enum_rename((AlterEnumStmt *) stmt);
+			kalam_utility_run(u);
 			break;
 		case T_RenameStmt:
 			kalam_rename_run(u);

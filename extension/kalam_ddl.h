@@ -12,6 +12,7 @@
  * kalam_drift.c   where the two sides differ; taking ownership
  * kalam_drop.c    what DROP, in all its forms, means for the server
  * kalam_refuse.c  statements that would leave the two sides apart
+ * kalam_types.c   changes of a type that rows would not survive
  * kalam_secret.c  secrets given on a server go into a mapping
  * kalam_mapping.c who may bind a role to a tenant
  * kalam_bridge.c  statements PostgreSQL knows for its own tables only
@@ -89,6 +90,7 @@ extern char *kalam_mirror_fact(PGresult *rows, const char *name);
 extern bool kalam_mirror_is_managed(Oid relid);
 /* type's name in server SQL, with its modifier; "text" for what is kept as text */
 extern char *kalam_mirror_type(KalamConn *conn, Oid typid, int32 typmod);
+extern bool kalam_mirror_is_vector(Oid typid);
 extern const char *kalam_mirror_column_type(KalamConn *conn, Oid relid, Form_pg_attribute att);
 /* a column's DEFAULT in server SQL; NULL: none, or one that is PostgreSQL's alone */
 extern const char *kalam_mirror_default(Relation rel, Oid serverid, AttrNumber attnum);
@@ -140,6 +142,10 @@ extern bool kalam_alter_is_mirrored(const AlterTableCmd *cmd);
 extern void kalam_refuse_managed(const AlterTableCmd *cmd);
 extern void kalam_refuse_explain_as(const CreateTableAsStmt *stmt);
 extern void kalam_refuse_index(const IndexStmt *stmt);
+
+/* ---------- kalam_types.c ---------- */
+extern void kalam_refuse_enum_rename(const AlterEnumStmt *stmt);
+extern void kalam_refuse_attributes(const AlterTableStmt *stmt);
 
 /* ---------- kalam_secret.c ---------- */
 extern void kalam_secret_run(KalamUtility *u);	/* CREATE and ALTER of a SERVER or USER MAPPING */

@@ -88,13 +88,22 @@ mending(Comparison *c, const char *column, const char *what)
 	return psprintf("ALTER FOREIGN TABLE %s ALTER COLUMN %s %s", c->name, quote_identifier(column), what);
 }
 
+/* A table made by a server that did not know the type. */
+static bool
+is_kept_as_text(KalamConn *conn, Oid typid, const char *there)
+{
+	const KalamCap *cap = kalam_capability(conn, 't', getBaseType(typid));
+
+	return strcmp(there, "text") == 0 && cap != NULL && cap->kept;
+}
+
 static void
 compare_type(Comparison *c, Form_pg_attribute att, int row)
 {
 	const char *here = shown_type(kalam_mirror_column_type(c->conn, c->relid, att));
 	const char *there = shown_type(kalam_result_text(c->columns, row, 1));
 
-	if (strcmp(here, there) != 0)
+	if (strcmp(here, there) != 0 && !is_kept_as_text(c->conn, att->atttypid, there))
 		differ(c, psprintf("column %s", quote_identifier(NameStr(att->attname))), "has another type",
 			   format_type_with_typemod(att->atttypid, att->atttypmod), there,
 			   mending(c, NameStr(att->attname), psprintf("TYPE %s", there)));

@@ -80,6 +80,8 @@ append_column(Import *import, StringInfo sql, PGresult *rows, int row)
 	int			place = kalam_attach_key_place(rows, row);
 	bool		file = strcmp(type, "file") == 0;
 
+	if (strncmp(type, "embedding", 9) == 0)
+		type = OidIsValid(kalam_attach_parse_type("vector")) ? psprintf("vector%s", type + 9) : "text";
 	appendStringInfo(sql, "%s%s %s", row > 0 ? ", " : "", kalam_quote(kalam_result_text(rows, row, 0)), file ? "jsonb" : type);
 	if (place > 0 || file)
 	{

@@ -13,7 +13,9 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -27,6 +29,8 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
 
 #include "kalam_core.h"
 #include "kalam_ddl.h"
@@ -167,6 +171,59 @@ with_modifier(const char *type, const char *modifier, int len)
 	return psprintf("%.*s%.*s%s", head, type, len, modifier, type + head);
 }
 
+/* pgvector's, in whatever schema it is */
+bool
+kalam_mirror_is_vector(Oid typid)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(typid));
+	Form_pg_type form;
+	bool		found;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_type) GETSTRUCT(tuple);
+	found = typid >= FirstGenbkiObjectId && form->typtype == TYPTYPE_BASE && strcmp(NameStr(form->typname), "vector") == 0;
+	ReleaseSysCache(tuple);
+	return found;
+}
+
+/* Types whose input functions take nothing. */
+static bool
+is_unreadable(Oid typid)
+{
+	static const Oid unreadable[] = {
+		PG_NODE_TREEOID, PG_NDISTINCTOID, PG_DEPENDENCIESOID, PG_MCV_LISTOID, PG_BRIN_BLOOM_SUMMARYOID,
+		PG_BRIN_MINMAX_MULTI_SUMMARYOID, GTSVECTOROID,
+	};
+
+	for (int i = 0; i < lengthof(unreadable); i++)
+	{
+		if (unreadable[i] == typid)
+			return true;
+	}
+	return false;
+}
+
+static bool
+is_storable(Oid typid)
+{
+	Oid			base = getBaseType(typid);
+	Oid			element = get_element_type(base);
+	TupleDesc	desc;
+	bool		storable = true;
+
+	check_stack_depth();
+	if (OidIsValid(element))
+		return is_storable(element);
+	if (get_typtype(base) != TYPTYPE_COMPOSITE)
+		return !is_unreadable(base);
+	desc = lookup_rowtype_tupdesc(base, -1);
+	for (int i = 0; i < desc->natts && storable; i++)
+		storable = TupleDescAttr(desc, i)->attisdropped || is_storable(TupleDescAttr(desc, i)->atttypid);
+	ReleaseTupleDesc(desc);
+	return storable;
+}
+
 char *
 kalam_mirror_type(KalamConn *conn, Oid typid, int32 typmod)
 {
@@ -176,9 +233,11 @@ kalam_mirror_type(KalamConn *conn, Oid typid, int32 typmod)
 	char	   *open;
 	char	   *close;
 
+	if (cap == NULL && kalam_mirror_is_vector(base))
+		return typmod > 0 ? psprintf("embedding(%d)", typmod) : "embedding";
 	if (cap == NULL)
 		return "text";
-	if (typmod < 0)
+	if (typmod < 0 || OidIsValid(get_element_type(base)) || strcmp(cap->remote, "text") == 0)
 		return pstrdup(cap->remote);
 	local = format_type_with_typemod(base, typmod);
 	open = strchr(local, '(');
@@ -186,6 +245,15 @@ kalam_mirror_type(KalamConn *conn, Oid typid, int32 typmod)
 	if (close == NULL)
 		return pstrdup(cap->remote);
 	return with_modifier(cap->remote, open, close - open + 1);
+}
+
+/* Labels of enums are equal where their texts are; they sort otherwise, which is left to PostgreSQL. */
+static bool
+is_enum(Oid typid)
+{
+	Oid			element = get_element_type(typid);
+
+	return get_typtype(OidIsValid(element) ? element : typid) == TYPTYPE_ENUM;
 }
 
 static void
@@ -199,13 +267,13 @@ check_key_type(Mirror *m, Form_pg_attribute att)
 				 errmsg("column \"%s\" with a nondeterministic collation cannot be part of the key",
 						NameStr(att->attname)),
 				 errhint("The server compares keys byte by byte.")));
-	if (cap && cap->is_key)
+	if ((cap && cap->is_key) || is_enum(getBaseType(att->atttypid)))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 			 errmsg("column \"%s\" of type %s cannot be part of the key", NameStr(att->attname),
 					format_type_be(att->atttypid)),
-			 errhint("Keys compare as PostgreSQL compares only for the server's own types, as bigint, text, uuid or timestamptz.")));
+			 errhint("The server does not know which values of the type are equal. Make the key of columns of PostgreSQL's own types.")));
 }
 
 /* ---------- defaults ---------- */
@@ -300,6 +368,13 @@ kalam_mirror_column_type(KalamConn *conn, Oid relid, Form_pg_attribute att)
 {
 	const char *type = kalam_find_option(GetForeignColumnOptions(relid, att->attnum), "remote_type");
 
+	if (!is_storable(att->atttypid))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("column \"%s\" has type %s, whose values cannot be stored in KalamDB", NameStr(att->attname),
+						format_type_be(att->atttypid)),
+				 errdetail("PostgreSQL reads no value of the type from text."),
+				 errhint("Keep the text itself in a column of type text.")));
 	return type ? type : kalam_mirror_type(conn, att->atttypid, att->atttypmod);
 }
 

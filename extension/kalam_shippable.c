@@ -261,10 +261,19 @@ cannot_fail(Node *node)
 	}
 }
 
+/* Is this known to the server as a type, not just as some text? */
+static bool
+type_allowed(Oid type, ShipContext *cxt)
+{
+	const KalamCap *cap = kalam_capability(cxt->scope->conn, 't', getBaseType(type));
+
+	return cap != NULL && !cap->kept;
+}
+
 static bool
 ship_value(Node *node, Oid type, ShipContext *cxt)
 {
-	if (kalam_capability(cxt->scope->conn, 't', getBaseType(type)) == NULL)
+	if (!type_allowed(type, cxt))
 		return false;
 	if (cxt->conditional && !cannot_fail(node))
 		return false;
@@ -319,13 +328,6 @@ static bool
 ship_var(Var *var)
 {
 	return var->varattno > 0;
-}
-
-/* Is this known to the server as a type, not just as some text? */
-static bool
-type_allowed(Oid type, ShipContext *cxt)
-{
-	return kalam_capability(cxt->scope->conn, 't', getBaseType(type)) != NULL;
 }
 
 /* Computed somewhere below; the value may be handed up through outer joins: kalam_join.c. */

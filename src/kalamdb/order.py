@@ -12,10 +12,18 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
+from kalamdb import kept
+
 #: NaN as SQLite holds it, which would make NULL of it: a blob is above every number there, as NaN is in PostgreSQL
 NAN = struct.pack(">d", float("nan"))
 #: the SQLite function that gives a numeric column's order
 NUMERIC_FUNCTION = "kalam_numeric"
+
+
+def key_function(type_name: str) -> str:
+    """The SQLite function that gives the order of a type kept as text."""
+    return f"kalam_key_{type_name}"
+
 
 INTEGERS = frozenset({"int2", "int4", "int8", "date", "timestamp", "timestamptz"})
 _FLOATS = frozenset({"float4", "float8"})
@@ -76,11 +84,14 @@ def part_encoder(type_name: str) -> Callable[[Any], bytes]:
         return integer_bytes
     if type_name in _FLOATS:
         return float_bytes
+    found = kept.TYPES.get(type_name)
+    if found is not None and found.key is not None:
+        return found.key
     return _ENCODERS.get(type_name, text_bytes)
 
 
 _ENCODERS: dict[str, Callable[[Any], bytes]] = {
-    "numeric": numeric_bytes, "bool": _bool_bytes, "bytea": blob_bytes, "uuid": _uuid_bytes,
+    "numeric": numeric_bytes, "bool": _bool_bytes, "bytea": blob_bytes, "uuid": _uuid_bytes, "jsonb": kept.jsonb_key,
 }
 
 
@@ -134,6 +145,9 @@ def part_decoder(type_name: str) -> Callable[[bytes, int], Part]:
         return _read_integer
     if type_name in _FLOATS:
         return _read_float
+    found = kept.TYPES.get(type_name)
+    if found is not None and found.shown is not None:
+        return found.shown
     return _DECODERS.get(type_name, _read_text)
 
 

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from kalamdb import kept
 from kalamdb.errors import KalamError
 
 #: type OID of a value that is an Arrow IPC message or stream (docs/protocol.md)
@@ -544,7 +545,7 @@ def _make() -> list[PgType]:
                lambda d: micros.unpack(d)[0], micros.pack),
         _text_kind("json", 114, "json", is_key=False, read=_read_json),
         PgType("jsonb", 3802, -1, "jsonb", "utf8", canonical_jsonb, _write_plain, _read_jsonb_binary,
-               lambda v: b"\x01" + v.encode(), is_key=False),
+               lambda v: b"\x01" + v.encode()),
     ]
     return table
 
@@ -603,11 +604,18 @@ def _no_text(text: str) -> Value:
     raise KalamError("0A000", "record batches travel in binary only")
 
 
+def _kept(each: kept.Kept) -> PgType:
+    """It travels as text, and clients are told so."""
+    return _text_kind(each.name, 25, each.display, is_key=each.key is not None, text_only=True, read=each.read)
+
+
+
 TYPES: tuple[PgType, ...] = tuple(_make())
 #: a parameter that holds an Arrow IPC stream
 ARROW = PgType("kalam_arrow", ARROW_OID, -1, "kalam_arrow", "binary", _no_text, str, bytes, bytes, False)
-_BY_NAME = {type_.name: type_ for type_ in TYPES}
+_BY_NAME = {type_.name: type_ for type_ in (*TYPES, *map(_kept, kept.TYPES.values()))}
 _BY_OID = {type_.oid: type_ for type_ in (*TYPES, ARROW)}
+#: of parameters
 ARRAYS: dict[str, PgType] = {f"{name}[]": _array(_BY_NAME[name], oid) for name, oid in _ARRAY_OIDS.items()}
 _BY_OID.update({type_.oid: type_ for type_ in ARRAYS.values()})
 TEXT = _BY_NAME["text"]
@@ -618,8 +626,13 @@ _ALIASES = {
     "double precision": "float8", "double": "float8", "decimal": "numeric", "character varying": "varchar",
     "string": "text", "file": "jsonb",
     "timestamp without time zone": "timestamp", "timestamp with time zone": "timestamptz",
+    "time without time zone": "time", "time with time zone": "timetz", "character": "bpchar", "char": "bpchar",
+    "bit varying": "varbit",
 }
+#: of one character or bit where no length is given
+_SINGLE = frozenset({"char", "character", "bit"})
 _DECLARED = re.compile(r"\s*([a-z_][a-z0-9_ ]*?)\s*(?:\(\s*([\d\s,+-]+?)\s*\))?\s*((?:with|without) time zone)?\s*")
+_BRACKETS = re.compile(r"(.*?)\s*(?:array|(?:\[\s*\d*\s*\]\s*)+)", re.DOTALL)
 
 
 def by_name(name: str) -> PgType:
@@ -638,17 +651,27 @@ def by_oid(oid: int) -> PgType | None:
 
 def parse_declared(declared: str) -> tuple[PgType, int]:
     """``numeric(10,2)`` → the type and its typmod (-1: none). 42704 for an unknown type, 22023 for bad modifiers."""
+    array = _BRACKETS.fullmatch(declared.lower().strip())
+    if array is not None:
+        element = parse_declared(array[1])[0].name
+        if "_" + element in kept.TYPES:
+            return _BY_NAME["_" + element], -1
     match = _DECLARED.fullmatch(declared.lower())
     name = f"{match[1]} {match[3]}" if match and match[3] else match[1] if match else ""
     type_ = _BY_NAME.get(_ALIASES.get(name, name))
-    if type_ is None or match is None:
-        raise KalamError("42704", f'type "{declared.strip()}" does not exist',
-                         hint="Types of the server: " + ", ".join(t.display for t in TYPES) + ".")
+    if type_ is None or match is None or name.startswith("_"):
+        raise KalamError("42704", f'type "{declared.strip()}" does not exist', hint="Types of the server: "
+                         + ", ".join([*(t.display for t in TYPES), *(k.display for k in kept.SCALARS)])
+                         + ", and arrays of them.")
     try:
-        modifiers = [int(part) for part in match[2].split(",")] if match[2] else []
+        modifiers = [int(part) for part in match[2].split(",")] if match[2] else [1] if name in _SINGLE else []
     except ValueError:  # of digits, blanks and commas, but no list of numbers
         raise KalamError("42601", f'syntax error in type "{declared.strip()}"') from None
     return type_, _typmod(type_, modifiers, declared)
+
+
+#: types whose modifier is a number of digits after the second's point
+_FRACTIONS = frozenset({"timestamp", "timestamptz", "time", "timetz", "interval"})
 
 
 def _typmod(type_: PgType, modifiers: list[int], declared: str) -> int:
@@ -661,7 +684,9 @@ def _typmod(type_: PgType, modifiers: list[int], declared: str) -> int:
         scale = modifiers[1] if len(modifiers) == 2 else 0
         if -1000 <= scale <= 1000:
             return ((first << 16) | (scale & 0x7FF)) + 4
-    if type_.name in ("timestamp", "timestamptz") and len(modifiers) == 1 and 0 <= first <= 6:
+    if type_.name in _FRACTIONS and len(modifiers) == 1 and 0 <= first <= 6:
+        return first
+    if type_.name in kept.LIMITS and len(modifiers) == 1 and 1 <= first <= kept.LIMITS[type_.name]:
         return first
     raise KalamError("22023", f'invalid type modifier in "{declared.strip()}"')
 
@@ -681,7 +706,7 @@ def apply_typmod(type_: PgType, value: Value, typmod: int) -> Value:
         unit = 10 ** (6 - typmod)
         rounded = (abs(value) + unit // 2) // unit * unit
         return rounded if value >= 0 else -rounded
-    return value
+    return kept.assigned(type_.name, value, typmod) if type_.text_only else value
 
 
 def _round_numeric(text: str, precision: int, scale: int) -> str:

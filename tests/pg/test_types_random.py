@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from .pair import Pair
-from .values import DATE, FLOAT4, FLOAT8, NUMERIC, TEXT, TIMESTAMP, UUID
+from .values import DATE, FLOAT4, FLOAT8, KEPT, NUMERIC, TEXT, TIMESTAMP, UUID
 
 pytestmark = pytest.mark.pg
 
@@ -36,6 +36,30 @@ def double_of(bits: int) -> str:
 moments = st.integers(-210_000_000_000, 9_000_000_000_000).flatmap(
     lambda seconds: st.integers(0, 999_999).map(lambda micros: f"{seconds}.{micros:06}")
 )
+
+
+def array_text(values: list[str | None]) -> str:
+    def element(value: str) -> str:
+        doubled = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{doubled}"'
+
+    return "{" + ",".join("NULL" if value is None else element(value) for value in values) + "}"
+
+
+def arrays(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.lists(st.none() | values, max_size=4).map(array_text)
+
+
+clocks = st.tuples(st.integers(0, 23), st.integers(0, 59), st.integers(0, 59), st.integers(0, 999_999)).map(
+    lambda parts: "{:02}:{:02}:{:02}.{:06}".format(*parts)
+)
+zones = st.integers(-57_599, 57_599).map(
+    lambda zone: f"{'-' if zone < 0 else '+'}{abs(zone) // 3600:02}:{abs(zone) // 60 % 60:02}:{abs(zone) % 60:02}"
+)
+whole_numbers = st.integers(-(2**31), 2**31 - 1)
+intervals = st.tuples(whole_numbers, whole_numbers, st.integers(1 - 2**63, 2**63 - 1)).map(
+    lambda parts: f"{parts[0]} mons {parts[1]} days {parts[2]} us"
+)
 numbers = st.decimals(allow_nan=True, allow_infinity=True).map(str).filter(lambda text: "sNaN" not in text)
 VALUES: dict[str, st.SearchStrategy[str]] = {
     "boolean": st.sampled_from(["true", "false"]),
@@ -55,6 +79,18 @@ VALUES: dict[str, st.SearchStrategy[str]] = {
     "uuid": st.uuids().map(str),
     "json": words,
     "jsonb": words,
+    "time": clocks,
+    "timetz": st.tuples(clocks, zones).map("".join),
+    "interval": intervals,
+    "varbit": st.text("01", max_size=20),
+    "inet": st.ip_addresses().flatmap(lambda ip: st.integers(0, ip.max_prefixlen).map(lambda bits: f"{ip}/{bits}")),
+    "char(25)": words,
+    "int4range": st.tuples(whole_numbers, whole_numbers).map(sorted).map(lambda ends: f"[{ends[0]},{ends[1]})"),
+    "text[]": arrays(words),
+    "numeric[]": arrays(st.decimals(-(10**50), 10**50, allow_nan=False, allow_infinity=False).map(str)),
+    "double precision[]": arrays(floats),
+    "bytea[]": arrays(st.binary(max_size=9).map(lambda data: "\\x" + data.hex())),
+    "interval[]": arrays(intervals),
 }  # fmt: skip
 
 
@@ -122,8 +158,14 @@ COLUMNS: dict[str, tuple[str, list[str]]] = {
     "da": ("date", DATE),
     "ts": ("timestamp", TIMESTAMP),
     "u": ("uuid", UUID),
+    "iv": ("interval", KEPT["interval"][:-3]),
+    "ne": ("inet", KEPT["inet"]),
+    "ar": ("numeric[]", ["{1.0,1.00}", "{1,1}", "{}", "{1,NULL}", "{NaN}"]),
+    "tz": ("timetz", KEPT["timetz"]),
 }
-ALIKE = [["s", "i", "l", "n"], ["r", "d"], ["n"], ["b"], ["t", "v"], ["da"], ["ts"], ["u"], ["s", "d"], ["da", "ts"]]
+ALIKE = [["iv"], ["ne"], ["ar"], ["tz"],
+         ["s", "i", "l", "n"], ["r", "d"], ["n"], ["b"], ["t", "v"], ["da"], ["ts"], ["u"],
+         ["s", "d"], ["da", "ts"]]
 OPERATORS = ["=", "<>", "<", "<=", ">", ">="]
 #: comparisons of these pairs are in the capability table
 SENT = [{"s", "i", "l"}, {"r", "d"}, {"n"}, {"t", "v"}, {"da"}, {"ts"}, {"u"}]

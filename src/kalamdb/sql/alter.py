@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kalamdb import types
+from kalamdb import kept, types
 from kalamdb.api import Result, Row
 from kalamdb.errors import KalamError
 from kalamdb.sql import access, checks, system
@@ -86,13 +86,21 @@ def wider(before: ColumnDef, kind: types.PgType, typmod: int) -> bool:
         return any(one in family and two in family for family in _FAMILIES) and _WIDTHS[one] <= _WIDTHS[two]
     if one == two and typmod == -1:
         return True
+    if one == two in ("bit", "embedding"):
+        return False
     if one == two == "varchar":
         return before.typmod != -1 and typmod >= before.typmod
     if one == two == "numeric":
         return before.typmod != -1 and _wider_numeric(before.typmod - 4, typmod - 4)
     if one == two:  # timestamps
         return before.typmod != -1 and typmod >= before.typmod
+    if two == "text" and one in _WRITTEN:
+        return True
     return {one, two} <= {"varchar", "text"} and typmod == -1
+
+
+#: kept as text, whose cast to text is that text
+_WRITTEN = {name for name in kept.TYPES if name not in ("bpchar", "inet", "cidr")}
 
 
 def _wider_numeric(before: int, after: int) -> bool:
@@ -238,7 +246,8 @@ class Alteration:
             raise
         if (kind.name, typmod) == (column.type.name, column.typmod) and is_file(action.type) == column.is_file:
             return
-        if not wider(column, kind, typmod) or column.is_file or is_file(action.type):
+        key = place in self.table.key and column.type.name in _WRITTEN
+        if not wider(column, kind, typmod) or key or column.is_file or is_file(action.type):
             raise KalamError("0A000", f'cannot alter type of column "{column.name}" from {column.declared} to '
                                       f"{action.type}", column=column.name, hint=_WIDER)
         self._replace(place, type=kind, typmod=typmod, declared=action.type)

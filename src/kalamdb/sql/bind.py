@@ -258,6 +258,8 @@ class Binder:
         if source == wanted:
             return Value(operand.index, operand.constant)
         convert: Callable[[Any], Any] | None = None
+        if target.text_only and source == "text" and operand.index is not None:
+            return Value(operand.index, None, target.read)
         if wanted == "numeric" and source == "int":
             convert = str
         elif wanted == "float" and source in ("int", "numeric"):

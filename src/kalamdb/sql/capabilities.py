@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from kalamdb import __version__
+from kalamdb import __version__, kept
 from kalamdb.sql.functions import SIGNATURES, Signature
 
 CapabilityRow = tuple[str, str, str, str, str]
@@ -36,8 +36,10 @@ TYPES: tuple[tuple[str, str, str, str], ...] = (
     ("timestamptz", "int64", "timestamptz", "key"),
     ("uuid", "binary", "uuid", "key"),
     ("json", "utf8", "json", ""),
-    ("jsonb", "utf8", "jsonb", ""),
+    ("jsonb", "utf8", "jsonb", "key"),
 )
+#: kept as text, whose text is one for all equal values
+_WRITTEN_AS_EQUAL = ("char", "money", "name", "oid", "pg_lsn", "tsvector", "xid8")
 _REMOTE = {name: remote for name, _, remote, _ in TYPES}
 
 #: pairs of types whose comparison operators exist in PostgreSQL and are evaluated here
@@ -161,8 +163,15 @@ def windows() -> Iterator[CapabilityRow]:
             yield "window", each.name, args, each.name, ""
 
 
-def types() -> list[CapabilityRow]:
-    return [("type", name, layout, remote, flags) for name, layout, remote, flags in TYPES]
+def types() -> Iterator[CapabilityRow]:
+    """Those with a form of their own, and (flag ``kept``) those that travel as text and are compared by PostgreSQL."""
+    for name, layout, remote, flags in TYPES:
+        yield "type", name, layout, remote, flags
+    for each in kept.TYPES.values():
+        if each.name != "embedding":  # which is no type of pg_catalog
+            yield "type", each.name, "utf8", each.remote, "kept key" if each.key is not None else "kept"
+    for name in _WRITTEN_AS_EQUAL:
+        yield "type", name, "utf8", "text", "kept key"
 
 
 def capabilities(server_id: str, node_id: int) -> list[CapabilityRow]:

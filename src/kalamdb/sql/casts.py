@@ -6,11 +6,11 @@ the type that it is cast to; everything else is converted as PostgreSQL's catalo
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from kalamdb import types
 from kalamdb.errors import KalamError
+from kalamdb.kept import read_interval
 from kalamdb.sql import fields, native
 from kalamdb.sql.bind import Params
 from kalamdb.sql.functions import failure
@@ -19,6 +19,7 @@ from kalamdb.sql.kinds import (
     INTEGERS,
     INTERVAL,
     JSONS,
+    KEPT,
     MOMENTS,
     NUMBERS,
     NUMERIC,
@@ -29,6 +30,7 @@ from kalamdb.sql.kinds import (
     Kind,
     decimal,
     kind,
+    of_column,
 )
 
 
@@ -74,49 +76,6 @@ def numeric_constant(text: str) -> Typed:
     return Typed(f"'{text}'", NUMERIC, True)
 
 
-_UNITS = {
-    "microsecond": ("us", 1), "us": ("us", 1), "usec": ("us", 1), "millisecond": ("us", 1000), "ms": ("us", 1000),
-    "msec": ("us", 1000), "second": ("us", 10**6), "sec": ("us", 10**6), "s": ("us", 10**6),
-    "minute": ("us", 60 * 10**6), "min": ("us", 60 * 10**6), "m": ("us", 60 * 10**6),
-    "hour": ("us", 3600 * 10**6), "hr": ("us", 3600 * 10**6), "h": ("us", 3600 * 10**6),
-    "day": ("days", 1), "d": ("days", 1), "week": ("days", 7), "w": ("days", 7),
-    "month": ("months", 1), "mon": ("months", 1), "year": ("months", 12), "yr": ("months", 12), "y": ("months", 12),
-    "decade": ("months", 120), "century": ("months", 1200), "centurie": ("months", 1200),
-}  # fmt: skip
-_PIECE = re.compile(r"\s*(?:([+-]?\d+):(\d{1,2})(?::(\d{1,2})(?:\.(\d{1,6})\d*)?)?|([+-]?\d+)\s*([a-zA-Z]+))")
-
-
-def read_interval(text: str) -> tuple[int, int, int]:
-    """Months, days and microseconds of ``1 year 2 mons 3 days 04:05:06.7``."""
-    total = {"months": 0, "days": 0, "us": 0}
-    place, body = 0, text.strip()
-    if re.fullmatch(r"[+-]?\d+", body):
-        body += " s"
-    ago = body.lower().endswith(" ago")
-    body = body[:-4] if ago else body
-    while place < len(body):
-        found = _PIECE.match(body, place)
-        if found is None:
-            break
-        hours, minutes, seconds, fraction, count, unit = found.groups()
-        if hours is not None:
-            micros = (int(hours.lstrip("+-")) * 60 + int(minutes)) * 60 + int(seconds or 0)
-            micros = micros * 10**6 + int((fraction or "").ljust(6, "0"))
-            total["us"] += -micros if hours[0] == "-" else micros
-        else:
-            word = unit.lower()
-            known = _UNITS.get(word) or _UNITS.get(word.rstrip("s"))
-            if known is None:
-                break
-            total[known[0]] += int(count) * known[1]
-        place = found.end()
-    if place < len(body) or not body:
-        raise KalamError("22007", f'invalid input syntax for type interval: "{text}"',
-                         hint="Write it as '1 year 2 months 3 days 04:05:06'.")
-    sign = -1 if ago else 1
-    return sign * total["months"], sign * total["days"], sign * total["us"]
-
-
 def interval_constant(text: str) -> Typed:
     months, days, micros = read_interval(text)
     if max(abs(months), abs(days)) >= 2**31 or abs(micros) >= 2**63:
@@ -151,7 +110,7 @@ def parameter(index: int, target: Kind, params: Params) -> Typed:
     assert announced is not None
     form = "n" if announced.name == "numeric" else "p"
     exact = f"\0r{index}\0" if announced.name in RAW else None
-    return Typed(f"\0{form}{index}\0", kind(announced.name), True, exact=exact)
+    return Typed(f"\0{form}{index}\0", of_column(announced, -1), True, exact=exact)
 
 
 def settled(typed: Typed, params: Params) -> Typed:
@@ -168,7 +127,9 @@ _TO_INT = {"int2": "smallint", "int4": "integer", "int8": "bigint"}
 def to_text(typed: Typed) -> Typed:
     """The type's output function."""
     name = typed.kind.name
-    if name in STRINGS or name in JSONS:
+    if name == "bpchar":
+        return Typed(f"rtrim({typed.sql}, ' ')", TEXT)
+    if name in STRINGS or name in JSONS or name in KEPT:
         return Typed(typed.sql, TEXT, typed.simple)
     if name == "numeric":
         sql = typed.exact or (f"CAST({typed.sql} AS VARCHAR)" if typed.kind.fixed else typed.sql)

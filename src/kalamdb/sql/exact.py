@@ -20,7 +20,7 @@ import duckdb
 import pyarrow as pa
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
-from kalamdb import types
+from kalamdb import kept, types
 from kalamdb.errors import KalamError
 from kalamdb.order import numeric_bytes
 from kalamdb.sql import native
@@ -688,6 +688,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("j_typeof", (_V,), _V, json_typeof), Function("j_length", (_V,), _I, json_array_length),
     Function("j_equal", (_V, _V), _B, json_equal), Function("j_contains", (_V, _V), _B, json_contains),
     Function("j_exists", (_V, _V), _B, json_exists), Function("j_canonical", (_V,), _V, types.canonical_jsonb),
+    *(Function("key_" + each.name, (_V,), "BLOB", each.key) for each in kept.ORDERED if each.key is not None),
     Function("j_string", (_V,), _V, lambda text: json.dumps(text, ensure_ascii=False)),
 )  # fmt: skip
 #: types whose text is PostgreSQL's own work in both directions

@@ -37,6 +37,8 @@ from kalamdb.sql.kinds import (
     INT8,
     INTEGERS,
     JSONS,
+    KEPT,
+    KEYED,
     MOMENTS,
     NUMBERS,
     NUMERIC,
@@ -199,8 +201,10 @@ class Expressions:
             what = "an equality" if equality else "an ordering"
             raise KalamError("42883", f"could not identify {what} operator for type json",
                              position=None if node is None else place_of(node))
-        if name == "jsonb":
-            raise not_supported(f"{'grouping' if equality else 'ordering'} by jsonb", node)
+        if name in KEYED:
+            return f"{KEYED[name]}({typed.sql})"
+        if name == "jsonb" or name in KEPT:
+            raise not_supported(f"{'grouping' if equality else 'ordering'} by {typed.kind.display}", node)
         return typed.sql
 
     # ---------- nodes ----------
@@ -240,7 +244,7 @@ class Expressions:
         if index in self._each:
             return self._each[index]
         typed = Typed("", UNKNOWN, param=index)
-        return typed if announced is None else settle(typed, kind(announced.name), self.params)
+        return typed if announced is None else settle(typed, of_column(announced, -1), self.params)
 
     def _column(self, node: exp.Expr, frame: Frame) -> Typed:
         assert isinstance(node, exp.Column)
@@ -304,6 +308,8 @@ class Expressions:
         if name == "numeric" and not (one.kind.fixed and two.kind.fixed):
             one_key, two_key = (f"kalam_n_key({numeric_text(each).sql})" for each in (one, two))
             return Typed(f"({one_key} {sign} {two_key})", BOOL)
+        if name in KEPT:
+            one, two = (Typed(self.sort_key(each, node), kind("bytea")) for each in (one, two))
         if one.kind.is_array:
             raise not_supported("comparing arrays", node)
         return Typed(f"({one.sql} {sign} {two.sql})", BOOL)
@@ -460,6 +466,8 @@ class Expressions:
         one, two = self._alike(sign, item, Typed("q.o1", kinds[0]), left)
         if one.kind.name in JSONS:
             raise not_supported(f"{sign} {word} of {one.kind.display}", left)
+        if one.kind.name in KEPT:
+            one, two = (Typed(self.sort_key(each, left), kind("bytea")) for each in (one, two))
         if one.kind.name == "numeric" and not (one.kind.fixed and two.kind.fixed):
             one, two = (Typed(f"kalam_n_key({numeric_text(each).sql})", kind("bytea")) for each in (one, two))
         return Typed(f"({one.sql} {sign} {word}(SELECT {two.sql} FROM ({sql}) q))", BOOL)
@@ -665,7 +673,8 @@ class Expressions:
             made = self._distinct_numbers(name, args[0], filtered + window)
             if made is not None:
                 return made
-        if name == "count" and distinct and args[0].kind.name in ("numeric", "json", "jsonb"):
+        if name == "count" and distinct and (
+                args[0].kind.name in ("numeric", "json", "jsonb") or args[0].kind.name in KEPT):
             args = [Typed(self.sort_key(args[0], node, equality=True), kind("bytea"))]
         return self._apply(found, args, node, wrap)
 
@@ -864,7 +873,7 @@ class Expressions:
             pairs = ", ".join(f"{{'k': kalam_n_key({each.sql}), 'i': {sign * place}, 'v': {each.sql}}}"
                               for place, each in enumerate(made))
             return Typed(f"struct_extract({word}(list_filter([{pairs}], lambda s: s.v IS NOT NULL)), 'v')", of)
-        if of.name in JSONS or of.is_array:
+        if of.name in JSONS or of.is_array or of.name in KEPT:
             raise not_supported(f"{name} of {of.display}", node)
         return Typed(f"{name}({', '.join(each.sql for each in made)})", of)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kalamdb import types
+from kalamdb import kept, types
 from kalamdb.errors import KalamError
 from kalamdb.types import PgType
 
@@ -61,7 +61,11 @@ class Kind:
         return _DUCK.get(self.name, "VARCHAR")
 
 
-_PG_TYPES = {type_.name: type_ for type_ in types.TYPES}
+#: an interval as it is stored; the query engine computes with its own
+STORED_INTERVAL = "stored interval"
+_PG_TYPES = {type_.name: type_ for type_ in types.TYPES} | {
+    STORED_INTERVAL if name == "interval" else name: types.by_name(name) for name in kept.TYPES
+}
 _DISPLAY = {"interval": "interval", "unknown": "unknown", "record": "record"}
 _DUCK = {
     "bool": "BOOLEAN", "int2": "SMALLINT", "int4": "INTEGER", "int8": "BIGINT", "float4": "FLOAT", "float8": "DOUBLE",
@@ -91,6 +95,8 @@ def decimal(precision: int, scale: int) -> Kind:
 
 def of_column(type_: PgType, typmod: int) -> Kind:
     """A stored column's; numeric(p,s) as DECIMAL."""
+    if type_.name == "interval":
+        return kind(STORED_INTERVAL)
     if typmod == -1:
         return kind(type_.name)
     if type_.name != "numeric":
@@ -116,6 +122,9 @@ NUMBERS = frozenset({*_INTEGERS, "numeric", "float4", "float8"})
 MOMENTS = frozenset({"date", "timestamp", "timestamptz"})
 STRINGS = frozenset({"text", "varchar"})
 JSONS = frozenset({"json", "jsonb"})
+#: types kept as text, and of these the ones that are ordered by ``kalam_key_…``
+KEPT = frozenset(_PG_TYPES) - {type_.name for type_ in types.TYPES}
+KEYED = {STORED_INTERVAL if each.name == "interval" else each.name: f"kalam_key_{each.name}" for each in kept.ORDERED}
 #: types whose columns are handed on, ordered and compared as they are stored
 RAW = frozenset({"timestamp", "timestamptz", "uuid"})
 _LADDERS = (("int2", "int4", "int8", "numeric", "float4", "float8"), ("date", "timestamp", "timestamptz"))

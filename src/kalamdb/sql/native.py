@@ -17,7 +17,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kalamdb import types
+from kalamdb import kept, types
 from kalamdb.errors import KalamError
 from kalamdb.types import PgType
 
@@ -189,25 +189,9 @@ def _from_numeric(value: Any) -> str:
     return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
-def _plural(count: int, unit: str) -> str:
-    return f"{count} {unit}" + ("" if count == 1 else "s")
-
-
 def interval_text(months: int, days: int, nanos: int) -> str:
-    """An interval as PostgreSQL writes it under IntervalStyle postgres."""
-    parts: list[str] = []
-    years, months = int(months / 12), months - 12 * int(months / 12)
-    for count, unit in ((years, "year"), (months, "mon"), (days, "day")):
-        if count:
-            before = parts and parts[-1].startswith("-") and count > 0
-            parts.append(("+" if before else "") + _plural(count, unit))
-    micros = nanos // 1000 if nanos >= 0 else -(-nanos // 1000)
-    if micros or not parts:
-        seconds, fraction = divmod(abs(micros), 1_000_000)
-        sign = "-" if micros < 0 else "+" if parts and parts[-1].startswith("-") else ""
-        clock = f"{sign}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-        parts.append(clock + (f".{fraction:06}".rstrip("0") if fraction else ""))
-    return " ".join(parts)
+    """An interval as PostgreSQL writes it."""
+    return kept.interval_text(months, days, nanos // 1000 if nanos >= 0 else -(-nanos // 1000))
 
 
 def _element_text(value: Any) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 
 import apsw
 
-from kalamdb.order import NUMERIC_FUNCTION, float_operand, numeric_bytes
+from kalamdb import kept
+from kalamdb.order import NUMERIC_FUNCTION, float_operand, key_function, numeric_bytes
 
 Params = Sequence[Any]
 
@@ -27,7 +28,9 @@ FAMILIES: dict[str, str] = {
     "bool": "bool", "int2": "int", "int4": "int", "int8": "int", "float4": "float", "float8": "float",
     "numeric": "numeric", "text": "text", "varchar": "text", "bytea": "bytea", "uuid": "uuid", "date": "date",
     "timestamp": "timestamp", "timestamptz": "timestamptz",
+    **{each.name: "inet" if each.name == "cidr" else each.name for each in kept.ORDERED},
 }
+_KEPT = {each.name: each.key for each in kept.ORDERED if each.key is not None}
 SEQ, USERID = -1, -2
 #: of IN, that are bound one by one
 FEW_VALUES = 100
@@ -172,7 +175,7 @@ def float_key(value: float) -> tuple[int, float]:
     return (1, 0.0) if isnan(value) else (0, value)
 
 
-_KEYS: dict[str, Callable[[Any], Any]] = {"numeric": numeric_key, "float": float_key}
+_KEYS: dict[str, Callable[[Any], Any]] = {"numeric": numeric_key, "float": float_key, **_KEPT}
 
 
 # ---------- evaluation in Python ----------
@@ -319,9 +322,13 @@ class _Compiler:
 
 
 #: how a stored column of a family is written in SQLite where its storage does not order by itself
-SQLITE_OPERANDS: dict[str, str] = {"numeric": NUMERIC_FUNCTION + "({})"}
+SQLITE_OPERANDS: dict[str, str] = {
+    "numeric": NUMERIC_FUNCTION + "({})", **{name: key_function(name) + "({})" for name in _KEPT},
+}
 #: how a value of such a family is bound
-SQLITE_VALUES: dict[str, Callable[[Any], Any]] = {"numeric": numeric_bytes, "float": float_operand}
+SQLITE_VALUES: dict[str, Callable[[Any], Any]] = {
+    "numeric": numeric_bytes, "float": float_operand, **_KEPT,
+}
 
 
 def _encoded(value: Value, encode: Callable[[Any], Any], params: Params) -> Any:

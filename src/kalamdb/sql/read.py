@@ -23,6 +23,7 @@ from kalamdb.sql.bind import Binder, NotSimple, Params, identifier, parameter_in
 from kalamdb.sql.cursors import BatchSource, ListSource, Source, ThreadSource
 from kalamdb.sql.mask import bind, compile_mask
 from kalamdb.sql.predicate import (
+    FAMILIES,
     SEQ,
     Compiled,
     Condition,
@@ -465,6 +466,8 @@ def _order(tree: exp.Select, binder: Binder, fixed: int, positions: Sequence[int
         raise NotSimple
     for item in order.expressions:
         position = order_position(item, binder, positions, columns)
+        if binder.type_of(position).name not in FAMILIES:  # whose keys are in no order
+            raise NotSimple
         if position in table.key[:fixed]:
             continue
         if place >= len(table.key) or position != table.key[place]:

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from itertools import count, islice
 from operator import itemgetter
 from pathlib import Path
@@ -20,9 +21,10 @@ from typing import Any, NoReturn
 
 import apsw
 
+from kalamdb import kept
 from kalamdb.api import Row
 from kalamdb.errors import KalamError
-from kalamdb.order import NAN, NUMERIC_FUNCTION, is_float, numeric_bytes
+from kalamdb.order import NAN, NUMERIC_FUNCTION, is_float, key_function, numeric_bytes
 from kalamdb.store.keys import KeyCodec
 from kalamdb.txn.api import Scan, TableDef
 
@@ -71,6 +73,10 @@ def open_connection(path: Path, *, read_only: bool = False) -> apsw.Connection:
 def _add_functions(connection: apsw.Connection) -> None:
     # apsw's type for a function has any number of arguments
     connection.create_scalar_function(NUMERIC_FUNCTION, _numeric_order, 1, deterministic=True)  # type: ignore[arg-type]
+    for each in kept.ORDERED:
+        if each.key is not None:
+            order = partial(_key_order, each.key)
+            connection.create_scalar_function(key_function(each.name), order, 1, deterministic=True)
 
 
 #: of the size of a statement, whatever wrote it
@@ -133,6 +139,10 @@ def extend_log(connection: apsw.Connection) -> None:
 
 def _numeric_order(text: str | None) -> bytes | None:
     return None if text is None else numeric_bytes(text)
+
+
+def _key_order(key: Callable[[str], bytes], text: str | None) -> bytes | None:
+    return None if text is None else key(text)
 
 
 # ---------- layout ----------

@@ -1,0 +1,236 @@
+"""Every type in one wide table: written and read in each way, hot and cold, byte by byte as a heap table has it.
+
+A column for each type, a row for each value; columns with fewer values begin again, and one row is NULL throughout.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from psycopg import pq
+
+from .pair import Pair, Side
+from .values import KEPT, MADE, VALUES, literal
+
+pytestmark = pytest.mark.pg
+
+TYPES = {**VALUES, **KEPT}
+NAMES = {f"c{place}": type_ for place, type_ in enumerate(TYPES)}
+LISTED = ", ".join(NAMES)
+MANY = 20  # copies of the rows, more than travel as ordinary rows
+
+#: shows values in other forms than those in which they travel
+SESSION = "SET TimeZone = 'Asia/Kolkata'; SET bytea_output = 'escape'; SET IntervalStyle = 'iso_8601'"
+PORTABLE = ("SET TimeZone = 'UTC'; SET bytea_output = 'hex'; SET IntervalStyle = 'postgres'; SET lc_monetary = 'C'")
+
+Bytes = list[list[bytes | None]]
+
+
+@pytest.fixture(scope="module")
+def made(module_dsn: str) -> None:
+    with psycopg.connect(module_dsn, autocommit=True) as conn:
+        conn.execute(MADE)
+
+
+@pytest.fixture
+def pair(dsn: str, made: None) -> Iterator[Pair]:
+    pair = Pair(dsn)
+    body = ", ".join(f"{name} {type_}" for name, type_ in NAMES.items())
+    pair.setup(f"CREATE TABLE source (k int, {body})")
+    pair.setup(f"CREATE TABLE t (k int PRIMARY KEY, {body}) {{using}}")
+    count = max(map(len, TYPES.values()))
+    rows = [", ".join([str(k), *(literal(texts[k % len(texts)], type_) for type_, texts in TYPES.items())])
+            for k in range(count)]
+    rows.append(", ".join([str(count), *(f"NULL::{type_}" for type_ in TYPES)]))
+    for side in (pair.heap, pair.kalam):
+        for row in rows:  # one by one: of many rows PostgreSQL would make one type
+            side.conn.execute(f"INSERT INTO source VALUES ({row})".encode())
+        side.conn.execute(SESSION)
+    yield pair
+    pair.close()
+
+
+def raw(side: Side, query: str, *, binary: bool) -> Bytes:
+    with side.conn.cursor(binary=binary) as cursor:
+        result = cursor.execute(query.encode(), prepare=True).pgresult
+        assert result is not None
+        return [[result.get_value(row, col) for col in range(result.nfields)] for row in range(result.ntuples)]
+
+
+def same_rows(pair: Pair, query: str, *, binary: bool = True) -> None:
+    wanted, found = (raw(side, query, binary=binary) for side in (pair.heap, pair.kalam))
+    assert len(found) == len(wanted), query
+    for one, two in zip(wanted, found, strict=True):
+        for name, first, second in zip(["k", *NAMES], one, two, strict=False):
+            assert second == first, (NAMES.get(name), query)
+
+
+# ---------- ways to write ----------
+def by_values(side: Side) -> None:
+    rows = side.conn.execute("SELECT k, " + ", ".join(f"format('%L', {name})" for name in NAMES)
+                             + " FROM source").fetchall()
+    for k, *cells in rows:
+        texts = (f"{cell}::{type_}" for cell, type_ in zip(cells, TYPES, strict=True))
+        side.conn.execute(f"INSERT INTO t VALUES ({k}, {', '.join(texts)})".encode())
+
+
+def by_select(side: Side) -> None:
+    side.conn.execute("INSERT INTO t SELECT * FROM source")
+
+
+def by_copy(form: str) -> Callable[[Side], None]:
+    def write(side: Side) -> None:
+        with side.conn.cursor() as out, out.copy(f"COPY source TO STDOUT (FORMAT {form})") as data:
+            chunks = [bytes(chunk) for chunk in data]
+        with side.conn.cursor() as into, into.copy(f"COPY t (k, {LISTED}) FROM STDIN (FORMAT {form})") as copy:
+            for chunk in chunks:
+                copy.write(chunk)
+
+    return write
+
+
+def by_parameters(form: int) -> Callable[[Side], None]:
+    """A prepared statement, with values as the type's send or output function writes them."""
+
+    def write(side: Side) -> None:
+        oids = [23, *(side.conn.execute("SELECT %s::regtype::oid", [type_]).fetchone()[0]  # type: ignore[index]
+                      for type_ in TYPES)]
+        marks = ", ".join(f"${place}" for place in range(1, len(oids) + 1))
+        pg = side.conn.pgconn
+        assert pg.prepare(b"", f"INSERT INTO t VALUES ({marks})".encode(), oids).status == pq.ExecStatus.COMMAND_OK
+        for row in raw(side, "SELECT * FROM source", binary=form == 1):
+            result = pg.exec_prepared(b"", row, [form] * len(row))  # type: ignore[arg-type]  # None is NULL
+            assert result.status == pq.ExecStatus.COMMAND_OK, result.error_message
+
+    return write
+
+
+def by_update(side: Side) -> None:
+    side.conn.execute("INSERT INTO t SELECT k FROM source")
+    sets = ", ".join(f"{name} = s.{name}" for name in NAMES)
+    side.conn.execute(f"UPDATE t SET {sets} FROM source s WHERE s.k = t.k".encode())
+
+
+def by_server(side: Side) -> None:
+    """By the server's own SQL, where that is the table's; values in their portable forms."""
+    if not side.using:
+        return by_select(side)
+    side.conn.execute(PORTABLE)
+    texts = ", ".join(f"format('%L', {name})" for name in NAMES)
+    for row in side.conn.execute(f"SELECT k::text, {texts} FROM source".encode()).fetchall():
+        sql = f"INSERT INTO {side.schema}.t VALUES ({', '.join(row)})"
+        side.conn.execute("SELECT kalam_exec(%s)", [sql.replace(" E'", " '").replace("\\\\", "\\")])
+    side.conn.execute(SESSION)
+    return None
+
+
+WAYS = {
+    "values": by_values, "select": by_select, "text copy": by_copy("text"), "binary copy": by_copy("binary"),
+    "text parameters": by_parameters(0), "binary parameters": by_parameters(1), "update": by_update,
+    "server SQL": by_server,
+}  # fmt: skip
+
+
+# ---------- ways to read ----------
+def copied(side: Side, form: str) -> bytes:
+    with side.conn.cursor() as out, out.copy(f"COPY (SELECT k, {LISTED} FROM t ORDER BY k) TO STDOUT (FORMAT {form})"
+                                             .encode()) as data:
+        return b"".join(bytes(chunk) for chunk in data)
+
+
+def read_all(pair: Pair) -> None:
+    same_rows(pair, f"SELECT k, {LISTED} FROM t ORDER BY k")
+    same_rows(pair, f"SELECT k, {LISTED} FROM t ORDER BY k", binary=False)
+    for form in ("text", "binary"):
+        assert copied(pair.kalam, form) == copied(pair.heap, form)
+
+
+def read_otherwise(pair: Pair) -> None:
+    """By a cursor, by lookups of a nested loop, and by what is left of a row when it is changed."""
+    for side in (pair.heap, pair.kalam):
+        side.conn.execute(f"BEGIN; DECLARE c CURSOR FOR SELECT k, {LISTED} FROM t ORDER BY k".encode())
+    same_rows(pair, "FETCH 7 FROM c")
+    same_rows(pair, "FETCH ALL FROM c")
+    for side in (pair.heap, pair.kalam):
+        side.conn.execute("COMMIT")
+    same_rows(pair, f"SELECT x.k, {', '.join('x.' + name for name in NAMES)} FROM source s, "
+                    "LATERAL (SELECT * FROM t WHERE t.k = s.k OFFSET 0) x ORDER BY 1")
+    same_rows(pair, f"UPDATE t SET k = k + 1000 WHERE k = 3 RETURNING k, {LISTED}")
+    same_rows(pair, f"DELETE FROM t WHERE k = 1003 RETURNING k, {LISTED}")
+    same_rows(pair, f"INSERT INTO t SELECT * FROM source WHERE k = 3 RETURNING k, {LISTED}")
+
+
+def read_by_server(pair: Pair) -> None:
+    """What the server's own SQL shows, read by PostgreSQL."""
+    kalam = pair.kalam
+    answer = kalam.conn.execute("SELECT kalam_exec(%s)", [f"SELECT * FROM {kalam.schema}.t ORDER BY k"]).fetchall()
+    shown = json.loads(answer[0][0], parse_float=str, parse_int=str)
+    pair.heap.conn.execute(PORTABLE)
+    for name, type_ in NAMES.items():
+        if type_ in ("json", "jsonb"):  # which stand there as json
+            continue
+        wanted = pair.heap.conn.execute(
+            f"SELECT CASE num_nulls({name}) WHEN 0 THEN format('%s', {name}) END FROM t ORDER BY k".encode()).fetchall()
+        texts = [{True: "t", False: "f"}.get(row[name], row[name]) for row in shown]
+        assert texts == [text for text, in wanted], type_
+    pair.heap.conn.execute(SESSION)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_written_and_read(pair: Pair, way: str) -> None:
+    for side in (pair.heap, pair.kalam):
+        WAYS[way](side)
+    read_all(pair)
+    read_otherwise(pair)
+    if way in ("select", "server SQL"):
+        read_by_server(pair)
+    pair.kalam.conn.execute(f"SELECT kalam_flush('{pair.kalam.schema}.t'::regclass)")
+    read_all(pair)
+    read_otherwise(pair)
+    if way not in ("select", "text copy", "binary copy", "update"):
+        return
+    for side in (pair.heap, pair.kalam):  # so many that they travel as record batches
+        side.conn.execute(f"INSERT INTO source SELECT k + 100 * g, {LISTED} FROM source, generate_series(1, {MANY}) g; "
+                          "DELETE FROM t".encode())
+        WAYS[way](side)
+    read_all(pair)
+    if way == "select":
+        pair.kalam.conn.execute(f"SELECT kalam_flush('{pair.kalam.schema}.t'::regclass)")
+        read_all(pair)
+
+
+# ---------- comparing ----------
+def questions(name: str, type_: str) -> Iterator[str]:
+    """Filters by each operator, sorting, grouping and joining; where a type has none of it, both say so."""
+    texts = TYPES[type_]
+    for op in ("=", "<>", "<", "<=", ">", ">=", "IS DISTINCT FROM"):
+        yield f"SELECT k FROM t WHERE {name} {op} {literal(texts[len(texts) // 2], type_)} ORDER BY k"
+    listed = ", ".join(literal(text, type_) for text in texts[:3])
+    yield f"SELECT k FROM t WHERE {name} IN ({listed}) ORDER BY k"
+    yield f"SELECT k FROM t WHERE {name} BETWEEN {literal(texts[0], type_)} AND {literal(texts[-1], type_)} ORDER BY k"
+    yield f"SELECT k FROM t ORDER BY {name}, k"
+    yield f"SELECT k FROM t ORDER BY {name} DESC NULLS LAST, k LIMIT 5"
+    yield f"SELECT count(*) FROM t GROUP BY {name} ORDER BY 1"
+    yield f"SELECT count(DISTINCT {name}), count(*) FROM t ORDER BY 1"
+    yield f"SELECT count(*) FROM (SELECT DISTINCT {name} FROM t) x ORDER BY 1"
+    yield f"SELECT a.k, b.k FROM t a JOIN t b USING ({name}) ORDER BY 1, 2"
+    yield f"SELECT t.k, s.k FROM t JOIN source s USING ({name}) ORDER BY 1, 2"
+    for word in ("min", "max"):
+        yield (f"SELECT {word}({name}) = (SELECT {word}({name}) FROM source), count(DISTINCT {name}) FROM t "
+               "ORDER BY 1")
+
+
+def test_compared(pair: Pair) -> None:
+    for side in (pair.heap, pair.kalam):
+        for name, type_ in NAMES.items():
+            if type_ in ("timestamp", "timestamptz"):  # later ones are not computed with: docs/protocol.md
+                side.conn.execute(f"UPDATE source SET {name} = NULL WHERE {name} > '294246-01-01' AND "
+                                  f"{name} < 'infinity'".encode())
+        by_select(side)
+    for name, type_ in NAMES.items():
+        for query in questions(name, type_):
+            wanted, found = pair.heap.run(query), pair.kalam.run(query)
+            assert (found.rows, found.sqlstate, found.message) == (wanted.rows, wanted.sqlstate, wanted.message), query

@@ -1,0 +1,160 @@
+"""One registry of types: the capability table, the documentation and PostgreSQL itself agree with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kalamdb import kept, types
+from kalamdb.errors import KalamError
+from kalamdb.order import part_decoder, part_encoder
+from kalamdb.sql import capabilities
+from support.postgres import Postgres
+
+from .client import Client
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
+STORED = {"bool": "integer", "int16": "integer", "int32": "integer", "int64": "integer", "float32": "real",
+          "float64": "real", "utf8": "text", "binary": "blob"}
+ROWS = {name: (layout, remote, flags.split()) for _, name, layout, remote, flags in capabilities.types()}
+
+
+def documented() -> list[str]:
+    """The lines of the table "Types" of docs/reference.md."""
+    compared = {name for pair in capabilities.COMPARABLE for name in pair} | {"varchar"}
+    lines = []
+    for type_ in types.TYPES:
+        layout, _, flags = ROWS[type_.name]
+        lines.append(f"| `{type_.display}` | {STORED[layout]} | `{layout}` | "
+                     f"{'server' if type_.name in compared else 'PostgreSQL'} | {'yes' if 'key' in flags else 'no'} |")
+    ordered = {each.name for each in kept.ORDERED}
+    for each in kept.SCALARS:
+        order = "PostgreSQL; server SQL" if each.name in ordered else "PostgreSQL"
+        lines.append(f"| `{each.display}` | text | text | {order} | {'no' if each.key is None else 'yes'} |")
+    return lines
+
+
+def test_documentation() -> None:
+    text = REFERENCE.read_text(encoding="utf-8")
+    missing = [line for line in documented() if line not in text]
+    assert not missing, "\n".join(missing)
+
+
+def test_capabilities_follow_the_registry() -> None:
+    for type_ in types.TYPES:
+        layout, remote, flags = ROWS[type_.name]
+        assert layout == type_.layout
+        assert types.parse_declared(remote)[0] is type_
+        assert ("key" in flags) == type_.is_key
+        assert "kept" not in flags
+    for name, each in kept.TYPES.items():
+        if name == "embedding":
+            continue
+        type_ = types.by_name(name)
+        assert type_.text_only
+        assert ROWS[name] == ("utf8", each.remote, ["kept", "key"] if each.key else ["kept"])
+        if each.remote not in ("bpchar", "bit", "bpchar[]", "bit[]"):
+            assert types.parse_declared(each.remote) == (type_, -1)
+
+
+def test_names_are_those_of_postgresql(postgres: Postgres) -> None:
+    """Each is in pg_catalog, and means there what its name in server SQL means; keys have an order in PostgreSQL."""
+    client = Client(postgres.dsn())
+    for name, (_, remote, flags) in ROWS.items():
+        oid, shown, ordered = client.run(
+            f"""SELECT t.oid::text, '{remote}'::regtype::oid::text,
+                       (t.typarray = 0 OR EXISTS (SELECT FROM pg_opclass o JOIN pg_am a ON a.oid = o.opcmethod
+                        WHERE a.amname = 'btree' AND opcdefault AND (opcintype = t.oid OR t.typtype IN ('r', 'm')
+                              OR opcintype IN (25, 869, 1562) AND t.typname IN ('varchar', 'cidr', 'varbit'))))::text
+                FROM pg_type t WHERE typname = '{name}' AND typnamespace = 'pg_catalog'::regnamespace""").rows[0]
+        assert remote == "text" or oid == shown, name
+        assert "key" not in flags or ordered == "true", name
+    client.close()
+
+
+# ---------- reading and keys ----------
+READ = [
+    ("interval", "1 day 2 hours ago", "-1 days -02:00:00"), ("interval", "Infinity", "infinity"),
+    ("time", "7:05", "07:05:00"), ("timetz", "7:05 UTC", "07:05:00+00"), ("timetz", "1:00:00-0130", "01:00:00-01:30"),
+    ("inet", "192.168.1.5/32", "192.168.1.5"), ("inet", "::FFFF:1.2.3.4/100", "::ffff:1.2.3.4/100"),
+    ("cidr", "10.1.0.0/16", "10.1.0.0/16"), ("macaddr", "0800.2b01.0203", "08:00:2b:01:02:03"),
+    ("macaddr8", "08-00-2b-01-02-03", "08:00:2b:ff:fe:01:02:03"), ("bit", "X1F", "00011111"), ("varbit", "b101", "101"),
+]  # fmt: skip
+BAD = [
+    ("interval", "1 fortnight", "22007"), ("interval", "", "22007"), ("interval", "3000000000 days", "22015"),
+    ("time", "25:00", "22008"), ("time", "noon", "22007"), ("timetz", "12:00+17", "22009"), ("inet", "1.2.3", "22P02"),
+    ("cidr", "10.0.0.1/8", "22P02"), ("macaddr", "08:00", "22P02"), ("bit", "012", "22P02"), ("bit", "XZ", "22P02"),
+    ("int4range", "1,2", "22P02"), ("_int4", "1,2", "22P02"), ("embedding", "[1,x]", "22P02"),
+    ("embedding", "[nan]", "22000"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "wanted"), READ)
+def test_reading(name: str, text: str, wanted: str) -> None:
+    assert types.by_name(name).read(text) == wanted
+
+
+@pytest.mark.parametrize(("name", "text", "sqlstate"), BAD)
+def test_bad_texts(name: str, text: str, sqlstate: str) -> None:
+    with pytest.raises(KalamError) as failure:
+        types.by_name(name).read(text)
+    assert failure.value.sqlstate == sqlstate
+
+
+@pytest.mark.parametrize(
+    ("declared", "text", "wanted"),
+    [("char(3)", "a", "a  "), ("char(3)", "abc  ", "abc"), ("char", "x", "x"), ("time(1)", "00:00:00.06", "00:00:00.1"),
+     ("interval(0)", "-1.5 s", None), ("timetz(0)", "01:00:00.5+01", "01:00:01+01"),
+     ("embedding(2)", "[1,2]", "[1,2]")],
+)  # fmt: skip
+def test_modifiers(declared: str, text: str, wanted: str | None) -> None:
+    type_, typmod = types.parse_declared(declared)
+    if wanted is None:
+        text, wanted = "-00:00:01.5", "-00:00:02"
+    assert types.read_text(type_, text, typmod) == wanted
+
+
+@pytest.mark.parametrize(("declared", "text", "sqlstate"), [
+    ("char(2)", "abc", "22001"), ("bit(3)", "10", "22026"), ("varbit(2)", "101", "22001"),
+    ("embedding(3)", "[1,2]", "22000"),
+])
+def test_values_too_long(declared: str, text: str, sqlstate: str) -> None:
+    type_, typmod = types.parse_declared(declared)
+    with pytest.raises(KalamError) as failure:
+        types.read_text(type_, text, typmod)
+    assert failure.value.sqlstate == sqlstate
+
+
+@pytest.mark.parametrize("declared", ["int2vector", "foo", "integer[", "_int4", "char(0)", "embedding(0)", "foo[]"])
+def test_unknown_types(declared: str) -> None:
+    with pytest.raises(KalamError) as failure:
+        types.parse_declared(declared)
+    assert failure.value.sqlstate in ("42704", "22023")
+
+
+@pytest.mark.parametrize(("name", "values"), [
+    ("interval", ["-1 mon", "-00:00:01", "00:00:00", "29 days 23:59:59", "1 mon", "31 days", "1 year", "infinity"]),
+    ("time", ["00:00:00", "00:00:00.000001", "24:00:00"]),
+    ("timetz", ["13:00:00+02", "12:00:00+01", "11:00:00+00", "12:00:00+00"]),
+    ("varbit", ["", "0", "00", "000000000", "0000000001", "01", "1", "10", "100000000", "11"]),
+    ("inet", ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.1/8", "10.0.0.0/9", "10.0.0.0", "10.0.0.1", "11.0.0.0/8", "::/0",
+              "::1"]),
+    ("macaddr", ["00:00:00:00:00:01", "08:00:2b:01:02:03", "ff:ff:ff:ff:ff:ff"]),
+    ("bpchar", ["", "a", "ab", "b"]),
+])
+def test_key_order(name: str, values: list[str], postgres: Postgres) -> None:
+    """Keys are in PostgreSQL's order, and tell what they were made of."""
+    encode, decode = part_encoder(name), part_decoder(name)
+    client = Client(postgres.dsn())
+    listed = ", ".join(f"('{value}'::{name})" for value in values if value != "infinity")
+    asked = client.run(f"SELECT v::text AS shown FROM (VALUES {listed}) x(v) ORDER BY x.v").column
+    client.close()
+    wanted = [*asked, "infinity"] if "infinity" in values else asked
+    keys = [encode(types.by_name(name).read(value or "")) for value in wanted]
+    assert keys == sorted(keys)
+    assert len(set(keys)) == len(keys)
+    for key in keys:
+        shown, end = decode(key + b"rest", 0)
+        assert end == len(key)
+        assert encode(shown) == key
