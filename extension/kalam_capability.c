@@ -116,7 +116,7 @@ resolve(char kind, const char *name, const char *text)
 static char
 kind_letter(const char *kind)
 {
-	if (strcmp(kind, "type") == 0)
+	if (strcmp(kind, "type") == 0 || strcmp(kind, "kept") == 0)
 		return 't';
 	if (strcmp(kind, "operator") == 0)
 		return 'o';
@@ -178,7 +178,7 @@ add_cap(KalamCapTable *table, PGresult *rows, int row)
 	cap->needs_utf8 = has_flag(flags, "u");
 	cap->plain = has_flag(flags, "plain");
 	cap->is_key = has_flag(flags, "key");
-	cap->kept = has_flag(flags, "kept");
+	cap->kept = strcmp(PQgetvalue(rows, row, 0), "kept") == 0;
 }
 
 static char *

@@ -18,6 +18,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
 STORED = {"bool": "integer", "int16": "integer", "int32": "integer", "int64": "integer", "float32": "real",
           "float64": "real", "utf8": "text", "binary": "blob"}
 ROWS = {name: (layout, remote, flags.split()) for _, name, layout, remote, flags in capabilities.types()}
+KINDS = {name: kind for kind, name, *_ in capabilities.types()}
 
 
 def documented() -> list[str]:
@@ -47,13 +48,13 @@ def test_capabilities_follow_the_registry() -> None:
         assert layout == type_.layout
         assert types.parse_declared(remote)[0] is type_
         assert ("key" in flags) == type_.is_key
-        assert "kept" not in flags
+        assert KINDS[type_.name] == "type"
     for name, each in kept.TYPES.items():
         if name == "embedding":
             continue
         type_ = types.by_name(name)
         assert type_.text_only
-        assert ROWS[name] == ("utf8", each.remote, ["kept", "key"] if each.key else ["kept"])
+        assert (KINDS[name], *ROWS[name]) == ("kept", "utf8", each.remote, ["key"] if each.key else [])
         if each.remote not in ("bpchar", "bit", "bpchar[]", "bit[]"):
             assert types.parse_declared(each.remote) == (type_, -1)
 

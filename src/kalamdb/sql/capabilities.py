@@ -164,14 +164,14 @@ def windows() -> Iterator[CapabilityRow]:
 
 
 def types() -> Iterator[CapabilityRow]:
-    """Those with a form of their own, and (flag ``kept``) those that travel as text and are compared by PostgreSQL."""
+    """Those with a form of their own, and (kind ``kept``) those that travel as text and are compared by PostgreSQL."""
     for name, layout, remote, flags in TYPES:
         yield "type", name, layout, remote, flags
     for each in kept.TYPES.values():
         if each.name != "embedding":  # which is no type of pg_catalog
-            yield "type", each.name, "utf8", each.remote, "kept key" if each.key is not None else "kept"
+            yield "kept", each.name, "utf8", each.remote, "key" if each.key is not None else ""
     for name in _WRITTEN_AS_EQUAL:
-        yield "type", name, "utf8", "text", "kept key"
+        yield "kept", name, "utf8", "text", "key"
 
 
 def capabilities(server_id: str, node_id: int) -> list[CapabilityRow]:

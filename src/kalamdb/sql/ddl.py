@@ -200,7 +200,7 @@ def _definition(statement: CreateTable, namespace: str, kind: Kind, options: dic
             raise KalamError("42701", f'column "{each}" specified more than once', column=each)
     key = _key(statement, names, kind)
     for place in key:
-        if not columns[place].type.is_key:
+        if not columns[place].type.is_key or columns[place].is_file:
             raise KalamError("0A000", f"type {columns[place].declared} cannot be part of a key",
                              column=columns[place].name)
         column = columns[place]
