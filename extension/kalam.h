@@ -48,7 +48,7 @@ extern void kalam_conflict_init(void);		/* planner hook */
 extern void kalam_ddl_init(void);			/* utility and object-access hooks */
 extern void kalam_functions_init(void);		/* shared memory for snowflakes */
 extern void kalam_secret_init(void);		/* emit_log hook */
-extern void kalam_version_init(void);		/* emit_log hook */
+extern void kalam_hint_init(void);			/* emit_log hook */
 
 /* ---------- kalam_options.c ---------- */
 typedef enum KalamTableType

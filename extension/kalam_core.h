@@ -11,6 +11,7 @@
  * kalam_commit.c      COMMIT, on one server or several
  * kalam_functions.c   the SQL functions; kalam_snowflake.c: snowflake_id()
  * kalam_version.c     SQL objects of other releases than the library
+ * kalam_hint.c        hints for what PostgreSQL itself refuses
  */
 #ifndef KALAM_CORE_H
 #define KALAM_CORE_H

@@ -29,7 +29,7 @@ _PG_init(void)
 	kalam_modify_init();
 	kalam_conflict_init();
 	kalam_ddl_init();
-	kalam_version_init();
+	kalam_hint_init();
 }
 
 Datum

@@ -72,7 +72,7 @@ def older_versions() -> list[str]:
 def test_the_library_knows_its_scripts() -> None:
     named = re.findall(r"CREATE FUNCTION (\w+)\(", "".join(path.read_text() for path in SCRIPTS))
     ours = [name for name in named if name.startswith("kalam_") or name == "snowflake_id"]
-    (block,) = re.findall(r"functions\[\] = \{(.*?)\};", (SOURCE / "kalam_version.c").read_text(), re.DOTALL)
+    (block,) = re.findall(r"functions\[\] = \{(.*?)\};", (SOURCE / "kalam_hint.c").read_text(), re.DOTALL)
     assert re.findall(r'"(\w+)"', block) == ours
     assert f'#define KALAM_SCRIPTS "{WANTED}"' in (SOURCE / "kalam.h").read_text()
 
