@@ -162,8 +162,10 @@ class _Planning:
                 return self.update(tree)
             case exp.Delete():
                 return self.delete(tree)
-        if any(tree.find_all(exp.Insert, exp.Update, exp.Delete)):
-            raise KalamError("0A000", "INSERT, UPDATE and DELETE inside WITH are not supported")
+        inner = next(tree.find_all(exp.Insert, exp.Update, exp.Delete), None)
+        if inner is not None:
+            raise KalamError("0A000", "INSERT, UPDATE and DELETE inside WITH are not supported",
+                             position=position_of(inner), hint="Let one transaction hold them one after the other.")
         return self.query(tree)
 
     def arrow(self, write: ArrowWrite) -> Plan:
