@@ -9,8 +9,9 @@
  *
  * Under UPDATE and DELETE a join is made there only if the whole statement is
  * sent (kalam_direct.c): of the joins below it this file keeps what they are,
- * and adds no paths.  Left alone are joins under row locks, whose rows may have
- * to be checked again one table at a time.
+ * and adds no paths.  Rows of joins are locked there, too, unless PostgreSQL
+ * locks rows of its own tables beside them: then it may have to check the rows
+ * again, one table at a time.
  */
 #include "postgres.h"
 
@@ -30,12 +31,56 @@ changes_rows(PlannerInfo *root)
 	return root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE;
 }
 
+/* Does somebody want a row as a value?  Not only PostgreSQL, to check it again. */
+static bool
+wants_whole_rows(PlannerInfo *root)
+{
+	ListCell   *lc;
+	ListCell   *part;
+
+	foreach(lc, root->processed_tlist)
+	{
+		TargetEntry *entry = lfirst_node(TargetEntry, lc);
+
+		if (entry->resjunk && entry->ressortgroupref == 0)
+			continue;
+		foreach(part, pull_var_clause((Node *) entry->expr, PVC_RECURSE_AGGREGATES | PVC_RECURSE_WINDOWFUNCS |
+									  PVC_RECURSE_PLACEHOLDERS))
+		{
+			if (lfirst_node(Var, part)->varattno == 0)
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * PostgreSQL checks rows again when it has waited for a lock on one of its own
+ * tables' rows: it would need whole rows of what is joined there.
+ */
+static bool
+locks_local_rows(PlannerInfo *root)
+{
+	ListCell   *lc;
+
+	foreach(lc, root->rowMarks)
+	{
+		PlanRowMark *mark = lfirst_node(PlanRowMark, lc);
+
+		if (mark->isParent || RowMarkRequiresRowShareLock(mark->markType))
+			return true;
+	}
+	return false;
+}
+
 static bool
 query_allows_joins(PlannerInfo *root)
 {
 	if (changes_rows(root))
 		return kalam_may_change_whole(root);
-	return root->rowMarks == NIL && (root->parse->commandType == CMD_SELECT || root->parse->commandType == CMD_INSERT);
+	if (root->parse->commandType != CMD_SELECT && root->parse->commandType != CMD_INSERT)
+		return false;
+	return root->rowMarks == NIL || (!locks_local_rows(root) && !wants_whole_rows(root));
 }
 
 static bool
@@ -55,32 +100,12 @@ type_allowed(JoinType type)
 	}
 }
 
-/* The target of an UPDATE or DELETE as a side of a join, where the server may evaluate whatever it can. */
-static KalamRelInfo *
-unlocked(RelOptInfo *rel, KalamRelInfo *locked)
-{
-	KalamRelInfo *info = palloc(sizeof(KalamRelInfo));
-
-	*info = *locked;
-	info->scope.plain = false;
-	info->remote_conds = NIL;
-	info->local_conds = NIL;
-	kalam_classify_conditions(rel, info);
-	info->conds = extract_actual_clauses(info->remote_conds, false);
-	return info;
-}
-
-/* NULL if it may not be one. */
-static KalamRelInfo *
-join_side(RelOptInfo *rel)
+static bool
+side_allowed(RelOptInfo *rel)
 {
 	KalamRelInfo *info = rel->fdw_private;
 
-	if (info != NULL && info->scope.plain && changes_rows(info->root))
-		info = unlocked(rel, info);
-	if (info == NULL || info->local_conds != NIL || info->gated || info->scope.plain)
-		return NULL;
-	return info;
+	return info != NULL && info->local_conds == NIL && !info->gated && !info->scope.plain;
 }
 
 /* The target of UPDATE and DELETE stands beside FROM, so only what leaves it out of FROM may join it. */
@@ -94,14 +119,13 @@ target_stands_apart(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outer, J
 	return type == JOIN_INNER || ((type == JOIN_SEMI || type == JOIN_ANTI) && bms_is_member(target, outer->relids));
 }
 
-/* Whole rows, which PostgreSQL wants to check rows again, are not needed of a statement that is sent whole. */
-static List *
-sent_columns(PlannerInfo *root, List *exprs)
+List *
+kalam_sent_columns(PlannerInfo *root, List *exprs)
 {
 	List	   *result = NIL;
 	ListCell   *lc;
 
-	if (!changes_rows(root))
+	if (!changes_rows(root) && root->rowMarks == NIL)
 		return list_copy(exprs);
 	foreach(lc, exprs)
 	{
@@ -275,13 +299,14 @@ join_info(PlannerInfo *root, RelOptInfo *joinrel, KalamRelInfo *outer, KalamRelI
 	info->relids = joinrel->relids;
 	info->outer = outer;
 	info->inner = inner;
+	info->locked = outer->locked || inner->locked;
 	info->jointype = jointype;
 	info->scope.conn = outer->scope.conn;
 	info->scope.relids = bms_union(outer->scope.relids, inner->scope.relids);
 	info->visible = asks ? outer->visible : bms_union(outer->visible, inner->visible);
 	info->startup_cost = Max(outer->startup_cost, inner->startup_cost);
 	info->tuple_cost = Max(outer->tuple_cost, inner->tuple_cost);
-	info->columns = sent_columns(root, joinrel->reltarget->exprs);
+	info->columns = kalam_sent_columns(root, joinrel->reltarget->exprs);
 	if (outer->scope.conn != inner->scope.conn || !columns_allowed(info, info->columns) ||
 		!classify(info, joinrel, clauses, &info->on))
 		return NULL;
@@ -326,19 +351,14 @@ kalam_GetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *ou
 						  JoinType jointype, JoinPathExtraData *extra)
 {
 	KalamRelInfo *info;
-	KalamRelInfo *outer;
-	KalamRelInfo *inner;
 	KalamEstimate estimate;
 	List	   *order;
 
 	if (joinrel->fdw_private != NULL || !query_allows_joins(root) || !type_allowed(jointype) ||
-		!bms_is_empty(joinrel->lateral_relids) || !target_stands_apart(root, joinrel, outerrel, jointype))
+		!bms_is_empty(joinrel->lateral_relids) || !target_stands_apart(root, joinrel, outerrel, jointype) ||
+		!side_allowed(outerrel) || !side_allowed(innerrel))
 		return;
-	outer = join_side(outerrel);
-	inner = join_side(innerrel);
-	if (outer == NULL || inner == NULL)
-		return;
-	info = join_info(root, joinrel, outer, inner, jointype, extra->restrictlist);
+	info = join_info(root, joinrel, outerrel->fdw_private, innerrel->fdw_private, jointype, extra->restrictlist);
 	if (info == NULL)
 		return;					/* in another order of its tables it may be possible */
 	joinrel->fdw_private = info;

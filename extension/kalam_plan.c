@@ -41,8 +41,8 @@ plan_connection(RelOptInfo *rel, KalamTable *table)
 	return kalam_connection_get(kalam_user_mapping(table->serverid, userid));
 }
 
-void
-kalam_classify_conditions(RelOptInfo *rel, KalamRelInfo *info)
+static void
+classify_conditions(RelOptInfo *rel, KalamRelInfo *info)
 {
 	ListCell   *lc;
 
@@ -58,22 +58,21 @@ kalam_classify_conditions(RelOptInfo *rel, KalamRelInfo *info)
 	}
 }
 
-static const char *
-locking_clause(PlannerInfo *root, RelOptInfo *rel)
+const char *
+kalam_locking_clause(PlannerInfo *root, Index rtindex, const char *of)
 {
 	PlanRowMark *mark;
-	const char *clause;
+	const char *wait = "";
 
-	if (bms_is_member(rel->relid, root->all_result_relids) &&
+	if (bms_is_member(rtindex, root->all_result_relids) &&
 		(root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE))
 		return "FOR UPDATE";
-	mark = get_plan_rowmark(root->rowMarks, rel->relid);
+	mark = get_plan_rowmark(root->rowMarks, rtindex);
 	if (mark == NULL || mark->strength == LCS_NONE)
 		return NULL;
-	clause = mark->strength >= LCS_FORNOKEYUPDATE ? "FOR UPDATE" : "FOR SHARE";
-	if (mark->waitPolicy == LockWaitBlock)
-		return clause;
-	return psprintf("%s %s", clause, mark->waitPolicy == LockWaitError ? "NOWAIT" : "SKIP LOCKED");
+	if (mark->waitPolicy != LockWaitBlock)
+		wait = mark->waitPolicy == LockWaitError ? " NOWAIT" : " SKIP LOCKED";
+	return psprintf("%s%s%s", mark->strength >= LCS_FORNOKEYUPDATE ? "FOR UPDATE" : "FOR SHARE", of, wait);
 }
 
 static void
@@ -87,13 +86,14 @@ kalam_GetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 	info->scope.root = root;
 	info->scope.conn = plan_connection(rel, info->table);
 	info->scope.relids = rel->relids;
-	info->scope.plain = locking_clause(root, rel) != NULL;
 	info->relids = rel->relids;
 	info->visible = rel->relids;
 	info->startup_cost = info->table->startup_cost;
 	info->tuple_cost = info->table->tuple_cost;
 	info->keys = kalam_key_columns(foreigntableid);
-	kalam_classify_conditions(rel, info);
+	info->locked = kalam_locking_clause(root, rel->relid, "") != NULL;
+	info->scope.plain = info->locked && info->keys == NIL;
+	classify_conditions(rel, info);
 	info->conds = extract_actual_clauses(info->remote_conds, false);
 	info->columns = rel->reltarget->exprs;
 	cost_qual_eval(&info->local_cost, info->local_conds, root);
@@ -278,22 +278,25 @@ key_order(RelOptInfo *rel, KalamRelInfo *info, List *order)
 
 /*
  * In the order that the query wants, if the server can give it.  Rows that are
- * locked are locked in that order, and only as many as are asked for, so it has
- * to be the one in which they are read.
+ * locked are locked in that order, and only as many as are asked for: best in
+ * the one in which they are read, as otherwise all are found and sorted first.
  */
 static void
 add_sorted_path(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, KalamEstimate *estimate)
 {
 	List	   *order;
+	List	   *key = NIL;
 
 	if (root->query_pathkeys == NIL || rel->reloptkind != RELOPT_BASEREL)
 		return;
 	order = kalam_order(info, root->query_pathkeys);
-	if (info->scope.plain)
-		order = key_order(rel, info, order);
+	if (info->locked && (key = key_order(rel, info, order)) != NIL)
+		order = key;
+	else if (info->scope.plain)
+		return;
 	if (order == NIL)
 		return;
-	if (!info->scope.plain)
+	if (key == NIL)
 		kalam_estimate_sort(estimate, estimate->fetched);
 	add_scan_path(root, rel, estimate, rel->rows, rel->lateral_relids, root->query_pathkeys,
 				  list_make3(order, NULL, NULL));
@@ -378,28 +381,32 @@ fetched_columns(RelOptInfo *rel, Relation relation, List *local_exprs)
  * more would be read, and locked, in vain.  0: no limit is known.
  */
 static int
-rows_wanted(PlannerInfo *root, ForeignPath *path, List *local_exprs)
+rows_wanted(PlannerInfo *root, ForeignPath *path, double wanted, List *local_exprs)
 {
-	double		wanted = root->limit_tuples > 0 ? root->limit_tuples : root->tuple_fraction;
-
 	if (wanted < 1 || wanted > PG_INT32_MAX || local_exprs != NIL ||
 		!pathkeys_contained_in(root->query_pathkeys, path->path.pathkeys) ||
 		root->parse->hasAggs || root->parse->groupClause != NIL || root->parse->distinctClause != NIL ||
 		root->parse->hasWindowFuncs ||
-		bms_membership(root->all_baserels) != BMS_SINGLETON)
+		!bms_is_subset(root->all_baserels, path->path.parent->relids))
 		return 0;
 	return (int) wanted;
 }
 
 /* The same as a LIMIT for rows that are locked: not one more may be.  NULL where it is not certain. */
 static Node *
-lock_limit(PlannerInfo *root, int wanted)
+lock_limit(PlannerInfo *root, ForeignPath *path, KalamRelInfo *info, List *local_exprs)
 {
 	Query	   *parse = root->parse;
+	Node	   *count = parse->limitCount;
+	int			wanted;
 
-	if (wanted == 0 || root->limit_tuples <= 0 || parse->limitOption == LIMIT_OPTION_WITH_TIES ||
-		parse->limitCount == NULL || !IsA(parse->limitCount, Const) ||
-		(parse->limitOffset != NULL && !IsA(parse->limitOffset, Const)))
+	if (count == NULL || parse->limitOption == LIMIT_OPTION_WITH_TIES)
+		return NULL;
+	if (!IsA(count, Const) && parse->limitOffset == NULL && rows_wanted(root, path, 1, local_exprs) != 0 &&
+		kalam_is_parameter(info->scope.relids, (Expr *) count) && kalam_is_shippable(&info->scope, (Expr *) count))
+		return count;
+	wanted = rows_wanted(root, path, root->limit_tuples, local_exprs);
+	if (wanted == 0 || !IsA(count, Const) || (parse->limitOffset != NULL && !IsA(parse->limitOffset, Const)))
 		return NULL;
 	return (Node *) makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(wanted), false, FLOAT8PASSBYVAL);
 }
@@ -453,7 +460,7 @@ plan_table(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path, List *tlist, L
 {
 	KalamRelInfo *info = rel->fdw_private;
 	Relation	relation = table_open(info->table->relid, NoLock);
-	KalamStatement statement = {.from = info, .scope = &info->scope, .locking = locking_clause(root, rel)};
+	KalamStatement statement = {.from = info, .scope = &info->scope, .locking = kalam_locking_clause(root, rel->relid, "")};
 	List	   *local = NIL;
 	List	   *params = NIL;
 	List	   *attrs;
@@ -465,9 +472,9 @@ plan_table(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path, List *tlist, L
 	statement.outputs = columns_of(rel, relation, attrs);
 	table_close(relation, NoLock);
 	take_path_parts(&statement, path);
-	wanted = rows_wanted(root, path, local);
+	wanted = rows_wanted(root, path, root->limit_tuples > 0 ? root->limit_tuples : root->tuple_fraction, local);
 	if (statement.locking != NULL)
-		statement.limit = lock_limit(root, wanted);
+		statement.limit = lock_limit(root, path, info, local);
 	initStringInfo(&sql);
 	kalam_deparse_statement(&sql, &statement, &params);
 	return make_foreignscan(tlist, local, rel->relid, params,
@@ -482,17 +489,35 @@ plan_table(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path, List *tlist, L
  * query's own, with expressions of any kind, which are computed here.
  */
 static List *
-joined_columns(RelOptInfo *rel, KalamRelInfo *info)
+joined_columns(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 {
-	List	   *columns = pull_var_clause((Node *) rel->reltarget->exprs, PVC_INCLUDE_PLACEHOLDERS);
+	List	   *columns = kalam_sent_columns(root, pull_var_clause((Node *) rel->reltarget->exprs, PVC_INCLUDE_PLACEHOLDERS));
 	List	   *tlist = add_to_flat_tlist(NIL, columns);
 
 	return add_to_flat_tlist(tlist, pull_var_clause((Node *) info->local_conds, PVC_INCLUDE_PLACEHOLDERS));
 }
 
+/* "FOR UPDATE OF r1 FOR SHARE OF r2 NOWAIT"; of a join whose tables are not locked, NULL */
+static const char *
+join_locking(PlannerInfo *root, KalamRelInfo *info)
+{
+	StringInfoData buf;
+	int			rti = -1;
+
+	initStringInfo(&buf);
+	while ((rti = bms_next_member(info->scope.relids, rti)) >= 0)
+	{
+		const char *clause = kalam_locking_clause(root, rti, psprintf(" OF r%d", rti));
+
+		if (clause != NULL)
+			appendStringInfo(&buf, "%s%s", buf.len > 0 ? " " : "", clause);
+	}
+	return buf.len > 0 ? buf.data : NULL;
+}
+
 /* Of a join, or a step above a table or join: the rows are no table's. */
 static ForeignScan *
-plan_step(RelOptInfo *rel, ForeignPath *path, List *tlist, Plan *outer_plan)
+plan_step(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path, List *tlist, Plan *outer_plan)
 {
 	KalamRelInfo *info = rel->fdw_private;
 	KalamRelInfo *from = info->steps ? info->from : info;
@@ -504,7 +529,7 @@ plan_step(RelOptInfo *rel, ForeignPath *path, List *tlist, Plan *outer_plan)
 	ListCell   *lc;
 	StringInfoData sql;
 
-	outputs = info->steps ? add_to_flat_tlist(NIL, info->outputs) : joined_columns(rel, info);
+	outputs = info->steps ? add_to_flat_tlist(NIL, info->outputs) : joined_columns(root, rel, info);
 	foreach(lc, outputs)
 	{
 		TargetEntry *entry = lfirst_node(TargetEntry, lc);
@@ -514,10 +539,16 @@ plan_step(RelOptInfo *rel, ForeignPath *path, List *tlist, Plan *outer_plan)
 	}
 	outputs = add_to_flat_tlist(outputs, info->junk);
 	take_path_parts(&statement, path);
+	if (info->locked)
+	{
+		statement.locking = join_locking(root, info);
+		statement.limit = lock_limit(root, path, info, info->local_conds);
+		outputs = add_to_flat_tlist(outputs, pull_var_clause((Node *) rel->reltarget->exprs, PVC_INCLUDE_PLACEHOLDERS));
+	}
 	initStringInfo(&sql);
 	kalam_deparse_statement(&sql, &statement, &params);
 	return make_foreignscan(tlist, info->local_conds, 0, params,
-							list_make5(makeString(sql.data), attrs, makeInteger(0), makeBoolean(false),
+							list_make5(makeString(sql.data), attrs, makeInteger(0), makeBoolean(info->locked),
 									   makeString(kalam_relation_names(from))),
 							outputs, NIL, outer_plan);
 }
@@ -529,8 +560,8 @@ kalam_GetForeignPlan(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid, For
 	if (IS_SIMPLE_REL(rel))
 		return plan_table(root, rel, best_path, tlist, scan_clauses, outer_plan);
 	if (root->parse->commandType == CMD_UPDATE || root->parse->commandType == CMD_DELETE)
-		return make_foreignscan(tlist, NIL, 0, NIL, NIL, NIL, NIL, NULL);	/* kalam_direct.c makes the rest */
-	return plan_step(rel, best_path, tlist, outer_plan);
+		return make_foreignscan(tlist, NIL, 0, NIL, NIL, NIL, NIL, NULL);	/* kalam_change.c makes the rest */
+	return plan_step(root, rel, best_path, tlist, outer_plan);
 }
 
 void

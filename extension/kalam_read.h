@@ -34,7 +34,7 @@ typedef struct KalamScope
 	PlannerInfo *root;
 	KalamConn  *conn;
 	Relids		relids;			/* whose columns it may name; all else is a parameter */
-	bool		plain;			/* under a lock: only what the store evaluates by itself */
+	bool		plain;			/* only what the store evaluates by itself: under a lock, of a table without a key */
 	bool		grouped;		/* it may hold aggregates */
 	List	   *windows;		/* WindowClauses of the window functions it may hold */
 	List	   *window_exprs;	/* what these partition and sort by */
@@ -105,6 +105,7 @@ typedef struct KalamRelInfo
 	List	   *local_conds;
 	QualCost	local_cost;
 	double		remote_rows;	/* that satisfy remote_conds, as the server estimates; -1: it was not asked */
+	bool		locked;			/* rows are locked as they are read */
 	bool		gated;			/* a condition that is decided once, before the scan, stands above it */
 	bool		steps;			/* it is a step above a table or join */
 	double		discount;		/* of a step's costs, to be preferred */
@@ -244,8 +245,8 @@ typedef enum KalamPlanPart
 } KalamPlanPart;
 
 extern bool kalam_is_stored(Form_pg_attribute att);
-/* a table's conditions: those to send, and the others */
-extern void kalam_classify_conditions(RelOptInfo *rel, KalamRelInfo *info);
+/* how rows of a table are locked, as "FOR UPDATE"; NULL: they are not */
+extern const char *kalam_locking_clause(PlannerInfo *root, Index rtindex, const char *of);
 
 /* ForeignPath.fdw_private of a path with ORDER BY or LIMIT: a list of these three */
 typedef enum KalamPathPart
@@ -260,6 +261,8 @@ extern void kalam_GetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel, Re
 									  RelOptInfo *innerrel, JoinType jointype, JoinPathExtraData *extra);
 extern void kalam_GetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage, RelOptInfo *input_rel,
 									   RelOptInfo *output_rel, void *extra);
+/* the columns of these that are sent for: not the whole rows that PostgreSQL asks for to check them again */
+extern List *kalam_sent_columns(PlannerInfo *root, List *exprs);
 /* rows of a table or join in the order of these keys; NIL if it cannot be had */
 extern List *kalam_order(KalamRelInfo *info, List *pathkeys);
 

@@ -53,7 +53,7 @@ step_allowed(RelOptInfo *input)
 {
 	KalamRelInfo *info = input->fdw_private;
 
-	return info != NULL && info->local_conds == NIL && !info->gated && !info->scope.plain && info->input == NULL;
+	return info != NULL && info->local_conds == NIL && !info->gated && !info->locked && info->input == NULL;
 }
 
 static void
@@ -472,7 +472,7 @@ kalam_GetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stage, RelOptInf
 {
 	KalamRelInfo *info = input_rel->fdw_private;
 
-	if (info == NULL || output_rel->fdw_private != NULL || info->local_conds != NIL || info->scope.plain)
+	if (info == NULL || output_rel->fdw_private != NULL || info->local_conds != NIL || info->locked)
 		return;
 	switch (stage)
 	{

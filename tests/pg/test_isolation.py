@@ -285,6 +285,33 @@ SCHEDULES = {
         B COMMIT
         C SELECT id FROM items ORDER BY id FOR UPDATE SKIP LOCKED
         C COMMIT""",
+    "queue in another order": """
+        C BEGIN ISOLATION LEVEL {level}
+        A SELECT id FROM items ORDER BY n DESC LIMIT 1 FOR UPDATE SKIP LOCKED
+        B SELECT id FROM items WHERE n + 1 > 0 ORDER BY n DESC LIMIT 2 FOR UPDATE SKIP LOCKED
+        C SELECT id FROM items ORDER BY n DESC, id FOR UPDATE SKIP LOCKED
+        A COMMIT
+        B COMMIT
+        C COMMIT""",
+    "locks of joined rows": """
+        A UPDATE items SET n = 77 WHERE id = 2
+        B> SELECT a.id, b.n FROM items a JOIN items b ON b.id = a.id + 1 WHERE a.n < 35 FOR UPDATE OF a
+        A COMMIT
+        B<
+        B COMMIT""",
+    "a join that changes rows": """
+        A UPDATE items SET n = 30 WHERE id = 1
+        A UPDATE items SET t = 'new' WHERE id = 3
+        B> UPDATE items a SET t = b.t || '!' FROM items b WHERE b.n = a.n RETURNING a.id, a.t
+        A COMMIT
+        B<
+        B COMMIT""",
+    "a join that deletes rows": """
+        A UPDATE items SET n = 15 WHERE id = 2
+        B> DELETE FROM items a USING items b WHERE b.n = a.n + 10 AND a.n > 10 RETURNING a.id, b.id
+        A COMMIT
+        B<
+        B COMMIT""",
     "lock timeout": """
         A UPDATE items SET n = 0 WHERE id = 2
         B SAVEPOINT s

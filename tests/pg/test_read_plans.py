@@ -189,14 +189,11 @@ LOCAL: dict[str, list[tuple[str, str]]] = {
         ("SELECT a.id FROM a JOIN heap USING (id) WHERE a.n = 5", "JOIN|heap"),
         ("SELECT sum(n) FROM a WHERE id IN (SELECT id FROM heap)", "IN|heap|sum"),
     ],
-    "rows are locked one table at a time, as they are read": [
-        ("SELECT a.id FROM a JOIN c ON a.id = c.id FOR UPDATE", "JOIN"),
-        ("SELECT a.id FROM a JOIN c ON a.id = c.id FOR SHARE OF a", "JOIN"),
-        ("SELECT id FROM a WHERE id IN (SELECT id FROM c) FOR UPDATE", "EXISTS|IN"),
-        ("SELECT id FROM a ORDER BY n, id FOR UPDATE", "ORDER BY"),
-        ("SELECT id FROM a ORDER BY n LIMIT 3 FOR UPDATE", "ORDER BY|LIMIT"),
-        ("DELETE FROM a USING c WHERE a.id = c.id", "USING|JOIN"),
-        ("DELETE FROM a WHERE NOT EXISTS (SELECT FROM c WHERE c.id = a.id)", "EXISTS"),
+    "PostgreSQL would need whole rows to check them again": [
+        ("SELECT a.id FROM a JOIN c ON a.id = c.id, heap WHERE heap.id = a.id FOR UPDATE", "JOIN"),
+        ("SELECT a, c.id FROM a JOIN c ON a.id = c.id FOR UPDATE", "JOIN"),
+        ("DELETE FROM a USING c, heap WHERE a.id = c.id AND heap.id = a.id", "USING|JOIN"),
+        ("UPDATE a SET n = 1 FROM c WHERE a.id = c.id RETURNING c", "SET n|JOIN"),
     ],
 }  # fmt: skip
 
@@ -372,6 +369,24 @@ SENT: dict[str, list[str]] = {
             ("a.id, s.z", "WHERE NOT EXISTS (SELECT FROM u WHERE u.id = a.id AND u.x > s.z)"))
     ],
 }  # fmt: skip
+
+
+LOCKED = [
+    "SELECT a.id FROM a JOIN c ON a.id = c.id FOR UPDATE", "SELECT a.id FROM a JOIN c ON a.id = c.id FOR SHARE OF a",
+    "SELECT a.n + c.sub FROM a LEFT JOIN c ON a.id = c.id WHERE a.m < 9 FOR UPDATE OF a SKIP LOCKED",
+    "SELECT id FROM a WHERE id IN (SELECT id FROM c) FOR UPDATE", "SELECT id FROM a ORDER BY n, id FOR UPDATE",
+    "SELECT id FROM a WHERE n + 1 > 3 ORDER BY n DESC LIMIT 3 FOR UPDATE",
+    "SELECT a.id FROM a JOIN c ON a.id = c.id ORDER BY a.n, a.id LIMIT 2 FOR UPDATE OF a FOR SHARE OF c NOWAIT",
+]  # fmt: skip
+
+
+def test_rows_that_are_locked(tables: Session) -> None:
+    for sql in LOCKED:
+        found = {node["Node Type"] for node in nodes(plan(tables, sql))}
+        assert found <= {"Limit", "LockRows", "Foreign Scan"}, (sql, found)
+        (remote,) = remote_sql(tables, sql)
+        assert re.search("FOR (UPDATE|SHARE)", remote)
+        assert ("LIMIT" in remote) is ("LIMIT" in sql), remote
 
 
 @pytest.mark.parametrize("form", SENT)
