@@ -20,7 +20,7 @@ from kalamdb.sql.workers import Workers
 from kalamdb.txn.api import ScanCursor, Transaction
 
 #: results up to this many rows travel as rows (docs/protocol.md)
-SMALL = 256
+SMALL = 64
 
 
 #: a chunk ends after about so many bytes, as after so many rows
