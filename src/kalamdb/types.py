@@ -769,20 +769,24 @@ def to_array(values: Sequence[Value], kind: PgType) -> pa.Array:
 
 
 def rows_from_arrow(stream: bytes, kinds: Sequence[PgType]) -> list[tuple[Value, ...]]:
-    """Storage rows of an IPC stream. 08P01 where it is damaged or its columns have other layouts."""
+    """Storage rows of an IPC stream."""
+    return [row for batch in batches_from_arrow(stream, kinds) for row in rows_of_batch(batch, kinds)]
+
+
+def batches_from_arrow(stream: bytes, kinds: Sequence[PgType]) -> list[pa.RecordBatch]:
+    """The batches of an IPC stream. 08P01 where it is damaged or its columns have other layouts."""
     try:
         with pa.ipc.open_stream(pa.py_buffer(stream)) as reader:
             found = [field.type for field in reader.schema]
             if found != [kind.arrow for kind in kinds]:
                 raise KalamError("08P01", f"record batch has columns {', '.join(map(str, found))}; expected "
                                  + ", ".join(str(kind.arrow) for kind in kinds))
-            rows: list[tuple[Value, ...]] = []
-            for batch in reader:
+            batches = list(reader)
+            for batch in batches:
                 batch.validate(full=True)
-                rows.extend(rows_of_batch(batch, kinds))
     except pa.ArrowException as error:
         raise KalamError("08P01", "malformed Arrow stream", detail=str(error)) from None
-    return rows
+    return batches
 
 
 def rows_of_batch(batch: pa.RecordBatch, kinds: Sequence[PgType]) -> Iterable[tuple[Value, ...]]:

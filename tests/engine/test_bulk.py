@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import tracemalloc
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from engine.rig import DEADLINE, Runner, chunks, create, definition, every, put, read, refused, soon, stored, until
 from engine.rig import waiting as waiting_for
 from engine.test_commit import held_writer
 from engine.test_tiers import full_disk
+from kalamdb import types
 from kalamdb.api import Row
 from kalamdb.errors import KalamError
 from kalamdb.txn.api import Scan, TableDef
@@ -25,10 +28,25 @@ from kalamdb.txn.transaction import StoreTransaction
 RUN = 500
 
 
-@pytest.fixture(autouse=True)
-def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["rows", "columns"])
+def small_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With columns every load of one tenant comes as a batch, too, as from PostgreSQL."""
     monkeypatch.setattr("kalamdb.txn.bulk.BULK_ROWS", RUN)
     monkeypatch.setattr("kalamdb.txn.transaction.TURN", 100)
+    insert = StoreTransaction.insert
+
+    async def with_columns(one: StoreTransaction, table: TableDef, rows: Iterable[tuple[str, Row]], **more: Any) -> int:
+        if isinstance(rows, list) and len({tenant for tenant, _ in rows}) == 1:
+            more.setdefault("batch", batch_of(table, [row for _, row in rows]))
+        return await insert(one, table, rows, **more)
+
+    if request.param == "columns":
+        monkeypatch.setattr(StoreTransaction, "insert", with_columns)
+
+
+def batch_of(table: TableDef, rows: list[Row]) -> pa.RecordBatch:
+    schema = types.arrow_schema([(column.name, column.type) for column in table.columns])
+    return types.rows_to_arrow(rows, [column.type for column in table.columns], schema)
 
 
 def rows_from(first: int, count: int) -> list[tuple[str, Row]]:
@@ -71,6 +89,50 @@ def test_a_bulk_insert_is_seen_by_itself_and_after_its_commit(run: Runner) -> No
 async def _all_there(engine: StoreEngine) -> None:
     (table,) = engine.catalog.by_id.values()
     assert stored(engine, table) == expected((0, 4 * RUN))
+
+
+@pytest.mark.parametrize("kind", ["shared", "user"])
+@pytest.mark.parametrize("key", [(0,), (1, 0)])
+def test_a_load_is_stored_as_it_came(run: Runner, monkeypatch: pytest.MonkeyPatch, kind: Any, key: tuple[int, ...]
+                                     ) -> None:
+    """Rows of all layouts, in order and not, untouched and not: as they were given, as columns where they may be."""
+    written: list[int] = []
+    write_loaded = Runs.write_loaded
+
+    def noted(runs: Runs, path: Path, keys: Sequence[Any], parts: Any) -> Any:
+        written.append(len(keys))
+        return write_loaded(runs, path, keys, parts)
+
+    monkeypatch.setattr(Runs, "write_loaded", noted)
+    columns = "id int8, name text, flag bool, raw bytea, number numeric, real float8, doc jsonb"
+
+    def row(n: int) -> Row:
+        return (n, f"n{n:05}", None if n % 3 else n % 2, b"\0" * (n % 5), None if n % 7 else f"{n}.50",
+                float("nan") if n % 11 == 0 else n / 4, '{"a": 1}' if n % 2 else None)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition("t", columns, key=key, kind=kind))
+        tenant = "" if kind == "shared" else "me"
+        one = engine.begin(None)
+
+        async def load(rows: list[Row]) -> None:
+            await one.insert(table, [(tenant, row) for row in rows], batch=batch_of(table, rows))
+
+        await load([row(n) for n in range(RUN)])
+        assert written == [RUN]
+        await load([row(n) for n in range(RUN, RUN + RUN // 2)])
+        await one.update(table, [((tenant, tuple(row(RUN + 3)[place] for place in key)), {2: 1})])
+        await load([row(n) for n in range(RUN + RUN // 2, 2 * RUN + 1)])
+        await load([row(n) for n in reversed(range(2 * RUN + 1, 4 * RUN))])
+        assert written == [RUN]
+        wanted = [row(n) if n != RUN + 3 else (*row(n)[:2], 1, *row(n)[3:]) for n in range(4 * RUN)]
+        for _ in range(2):
+            found = read(one, table, tenant=tenant) if not one._ended else stored(engine, table, tenant=tenant)
+            assert repr(found) == repr(wanted)
+            if not one._ended:
+                await one.commit()
+
+    run(test)
 
 
 def test_memory_stays_bounded(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,7 +544,7 @@ def test_ended_while_a_run_is_written(run: Runner, tmp_path: Path, monkeypatch: 
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, definition())
         there, go_on = threading.Event(), threading.Event()
-        write = Runs.write
+        write = Runs._write
 
         def slow(self: Runs, *args: Any) -> Any:
             written = write(self, *args)
@@ -490,7 +552,7 @@ def test_ended_while_a_run_is_written(run: Runner, tmp_path: Path, monkeypatch: 
             assert go_on.wait(DEADLINE)
             return written
 
-        monkeypatch.setattr(Runs, "write", slow)
+        monkeypatch.setattr(Runs, "_write", slow)
         one = engine.begin(None)
         insert = asyncio.create_task(one.insert(table, rows_from(0, 2 * RUN)))
         await until(there.is_set)

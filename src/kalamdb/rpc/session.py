@@ -520,9 +520,9 @@ class Session:
 
     def _report(self) -> None:
         """ParameterStatus for what has changed."""
-        for name, default in REPORTED.items():
-            settings = self.client.settings
-            value = settings.get(name) or settings.get(name.lower()) or default
+        settings = self.client.settings
+        for name, lower, default in _REPORTED:
+            value = settings.get(name) or settings.get(lower) or default
             if value != self._reported[name]:
                 self._reported[name] = value
                 self._out.append(wire.parameter_status(name, value))
@@ -624,6 +624,7 @@ class Session:
         raise KalamError("08P01", f"unexpected {type(message).__name__} message", severity="FATAL")
 
 
+_REPORTED: Final = [(name, name.lower(), default) for name, default in REPORTED.items()]
 _NEVER_SKIPPED: Final = frozenset({wire.Sync, wire.Terminate})
 _HANDLERS: Final[dict[type, Callable[[Session, Any], None]]] = {
     wire.Flight: Session._on_flight,

@@ -239,9 +239,11 @@ class SqlExecutor:
             bound = entry.bound(run.catalog, run.path, self.queries)
             if not isinstance(bound.plan, InsertPlan):
                 return None
+            if context.rules:
+                _check_rules(bound.plan, context.rules)
             run.params = decode(params, formats, bound.kinds)
             found = bound.plan.one(run)
-        except KalamError:
+        except (KalamError, OtherRules):
             return None
         session.tenant = run.tenant
         return Result("INSERT 0 1") if found and self.engine.insert_alone(txn.id, bound.plan.table, *found) else None
@@ -472,6 +474,8 @@ def _answer(run: Run, result: Result) -> Result:
 
 def lock_timeout_of(session: ClientSession) -> int:
     """lock_timeout of a session in milliseconds."""
+    if "lock_timeout" not in session.settings:
+        return 0
     return transaction.milliseconds(session.settings.get("lock_timeout", "0"))
 
 

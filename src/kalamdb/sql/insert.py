@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from operator import itemgetter
 from typing import Any
 
 from sqlglot import exp
@@ -106,7 +105,7 @@ class InsertPlan:
     upsert: Upsert | None
     returning: Returning | None
     params: Params
-    whole: Callable[[Row], Row] | None = None  # makes a row of ``arrow`` the table's, where it has all columns
+    order: list[int] | None = None  # of the columns of ``arrow``, to be the table's, where it has them all
     writes: bool = True
 
     @property
@@ -150,7 +149,7 @@ class InsertPlan:
     async def _many(self, run: Run) -> Result:
         written: list[tuple[str, Row]] = []
         count = 0
-        async for batch in self._batches(run):
+        async for batch, columns in self._batches(run):
             if self.upsert is not None:
                 done = await self.upsert.run(run, batch)
             elif self.returning is not None and self.skip_conflicts:
@@ -159,7 +158,8 @@ class InsertPlan:
                 left = set(conflicts)
                 done = [one for place, one in enumerate(batch) if place not in left]
             else:
-                count += await run.transaction.insert(self.table, batch, skip_conflicts=self.skip_conflicts)
+                count += await run.transaction.insert(self.table, batch, skip_conflicts=self.skip_conflicts,
+                                                      batch=columns)
                 done = batch if self.returning is not None else []
                 written += done
                 continue
@@ -174,26 +174,31 @@ class InsertPlan:
 
     async def _batches(self, run: Run) -> Any:
         if self.arrow is not None:
-            rows = types.rows_from_arrow(run.params[self.arrow], self.arrow_types)
-            if self.whole is not None:
-                for at in range(0, len(rows), BATCH_ROWS):
-                    yield list(zip(repeat(self._tenant(run)), map(self.whole, rows[at : at + BATCH_ROWS])))
+            batches = types.batches_from_arrow(run.params[self.arrow], self.arrow_types)
+            if self.order is not None:
+                kinds = [column.type for column in self.table.columns]
+                for columns in batches:
+                    whole = columns.select(self.order)
+                    for at in range(0, whole.num_rows, BATCH_ROWS):
+                        part = whole.slice(at, BATCH_ROWS)
+                        yield list(zip(repeat(self._tenant(run)), types.rows_of_batch(part, kinds))), part
                 return
+            rows = [row for columns in batches for row in types.rows_of_batch(columns, self.arrow_types)]
             built = self._built(run, [self.source_cells], rows)
             while batch := _take(built, BATCH_ROWS):
-                yield batch
+                yield batch, None
         elif self.source is not None:
             source = self.source.source(run)
             try:
                 while rows := await source.read(BATCH_ROWS):
-                    yield list(self._built(run, [self.source_cells], rows))
+                    yield list(self._built(run, [self.source_cells], rows)), None
             finally:
                 source.close()
         else:
             computed: Computed = ()
             if self.computed is not None:
                 computed = await one_row(self.computed, run)
-            yield list(self._built(run, self.rows, (computed,)))
+            yield list(self._built(run, self.rows, (computed,))), None
 
     def _tenant(self, run: Run) -> str:
         """Of rows that name none."""
@@ -388,10 +393,10 @@ def plan_arrow_insert(write: ArrowWrite, table: TableDef, params: Params, plan_q
     for place, position in enumerate(positions):
         cells[planner.place(position)] = computed_cell(place, None)
     kinds = tuple(_column(table, position).type for position in positions)
-    whole = None
+    order = None
     if sorted(positions) == list(range(len(table.columns))):
-        whole = tuple if len(positions) == 1 else itemgetter(*[positions.index(place) for place in sorted(positions)])
+        order = [positions.index(place) for place in sorted(positions)]
     skip, upsert = False, None
     if write.conflict is not None:
         skip, upsert = plan_conflict(write.conflict, table, params, plan_query, write.alias)
-    return InsertPlan(table, [], None, cells, write.param, kinds, None, skip, upsert, None, params, whole)
+    return InsertPlan(table, [], None, cells, write.param, kinds, None, skip, upsert, None, params, order)

@@ -229,9 +229,10 @@ class Transaction(Protocol):
     # 'Key (id)=(5) already exists.'), NOT NULL (23502) and enforced checks (23514); read-only: 25006
     async def insert(
         self, table: TableDef, rows: Iterable[tuple[str, Row]], *, skip_conflicts: bool = False,
-        conflicts: list[int] | None = None,
+        conflicts: list[int] | None = None, batch: pa.RecordBatch | None = None,
     ) -> int:
-        """How many rows; ``skip_conflicts``: without those whose key is taken, whose places go to ``conflicts``."""
+        """How many rows; ``skip_conflicts``: without those whose key is taken, whose places go to ``conflicts``.
+        ``batch``: the same rows, all of one tenant, as columns in the table's order."""
 
     def insert_nowait(self, table: TableDef, tenant: str, row: Row) -> bool:
         """Single row where no lock has to be waited for; False: call insert."""

@@ -9,11 +9,11 @@ is read as a cold segment is. What the transaction does to such a row later stay
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,9 @@ from kalamdb.store.hot import Layout
 from kalamdb.store.manifest import Manifest, Positions, Segment
 from kalamdb.store.segment import Key, SegmentWriter, Written, key_at, segment_schema
 from kalamdb.txn.api import NotInMemory, TableDef
+
+if TYPE_CHECKING:
+    from kalamdb.txn.overlay import Loaded
 
 #: rows of one table that a transaction holds in memory before they become a run
 BULK_ROWS = 100_000
@@ -99,18 +102,41 @@ class Runs:
     # ---------- writing, in a worker thread ----------
     def write(self, path: Path, rows: Sequence[tuple[Key, int, Row]]) -> tuple[Segment, Written]:
         """A new run of rows in order of their keys: (key, position, row). ``add`` makes it known."""
-        table, layout = self.table, self._layout
-        schema = segment_schema(table, seq=False)
-        head = schema.names.index("k")
-        schema = schema.insert(head + 1, pa.field("_pos", pa.int64(), nullable=False))
+        layout, schema = self._layout, self._schema()
         key = types.by_name("int8" if layout.codec.integer else "bytea")
         kinds = [*([] if layout.shared else [types.TEXT]), key, types.by_name("int8"), *layout.types]
-        writer = SegmentWriter(path, table, schema)
+        return self._write(path, schema, (
+            types.rows_to_arrow([(*(key[1:] if layout.shared else key), position, *row)
+                                 for key, position, row in rows[start : start + CHUNK_ROWS]], kinds, schema)
+            for start in range(0, len(rows), CHUNK_ROWS)))
+
+    def write_loaded(self, path: Path, keys: Sequence[Key], loaded: Sequence[Loaded]) -> tuple[Segment, Written]:
+        """``write`` of rows as they came."""
+        schema = self._schema()
+        key_type, shared = schema.field("k").type, self._layout.shared
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            at = 0
+            for part in loaded:
+                count = part.batch.num_rows
+                head = [] if shared else [pa.array([part.tenant] * count, pa.string())]
+                head.append(pa.array([k for _, k in keys[at : at + count]], key_type))
+                head.append(pa.array(np.full(count, part.position, np.int64)))
+                yield pa.RecordBatch.from_arrays([*head, *part.batch.columns], schema=schema)
+                at += count
+
+        whole = pa.Table.from_batches(batches(), schema).combine_chunks()
+        return self._write(path, schema, whole.to_batches(max_chunksize=CHUNK_ROWS))
+
+    def _schema(self) -> pa.Schema:
+        schema = segment_schema(self.table, seq=False)
+        return schema.insert(schema.names.index("k") + 1, pa.field("_pos", pa.int64(), nullable=False))
+
+    def _write(self, path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> tuple[Segment, Written]:
+        writer = SegmentWriter(path, self.table, schema)
         try:
-            for start in range(0, len(rows), CHUNK_ROWS):
-                part = [(*(key[1:] if layout.shared else key), position, *row)
-                        for key, position, row in rows[start : start + CHUNK_ROWS]]
-                writer.add(types.rows_to_arrow(part, kinds, schema))
+            for batch in batches:
+                writer.add(batch)
             written = writer.finish()
         except BaseException:
             writer.abandon()

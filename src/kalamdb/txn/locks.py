@@ -10,6 +10,8 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import repeat
+from operator import is_
 from typing import Any, Protocol
 
 from kalamdb.errors import KalamError
@@ -150,6 +152,19 @@ class LockTable:
             return
         place = next(place for place in reversed(range(len(owner.locks))) if owner.locks[place] == key)
         del owner.locks[place]
+
+    def forget_last(self, owner: Owner, keys: Sequence[LockKey], keep: int) -> bool:
+        """``forget`` where these are the last that the owner has taken, in this order, and nobody waits for any. False:
+        it is not so, and nothing was done."""
+        count = len(keys)
+        if len(owner.locks) - keep < count or owner.locks[-count] != keys[0] or owner.locks[-count:] != keys:
+            return False
+        held = self._held
+        if not all(map(is_, map(held.get, keys), repeat(owner))):
+            return False
+        deque(map(held.pop, keys), 0)
+        del owner.locks[-count:]
+        return True
 
     def forget(self, owner: Owner, keys: Set[LockKey], keep: int) -> None:
         """Give back those of these locks, beyond an owner's first ``keep``, that nobody waits for: something else

@@ -9,9 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from operator import itemgetter
+from itertools import islice, repeat
+from operator import itemgetter, lt
 from typing import Any
+
+import pyarrow as pa
 
 from kalamdb.api import Row
 from kalamdb.catalog.catalog import CatalogChanges
@@ -24,6 +26,17 @@ from kalamdb.txn.bulk import Runs
 RowKey = tuple[str, int | bytes]
 #: (position, row or None for deleted, the version before)
 Version = tuple[int, Row | None, Any]
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Rows of a load as they came: a batch of the table's columns."""
+
+    tenant: str
+    position: int
+    batch: pa.RecordBatch
+
+
+#: of rows that are kept as they came
+LOADED_BYTES = 64 << 20
 #: so many keys are put in order one by one
 FEW = 16
 
@@ -31,7 +44,7 @@ FEW = 16
 class TableOverlay:
     """Own versions of one table's rows."""
 
-    __slots__ = ("_order", "_wide", "fresh", "layout", "rows", "runs", "table", "weight")
+    __slots__ = ("_order", "_wide", "fresh", "layout", "loaded", "loaded_bytes", "rows", "runs", "table", "weight")
 
     def __init__(self, table: TableDef, layout: Layout) -> None:
         self.table = table
@@ -40,6 +53,8 @@ class TableOverlay:
         self.fresh: list[RowKey] = []  # inserted since the last savepoint or run: these may become a run
         self.weight = 0  # characters and bytes in those, about
         self._wide = [place for place, column in enumerate(table.columns) if column.type.layout in ("utf8", "binary")]
+        self.loaded: list[Loaded] | None = []  # the same rows as they came; None: something happened to them
+        self.loaded_bytes = 0
         self.rows: dict[RowKey, Version] = {}
         self._order: list[RowKey] = []  # keys in order, those that came last perhaps missing
 
@@ -47,7 +62,7 @@ class TableOverlay:
         """The same rows under another definition."""
         made = TableOverlay(table, layout)
         made.runs = self.runs.altered(table, layout)
-        made.fresh, made.weight = list(self.fresh), self.weight
+        made.fresh, made.weight, made.loaded = list(self.fresh), self.weight, None
         places = {column.id: place for place, column in enumerate(self.table.columns)}
         sources = [(places.get(column.id), column.missing) for column in table.columns]
         for key, version in self.rows.items():
@@ -57,6 +72,7 @@ class TableOverlay:
     def forget_fresh(self) -> None:
         self.fresh.clear()
         self.weight = 0
+        self.loaded, self.loaded_bytes = [], 0
 
     def add_fresh(self, keys: Sequence[RowKey], rows: Sequence[Row]) -> None:
         """Of many rows one in four is weighed: looking at all would take longer than the rest."""
@@ -64,6 +80,14 @@ class TableOverlay:
         step = 4 if len(rows) >= FEW else 1
         for place in self._wide:
             self.weight += step * sum(len(row[place]) for row in rows[::step] if row[place] is not None)
+
+    def note_loaded(self, part: Loaded) -> None:
+        """These fresh rows came so. Not for ever: they are in memory twice."""
+        if self.loaded is not None:
+            self.loaded.append(part)
+            self.loaded_bytes += part.batch.nbytes
+            if self.loaded_bytes > LOADED_BYTES:
+                self.loaded = None
 
     def forget(self, key: RowKey) -> None:
         del self.rows[key]
@@ -111,6 +135,13 @@ class TableOverlay:
                 found.append((key, version[0], version[1]))
         found.sort(key=itemgetter(0))
         return found
+
+    def loaded_in_order(self) -> list[Loaded] | None:
+        """The fresh rows as they came, if they all came in order as columns and nothing has happened to them."""
+        loaded, fresh = self.loaded, self.fresh
+        if not loaded or sum([part.batch.num_rows for part in loaded]) != len(fresh):
+            return None
+        return loaded if all(map(lt, fresh, islice(fresh, 1, None))) else None
 
     def changes(self) -> Iterator[tuple[str, int | bytes, Row | None]]:
         for (tenant, k), version in self.rows.items():
@@ -170,6 +201,7 @@ class Overlay:
 
     def write(self, overlay: TableOverlay, key: RowKey, row: Row | None) -> None:
         before = overlay.rows.get(key)
+        overlay.loaded = None
         if self._marks:
             self._undo.append((overlay, key))
         elif before is not None and before[0] == self.position:  # no reader can want it, nothing can bring it back
@@ -184,22 +216,23 @@ class Overlay:
 
     def insert_new(self, overlay: TableOverlay, keys: Sequence[RowKey], rows: Sequence[Row]) -> None:
         """Rows of keys that nobody had before, this transaction included."""
-        position = self.position
-        overlay.rows.update(zip(keys, [(position, row, None) for row in rows], strict=True))
+        overlay.rows.update(zip(keys, zip(repeat(self.position), rows, repeat(None)), strict=False))
         overlay.add_fresh(keys, rows)
         if self._marks:
             self._undo.extend([(overlay, key) for key in keys])
 
-    def to_run(self, overlay: TableOverlay, rows: Sequence[tuple[RowKey, int, Row]], segment: Segment,
-               written: Written) -> None:
-        """These rows are in a run now."""
-        for key, _, _ in rows:
-            del overlay.rows[key]
+    def to_run(self, overlay: TableOverlay, keys: Sequence[RowKey], segment: Segment, written: Written) -> None:
+        """The rows of these keys are in a run now."""
+        if len(keys) == len(overlay.rows):
+            overlay.rows.clear()
+        else:
+            for key in keys:
+                del overlay.rows[key]
         overlay.forget_order()
         overlay.forget_fresh()
         overlay.runs.add(segment, written)
         if self._marks:  # all of them were written in the innermost level
-            start, moved = self._marks[-1].undo, {key for key, _, _ in rows}
+            start, moved = self._marks[-1].undo, set(keys)
             self._undo[start:] = [entry for entry in self._undo[start:]
                                   if entry[0] is not overlay or entry[1] not in moved]
             self._undo.append((overlay, segment))

@@ -11,8 +11,10 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import pyarrow as pa
 
 from kalamdb import types
 from kalamdb.api import ClientSession, Row
@@ -37,7 +39,7 @@ from kalamdb.txn.api import (
     TableDef,
 )
 from kalamdb.txn.locks import LockKey, Waiter
-from kalamdb.txn.overlay import FEW, Overlay, RowKey, TableOverlay, Version
+from kalamdb.txn.overlay import FEW, Loaded, Overlay, RowKey, TableOverlay, Version
 from kalamdb.txn.sample import StoreSample
 from kalamdb.txn.scan import StoreScan
 
@@ -252,7 +254,7 @@ class StoreTransaction:
         return True
 
     async def insert(self, table: TableDef, rows: Iterable[tuple[str, Row]], *, skip_conflicts: bool = False,
-                     conflicts: list[int] | None = None) -> int:
+                     conflicts: list[int] | None = None, batch: pa.RecordBatch | None = None) -> int:
         await self._enter(table)
         layout = self._engine.layouts.of(table)
         overlay = self._overlay.table(table, layout)
@@ -262,6 +264,8 @@ class StoreTransaction:
             taken: list[int] = []
             if not self._insert_new(overlay, part, last):
                 await self._insert_each(overlay, part, last, taken if skip_conflicts else None)
+            elif batch is not None:
+                overlay.note_loaded(Loaded(part[0][0], self._overlay.position, batch.slice(seen, len(part))))
             count += len(part) - len(taken)
             if conflicts is not None:
                 conflicts += [seen + place for place in taken]
@@ -287,13 +291,14 @@ class StoreTransaction:
         for tenant in tenants:
             if tenant not in last:
                 last[tenant] = self._engine.last_key(overlay.layout, tenant)
-        if any(last[tenant] is not None and k <= last[tenant] for tenant, k in keys):
+        if any(last[tenant] is not None and min([k for owner, k in keys if owner == tenant]) <= last[tenant]
+               for tenant in tenants):
             return False
         if len(set(keys)) < len(keys) or not overlay.rows.keys().isdisjoint(keys) or overlay.runs.may_hold(keys):
             return False
         if any(other.may_hold_in_run(table, keys) for other in self._loaders(table)):
             return False
-        if not self._engine.locks.try_lock_new(self, [(table.id, *key) for key in keys]):
+        if not self._engine.locks.try_lock_new(self, _lock_keys(table, keys)):
             return False
         self._overlay.insert_new(overlay, keys, [row for _, row in part])
         return True
@@ -320,8 +325,10 @@ class StoreTransaction:
         had need not stay in memory either."""
         if not _spills(overlay):
             return
-        rows = overlay.for_run()
-        if not rows:
+        loaded = overlay.loaded_in_order()
+        rows = [] if loaded else overlay.for_run()
+        keys = list(overlay.fresh) if loaded else [key for key, _, _ in rows]
+        if not keys:
             overlay.forget_fresh()
             return
         storage = self._engine.tiers.storage(overlay.table)
@@ -329,7 +336,7 @@ class StoreTransaction:
 
         def write() -> tuple[Segment, Written]:
             with told("write", path.name, storage.id):
-                return overlay.runs.write(path, rows)
+                return overlay.runs.write_loaded(path, keys, loaded) if loaded else overlay.runs.write(path, rows)
 
         try:
             segment, written = await self._engine.tiers.in_thread(write, pool="bulk")
@@ -338,9 +345,14 @@ class StoreTransaction:
         except BaseException:
             unlink_scratch(path)
             raise
-        self._overlay.to_run(overlay, rows, segment, written)
+        self._overlay.to_run(overlay, keys, segment, written)
         self._engine.loading.setdefault(overlay.table.id, {})[self] = None
-        self._engine.locks.forget(self, {(overlay.table.id, *key) for key, _, _ in rows}, self._overlay.locks_before)
+        lock_keys, keep = _lock_keys(overlay.table, keys), self._overlay.locks_before
+        if self.locks[-1:] == [self._runs_key]:  # the lock that was taken last
+            self.locks.insert(keep, self.locks.pop())
+            keep += 1
+        if not self._engine.locks.forget_last(self, lock_keys, keep):
+            self._engine.locks.forget(self, set(lock_keys), keep)
 
     def _exists(self, overlay: TableOverlay, key: tuple[str, int | bytes], last: dict[str, Any] | None = None) -> bool:
         """Is there a row of this key now? The key's lock is held. ``last`` spares look-ups beyond the highest key."""
@@ -824,6 +836,10 @@ def _candidates(overlay: TableOverlay, scan: Scan) -> Sequence[tuple[RowKey, Ver
         key = (scan.tenant, bounds[0][1])
         return ((key, rows[key]),) if key in rows else ()
     return [(key, rows[key]) for key in overlay.in_range(scan.tenant, bounds)]
+
+
+def _lock_keys(table: TableDef, keys: Sequence[RowKey]) -> list[LockKey]:
+    return list(zip(repeat(table.id), *zip(*keys, strict=True), strict=False))
 
 
 def _spills(overlay: TableOverlay) -> bool:
