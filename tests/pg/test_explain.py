@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from typing import Any
+from xml.etree import ElementTree
 
 import psycopg
 import pytest
@@ -93,6 +94,48 @@ def test_without_analyze(db: Session, table: str, options: str) -> None:
     assert "Received" not in lines
     assert "Server" not in lines
     assert ("Remote SQL" in lines) == (options == "VERBOSE")
+
+
+def leaves(db: Session, query: str, form: str, options: str = "VERBOSE, COSTS OFF") -> str:
+    return "\n".join(str(row[0]) for row in db(f"EXPLAIN ({options}, FORMAT {form}) {query}"))
+
+
+def test_formats(db: Session, table: str) -> None:
+    """Remote SQL and, with ANALYZE, the figures are properties of the node in each of them."""
+    for query, word in ((f"SELECT id FROM {table} WHERE n = 3", "SELECT"),
+                        (f"UPDATE {table} t SET n = u.n FROM {table} u WHERE u.id = t.id + 1", "UPDATE"),
+                        (f"DELETE FROM {table} WHERE n = 3", "DELETE")):  # fmt: skip
+        (found,) = db.value(f"EXPLAIN (VERBOSE, FORMAT JSON) {query}")
+        node = found["Plan"] if word == "SELECT" else found["Plan"]["Plans"][0]
+        assert node["Remote SQL"].startswith(word)
+        assert f'Remote SQL: "{word} ' in leaves(db, query, "YAML")
+        tree = ElementTree.fromstring(leaves(db, query, "XML"))
+        assert [(each.text or "").split()[0] for each in tree.iter() if each.tag.endswith("}Remote-SQL")] == [word]
+    query = f"SELECT n, count(*) FROM {table} GROUP BY n"
+    tree = ElementTree.fromstring(leaves(db, query, "XML", "ANALYZE"))
+    tags = {each.tag.rpartition("}")[2] for each in tree.iter()}
+    assert tags >= {name.replace(" ", "-") for name in TELLING}
+    assert all(f"{name}: " in leaves(db, query, "YAML", "ANALYZE") for name in TELLING)
+
+
+def test_prepared_statements(db: Session, table: str) -> None:
+    """A custom plan knows the values, a generic one does not: both send parameters."""
+    db(f"PREPARE q(bigint, int) AS SELECT body FROM {table} WHERE id < $1 AND n = $2")
+    db(f"PREPARE w(int) AS UPDATE {table} SET n = n + 1 WHERE id = $1")
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        db(f"SET plan_cache_mode = {mode}")
+        shown = text(db, "EXECUTE q(100, 3)", "VERBOSE")
+        assert 'WHERE (("id" < $1) AND ("n" = $2))' in shown or 'WHERE ("id" < $1) AND ("n" = $2)' in shown, shown
+        (scan,) = explain(db, "EXECUTE q(100, 3)")
+        assert scan["Rows Received"] == 10
+        assert "Remote SQL: UPDATE" in text(db, "EXECUTE w(5)", "VERBOSE")
+        assert db(f"SELECT count(*) FROM {table} WHERE n > 9") == [(0,)]  # only shown
+    if db.value("SELECT current_setting('server_version_num')::int") >= 160000:
+        shown = text(db, f"SELECT body FROM {table} WHERE id = $1", "VERBOSE, GENERIC_PLAN")
+        assert 'Remote SQL: SELECT "body"' in shown
+        query = f"DELETE FROM {table} t USING {table} u WHERE u.id = t.n AND u.n = $1"
+        shown = text(db, query, "VERBOSE, GENERIC_PLAN")
+        assert "Remote SQL: DELETE FROM" in shown
 
 
 def test_nothing_is_asked_for_where_nobody_asks(db: Session, table: str) -> None:
