@@ -95,7 +95,7 @@ kalam_GetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 	info->scope.plain = info->locked && info->keys == NIL;
 	classify_conditions(rel, info);
 	info->conds = extract_actual_clauses(info->remote_conds, false);
-	info->columns = rel->reltarget->exprs;
+	info->columns = kalam_sent_columns(root, rel->reltarget->exprs);
 	cost_qual_eval(&info->local_cost, info->local_conds, root);
 	kalam_estimate_size(root, rel, info);
 	rel->fdw_private = info;

@@ -374,6 +374,8 @@ SENT: dict[str, list[str]] = {
 LOCKED = [
     "SELECT a.id FROM a JOIN c ON a.id = c.id FOR UPDATE", "SELECT a.id FROM a JOIN c ON a.id = c.id FOR SHARE OF a",
     "SELECT a.n + c.sub FROM a LEFT JOIN c ON a.id = c.id WHERE a.m < 9 FOR UPDATE OF a SKIP LOCKED",
+    "SELECT a.id, s.z FROM a LEFT JOIN (SELECT id, COALESCE(x, 'none') AS z FROM c WHERE sub > 7) s ON a.id = s.id"
+    " FOR UPDATE OF a",
     "SELECT id FROM a WHERE id IN (SELECT id FROM c) FOR UPDATE", "SELECT id FROM a ORDER BY n, id FOR UPDATE",
     "SELECT id FROM a WHERE n + 1 > 3 ORDER BY n DESC LIMIT 3 FOR UPDATE",
     "SELECT a.id FROM a JOIN c ON a.id = c.id ORDER BY a.n, a.id LIMIT 2 FOR UPDATE OF a FOR SHARE OF c NOWAIT",

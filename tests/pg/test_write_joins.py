@@ -57,6 +57,8 @@ WHOLE = [
     "UPDATE items i SET id = i.id + 100 FROM other o WHERE o.ref = i.id",
     "UPDATE items i SET at = now(), n = 5 FROM other o WHERE o.ref = i.id AND i.at < '2024-01-06 UTC'",
     "UPDATE items i SET n = (SELECT max(id) FROM third) FROM other o WHERE o.ref = i.id RETURNING i.n, o.a",
+    "UPDATE items i SET t = s.z FROM other o LEFT JOIN (SELECT id, coalesce(name, 'x') AS z FROM third WHERE id > 1) s"
+    " ON s.id = o.a WHERE o.ref = i.id RETURNING i.id, i.t",
     "UPDATE items i SET n = 2 FROM other o WHERE o.ref = i.id AND false",
     "WITH up AS (UPDATE items i SET n = 1 FROM other o WHERE o.ref = i.id RETURNING i.id, o.b) SELECT * FROM up",
     "DELETE FROM items i USING other o WHERE o.ref = i.id RETURNING i.id, i.t, o.b",
@@ -119,6 +121,13 @@ def test_errors_and_settings(pair: Pair) -> None:
     assert "Foreign Update" in plan(pair, "EXECUTE u(1, 'x')")
     for values in ("2, 'x'", "NULL, 'y'", "5, NULL", "99, ''"):
         pair.both(f"EXECUTE u({values})")
+    for side in (pair.heap, pair.kalam):  # a condition that is decided once
+        side.conn.execute("PREPARE once(int) AS UPDATE items i SET n = 8 FROM other o WHERE o.ref = i.id AND $1 > 5")
+        side.conn.execute("PREPARE gone(int) AS DELETE FROM items WHERE id IN (SELECT ref FROM other WHERE $1 > 5)")
+    for name in ("once", "gone"):
+        assert "Foreign Update" not in plan(pair, f"EXECUTE {name}(3)")
+        pair.both(f"EXECUTE {name}(3)")
+        pair.both(f"EXECUTE {name}(6)")
 
 
 def test_one_change_a_row(pair: Pair) -> None:
