@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .ddl import Session
-from .plans import nodes
+from .plans import nodes, remote_sql
 
 pytestmark = pytest.mark.pg
 
@@ -86,3 +86,33 @@ def test_no_query_engine(db: Session, ns: str) -> None:
     db("SELECT kalam_flush(%s::regclass)", f"{ns}.k")
     assert server_path(db, page.format("")) == "store"
     assert server_path(db, page.format("DESC")) == "store"
+
+
+def test_a_limit_that_is_null(db: Session, ns: str) -> None:
+    """A generic plan relies on the server's order before it knows the limit."""
+    db("SET plan_cache_mode = force_generic_plan")
+    fill(db, ns, "shared")
+
+    def agree() -> None:
+        for _ in range(2):  # the second time the server has columns in memory
+            db(f"SELECT sum(id), max(owner) FROM {ns}.k")
+            for desc, limit in itertools.product(("asc", "desc"), ("NULL", "5", "NULL")):
+                found, wanted = (db(f"EXECUTE {table}_{desc}({limit})") for table in ("k", "h"))
+                assert found == wanted, (desc, limit)
+
+    for table, (desc, order) in itertools.product(("k", "h"), (("asc", "owner, id"), ("desc", "owner DESC, id DESC"))):
+        db(f"PREPARE {table}_{desc}(bigint) AS SELECT owner, id, body FROM {ns}.{table} ORDER BY {order} LIMIT $1")
+    (sent,) = remote_sql(db, "EXECUTE k_asc(NULL)")
+    assert "LIMIT $1" in sent
+    rows(db, ns, 1)
+    agree()
+    db("SELECT kalam_flush(%s::regclass)", f"{ns}.k")
+    agree()
+    rows(db, ns, 301)
+    agree()
+    db("BEGIN")
+    for table in ("k", "h"):
+        db(f"DELETE FROM {ns}.{table} WHERE id % 3 = 0")
+        db(f"INSERT INTO {ns}.{table} VALUES (7, -5, 1, 'own'), (-1, 5000, 2, 'own'), (99, 1, 4, 'own')")
+    agree()
+    db("ROLLBACK")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -298,3 +299,26 @@ def test_serializable_says_once_what_it_is(wire: Wire, numbers: str) -> None:
         wire("COMMIT", txn=block)
     assert len(heard) == 1
     assert "snapshot isolation" in heard[0]
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("cold", [False, True])
+def test_no_limit_leaves_the_order(db: Client, ns: str, wire: Wire, cold: bool, own: bool) -> None:
+    """LIMIT NULL, as a plan with a parameter for it may say, is no limit: of every row, in order all the same."""
+    db.run("CREATE TABLE t (id bigint PRIMARY KEY, v integer)")
+    expected = list(range(2, 1001, 2))
+    if cold:
+        db.run("INSERT INTO t SELECT g, g FROM generate_series(1, 999, 2) g")
+        db.run(f"STORAGE FLUSH TABLE {ns}.t")
+        expected = list(range(1, 1001))
+    db.run("INSERT INTO t SELECT g, g FROM generate_series(2, 1000, 2) g")
+    context = {"arrow": True, "txn": {"id": uuid.uuid4().hex}, "fetch": 10_000}
+    if own:
+        wire(f'INSERT INTO "{ns}"."t" VALUES (5000, 1), (-5, 1)', txn=context["txn"])
+        wire(f'UPDATE "{ns}"."t" SET v = 0 WHERE id = 500', txn=context["txn"])
+        expected = [-5, *expected, 5000]
+    for _ in range(3):  # the second time from columns in memory
+        wire(f'SELECT "id" FROM "{ns}"."t"', **context)
+        for order, wanted in (("", expected), (" DESC", expected[::-1])):
+            found = wire.all(f'SELECT "id" FROM "{ns}"."t" ORDER BY "id"{order} LIMIT $1', ("int8", None), **context)
+            assert [row[0] for row in found] == wanted, order

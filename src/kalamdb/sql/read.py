@@ -207,7 +207,8 @@ class ReadPlan:
             return ThreadSource.of_scan(run.workers, run.session, rows)
         cursor = run.transaction.scan(run.snapshot, scan)
         if self.positions:
-            if alone and run.context is not None and run.context.arrow and not run.context.exec:
+            batched = alone and not self.ordered  # LIMIT NULL leaves only ORDER BY, and batches come in no order
+            if batched and run.context is not None and run.context.arrow and not run.context.exec:
                 ready = cursor.at_hand()
                 if ready is not None:
                     cursor.close()
