@@ -6,8 +6,12 @@ server only.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
+
+from support.ports import wait_until
 
 from .ddl import Session
 
@@ -111,6 +115,22 @@ def test_inside_a_transaction(t: Session, other: Session, ns: str) -> None:
     t("ROLLBACK TO s")
     t("EXECUTE change(1); COMMIT")
     assert [row[1] for row in rows(t)] == [15, 24, 32]
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_rules_that_change_while_a_statement_waits(t: Session, other: Session, ns: str, block: bool) -> None:
+    if block:
+        t("BEGIN; SELECT 1")
+    other("BEGIN")
+    other.remote(f'ALTER TABLE "{ns}".t ADD COLUMN other int DEFAULT 3')
+    with ThreadPoolExecutor(1) as pool:
+        change = pool.submit(t, "EXECUTE change(1)")
+        wait_until(lambda: other.remote("SELECT 1 FROM system.locks WHERE NOT granted"), "the UPDATE waits")
+        other("COMMIT")
+        change.result(20)
+    if block:
+        t("COMMIT")
+    assert [row[1] for row in rows(t)] == [14, 23]
 
 
 def test_a_table_that_took_the_name(t: Session, other: Session, ns: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Callable
 
 import pytest
 
+from kalamdb.sql.executor import ALONE_NS
 from support.ports import wait_until
 from support.server import KalamServer
 
@@ -227,6 +229,36 @@ def test_a_statement_that_relies_on_other_rules_does_nothing(wire: Wire, db: Cli
     db.run("DROP TABLE t")
     db.run("CREATE TABLE t (id bigint PRIMARY KEY, a integer)")
     assert wire(change, ("int4", "1"), rules=known).tag.startswith("STALE")
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_rules_change_while_a_statement_waits(wire: Wire, other: Client, db: Client, t: str, within: bool) -> None:
+    """It was planned under the definition it relies on, and begins anew under another."""
+    known = dict(db.rows("SHOW TABLE t"))["definition"]
+    wire(f'INSERT INTO {t} ("id", "a") VALUES ($1, $1)', ("int8", "1"))
+    context = {"txn": TXN, "commit": True} if within else {}
+    db.run("BEGIN")
+    db.run("ALTER TABLE t ADD COLUMN c integer")
+    wire.send(f'UPDATE {t} SET "a" = ("a" + 1) WHERE ("id" = 1)', rules=known, **context)
+    wait_until(lambda: other.rows("SELECT 1 FROM system.locks WHERE NOT granted"), "the UPDATE waits")
+    db.run("COMMIT")
+    now = dict(db.rows("SHOW TABLE t"))["definition"]
+    assert wire.answer().tag == f"STALE {now}"
+    assert wire.status == ("T" if within else "I")
+    assert contents(wire, t, '"id", "a"', **({"txn": TXN} if within else {})) == [(1, 1)]
+    assert wire(f'UPDATE {t} SET "a" = ("a" + 1) WHERE ("id" = 1)', rules=now, **context).tag == "UPDATE 1"
+    assert contents(wire, t, '"id", "a"') == [(1, 2)]
+
+
+def test_a_lone_row_that_relies_on_other_rules(wire: Wire, db: Client, t: str) -> None:
+    """Also of the only session that does anything, whose rows take the short way."""
+    known = dict(db.rows("SHOW TABLE t"))["definition"]
+    put, lone = f'INSERT INTO {t} ("id") VALUES ($1)', time.monotonic() + ALONE_NS / 1e9
+    wait_until(lambda: wire("SELECT 1").rows and time.monotonic() > lone, "nobody else does anything")
+    assert wire(put, ("int8", "1"), txn=another(), commit=True, rules=known).tag == "INSERT 0 1"
+    assert wire(put, ("int8", "2"), txn=TXN, commit=True, rules="0.0").tag == f"STALE {known}"
+    assert contents(wire, t, '"id"', txn=TXN) == [(1,)]
+    wire("ROLLBACK")
 
 
 def test_levels(wire: Wire, t: str) -> None:

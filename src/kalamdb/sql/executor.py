@@ -364,6 +364,13 @@ class SqlExecutor:
         outcome: Result | Awaitable[Result] = plan.start(run)
         return outcome
 
+    async def _result(self, run: Run, outcome: Result | Awaitable[Result],
+                      start: Callable[[], Result | Awaitable[Result]]) -> Result:
+        try:
+            return outcome if isinstance(outcome, Result) else await outcome
+        except StaleDefinition as stale:
+            return await self._again(run, start, stale)
+
     async def _again(self, run: Run, start: Callable[[], Result | Awaitable[Result]], stale: StaleDefinition) -> Result:
         """Start a statement anew whose table was altered between its planning and its turn; it has written nothing."""
         while True:
@@ -385,9 +392,7 @@ class SqlExecutor:
                       start: Callable[[], Result | Awaitable[Result]]) -> Result:
         try:
             try:
-                result = outcome if isinstance(outcome, Result) else await outcome
-            except StaleDefinition as stale:
-                result = await self._again(run, start, stale)
+                result = await self._result(run, outcome, start)
             except OtherRules as other:
                 return self._untouched(run, other)
             if run.own and not run.handed:
