@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -233,6 +234,56 @@ def test_at_hand(run: Runner) -> None:
         assert at_hand() is None
         await engine.flush(table)
         assert at_hand() is None
+        reader.rollback()
+
+    run(test)
+
+
+class Watched:
+    """A lock that tells when another thread asks for it."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._lock = threading.Lock()
+        self._reader = threading.current_thread()
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not self._reader:
+            self.asked.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_a_commit_that_begins_as_keys_begin_to_be_noted(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await filled(engine)
+        layout, cache, lock = engine.layouts.of(table), engine.columns, Watched()
+        begun = cache._begun
+        writers: list[threading.Thread] = []
+
+        def write() -> None:
+            cache.changed(layout, [("", 5)])
+            lock.asked.set()
+
+        def before() -> int:
+            """A group begins right after its number was asked for."""
+            number = begun()
+            if not writers:
+                writers.append(threading.Thread(target=write))
+                writers[0].start()
+                assert lock.asked.wait(20)
+            return number
+
+        monkeypatch.setattr(cache, "_lock", lock)
+        monkeypatch.setattr(cache, "_begun", before)
+        reader = engine.begin(None)
+        columns(reader, table)
+        writers[0].join()
+        found = cache.of(reader.snapshot(0).hot, layout, "", ("c1",))
+        assert found is not None
+        assert found.changed == [("", 5)]
         reader.rollback()
 
     run(test)

@@ -44,7 +44,7 @@ class _Tracked:
 
     table_id: int
     tenant: str | None
-    since: int
+    since: int = 0
     keys: set[RowKey] = field(default_factory=set)
     most: int = CHANGES_BEFORE
     layout: Layout | None = None
@@ -114,10 +114,10 @@ class ColumnCache:
 
     # ---------- for who writes, before it can be seen ----------
     def changed(self, layout: Layout, keys: Collection[RowKey]) -> None:
-        if layout.table_id not in self._by_table:
-            return
-        with self._lock:
-            tenants = self._by_table.get(layout.table_id, {})
+        with self._lock:  # also to see that there is nothing: a scan may be about to note keys
+            tenants = self._by_table.get(layout.table_id)
+            if tenants is None:
+                return
             for tenant in (None, "") if layout.shared else (None,):
                 if (tracked := tenants.get(tenant)) is not None:
                     self._note(tracked, keys)
@@ -157,9 +157,10 @@ class ColumnCache:
         with self._lock:
             tracked = self._by_table.get(layout.table_id, {}).get(tenant)
             if tracked is None:
-                tracked = _Tracked(layout.table_id, tenant, self._begun())
+                tracked = _Tracked(layout.table_id, tenant)
                 self._by_table.setdefault(layout.table_id, {})[tenant] = tracked
                 self._used[tracked] = None
+                tracked.since = self._begun()  # what begins after this finds it
                 self._shrink()
             if snapshot.since < tracked.since:
                 return None
