@@ -962,7 +962,8 @@ class Expressions:
         return self.call(name, [self.value(part, frame) for part in parts if part is not None], node)
 
     def _overlay(self, node: exp.Expr, frame: Frame) -> Typed:
-        raise not_supported("overlay()", node)
+        parts = [node.this, node.args["expression"], node.args["from_"], node.args.get("for_")]
+        return self.call("overlay", [self.value(part, frame) for part in parts if part is not None], node)
 
     def _extract(self, node: exp.Expr, frame: Frame) -> Typed:
         return self._field(node.name, self.value(node.args["expression"], frame), node)

@@ -117,6 +117,14 @@ def _times(interval: str, number: str) -> str:
     return f"coalesce(TRY({interval} * {number}), CASE WHEN $1 IS NOT NULL AND $2 IS NOT NULL THEN {out_of_range} END)"
 
 
+def _overlay(length: str) -> str:
+    """What stands before $3, then $2, then what follows so many letters."""
+    after, given = f"(CAST($3 AS BIGINT) + {length})", f"$1 IS NOT NULL AND $2 IS NOT NULL AND {length} IS NOT NULL"
+    return (f"CASE WHEN {given} AND $3 <= 0 THEN {_LENGTH} WHEN {given} AND {after} NOT BETWEEN -2147483648 AND "
+            f"2147483647 THEN {failure('22003', 'integer out of range')} "
+            f"ELSE left($1, $3 - 1) || $2 || substring($1, CASE WHEN {after} < 1 THEN 1 ELSE {after} END) END")
+
+
 def _log(name: str) -> str:
     return f"CASE WHEN $1 = 0 THEN {_LOG_ZERO} WHEN $1 < 0 THEN {_LOG_NEGATIVE} ELSE {name}($1) END"
 
@@ -176,7 +184,11 @@ asin(float8) float8 CASE WHEN $1 NOT BETWEEN -1 AND 1 AND NOT isnan($1) THEN {_O
 acos(float8) float8 CASE WHEN $1 NOT BETWEEN -1 AND 1 AND NOT isnan($1) THEN {_OUT_OF_DOMAIN} ELSE acos($1) END
 random() float8 random()
 gcd(int4,int4) int4 CAST(gcd(CAST($1 AS BIGINT), CAST($2 AS BIGINT)) AS INTEGER)
+gcd(int8,int8) int8 CAST(gcd(CAST($1 AS HUGEINT), CAST($2 AS HUGEINT)) AS BIGINT)
+lcm(int4,int4) int4 CAST(lcm(CAST($1 AS BIGINT), CAST($2 AS BIGINT)) AS INTEGER)
+lcm(int8,int8) int8 CAST(lcm(CAST($1 AS HUGEINT), CAST($2 AS HUGEINT)) AS BIGINT)
 to_hex(int4) text lower(to_hex(CAST($1 AS BIGINT) & 4294967295))
+to_hex(int8) text lower(to_hex($1))
 
 ||(text,text) text ($1 || $2)
 ||(bytea,bytea) bytea ($1 || $2)
@@ -225,8 +237,8 @@ chr(int4) text kalam_t_chr($1)
 quote_literal(text) text kalam_t_quote($1)
 encode(bytea,text) text kalam_t_encode($1, $2)
 decode(text,text) bytea kalam_t_decode($1, $2)
-overlay(text,text,int4) text !
-overlay(text,text,int4,int4) text !
+overlay(text,text,int4) text {_overlay("length($2)")}
+overlay(text,text,int4,int4) text {_overlay("$4")}
 regexp_replace(text,text,text) text !
 regexp_replace(text,text,text,text) text !
 regexp_match(text,text) text !
@@ -403,7 +415,7 @@ UNSUPPORTED = frozenset({
     "json_object_agg", "json_object_keys", "json_populate_record", "jsonb_array_elements", "jsonb_build_array",
     "jsonb_build_object", "jsonb_each", "jsonb_extract_path", "jsonb_insert", "jsonb_object", "jsonb_object_agg",
     "jsonb_object_keys", "jsonb_path_exists", "jsonb_path_query", "jsonb_pretty", "jsonb_set", "jsonb_strip_nulls",
-    "justify_days", "justify_hours", "justify_interval", "lastval", "lcm", "localtime", "make_interval", "make_time",
+    "justify_days", "justify_hours", "justify_interval", "lastval", "localtime", "make_interval", "make_time",
     "make_timestamptz", "md5_bytea", "min_scale", "nextval", "normalize", "num_nonnulls", "num_nulls",
     "obj_description",
     "parse_ident", "pg_get_serial_sequence", "quote_ident", "quote_nullable", "regexp_count", "regexp_instr",
