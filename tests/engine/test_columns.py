@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
 from engine.rig import Runner, create, definition, put, stored
 from kalamdb import types
 from kalamdb.api import Row
+from kalamdb.store import columns as module
+from kalamdb.txn import scan
 from kalamdb.txn.api import ColumnDef, Scan, ScanStats, TableDef
 from kalamdb.txn.engine import StoreEngine
+from kalamdb.txn.scan import StoreScan
 from kalamdb.txn.transaction import StoreTransaction
 
 ROWS = [(number, f"row {number}", None if number % 3 else number / 7) for number in range(1, 601)]
@@ -213,8 +217,8 @@ def test_at_hand(run: Runner) -> None:
         table = await filled(engine)
         reader = engine.begin(None)
 
-        def at_hand(**scan: object) -> list[str] | None:
-            cursor = reader.scan(reader.snapshot(0), Scan(table, "", (0, 1), **scan))  # type: ignore[arg-type]
+        def at_hand(**wanted: object) -> list[str] | None:
+            cursor = reader.scan(reader.snapshot(0), Scan(table, "", (0, 1), **wanted))  # type: ignore[arg-type]
             batches = cursor.at_hand()
             cursor.close()
             kinds = [column.type for column in table.columns[:2]]
@@ -284,6 +288,96 @@ def test_a_commit_that_begins_as_keys_begin_to_be_noted(run: Runner, monkeypatch
         found = cache.of(reader.snapshot(0).hot, layout, "", ("c1",))
         assert found is not None
         assert found.changed == [("", 5)]
+        reader.rollback()
+
+    run(test)
+
+
+def paused(reader: StoreTransaction, table: TableDef, tenant: str = "") -> tuple[StoreScan, Iterator[pa.RecordBatch]]:
+    """A scan that has given its first batch."""
+    cursor = reader.scan(reader.snapshot(0), Scan(table, tenant, (0, 1)))
+    batches = cursor.batches()
+    assert batches is not None
+    next(batches)
+    return cursor, batches
+
+
+def test_one_scan_at_a_time_makes_a_base(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many cursors are open: what they have read is in memory once, and counts."""
+    monkeypatch.setattr(scan, "BATCH_ROWS", 200)
+    monkeypatch.setattr(scan, "TURN_ROWS", 200)
+    monkeypatch.setattr(module, "STALLED_SECONDS", 1e9)
+
+    async def test(engine: StoreEngine) -> None:
+        table, cache = await filled(engine), engine.columns
+        reader = engine.begin(None)
+        cursors = [paused(reader, table) for _ in range(5)]
+        held = cache._nbytes
+        assert 0 < held == sum(cursor._gathering.nbytes for cursor, _ in cursors if cursor._gathering is not None)
+        for cursor, _ in cursors:
+            cursor.close()
+        assert cache._nbytes == 0
+        first, rest = paused(reader, table)
+        assert cache._nbytes == held
+        monkeypatch.setattr(module, "STALLED_SECONDS", -1)
+        columns(reader, table, wanted=(0,))
+        assert is_kept(engine, table)
+        assert not is_kept(engine, table, names=["c2"])
+        kept = cache._nbytes
+        assert sum(batch.num_rows for batch in rest) == 400, "it has given way, and goes on"
+        first.close()
+        assert cache._nbytes == kept
+        assert not is_kept(engine, table, names=["c2"])
+        reader.rollback()
+
+    run(test)
+
+
+def test_paused_scans_keep_to_the_budget(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "BATCH_ROWS", 200)
+    monkeypatch.setattr(scan, "TURN_ROWS", 200)
+    monkeypatch.setattr(module, "STALLED_SECONDS", 1e9)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(columns="id int8, v text, f float8", kind="user"))
+        tenants = [f"t{number}" for number in range(8)]
+        for tenant in tenants:
+            await put(engine, table, *ROWS, tenant=tenant)
+        reader, cache = engine.begin(None), engine.columns
+        cursors = [paused(reader, table, tenants[0])]
+        cache.budget = 4 * cache._nbytes  # a whole base takes three
+        cursors += [paused(reader, table, tenant) for tenant in tenants[1:]]
+        assert cache._nbytes <= cache.budget
+        assert columns(reader, table, tenants[-1]) == shown(ROWS)
+        monkeypatch.setattr(module, "STALLED_SECONDS", -1)
+        assert columns(reader, table, tenants[-1], (0, 1)) == shown([row[:2] for row in ROWS])
+        assert is_kept(engine, table, tenants[-1]), "paused ones have given way"
+        for cursor, rest in cursors:
+            list(rest)
+            cursor.close()
+        assert cache._nbytes <= cache.budget
+        reader.rollback()
+
+    run(test)
+
+
+def test_a_table_larger_than_the_budget_is_tried_once(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table, cache = await filled(engine), engine.columns
+        layout = engine.layouts.of(table)
+        reader = engine.begin(None)
+        cache.budget = 7_000
+        assert columns(reader, table, wanted=(0, 1)) == shown([row[:2] for row in ROWS])
+        snapshot = reader.snapshot(0).hot
+        assert cache.gather(snapshot, layout, "", ["k", "c1", "c2"]) is None
+        assert cache.gather(snapshot, layout, "", ["k", "c1", "c2", "c3"]) is None
+        cache.budget = 100_000
+        fits = cache.gather(snapshot, layout, "", ["k", "c1"])
+        assert fits is not None
+        fits.give_up()
+        await engine.flush(table)
+        again = cache.gather(reader.snapshot(1).hot, layout, "", ["k", "c1", "c2"])
+        assert again is not None
         reader.rollback()
 
     run(test)

@@ -12,6 +12,7 @@ All methods: any thread.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import pyarrow as pa
 
 from kalamdb.store.hot import HotSnapshot, Layout
 
-#: of all bases together
+#: of all bases together, and those in the making
 BUDGET = 128 << 20
 #: how many there may be
 MOST = 10_000
@@ -33,6 +34,8 @@ BATCH_ROWS = 32_768
 CHANGES, CHANGES_SHARE = 100, 50
 #: as long as there is no base, whose rows could be counted
 CHANGES_BEFORE = 20_000
+#: a base in the making that has not grown for so long gives way to another scan, as its cursor may never go on
+STALLED_SECONDS = 2.0
 
 RowKey = tuple[str, Any]  # tenant, encoded key
 
@@ -40,7 +43,7 @@ RowKey = tuple[str, Any]  # tenant, encoded key
 @dataclass(slots=True, eq=False)
 class _Tracked:
     """What is known of a table (``tenant`` None: all of it). ``since``: all groups of commits up to this one had begun
-    when keys began to be noted."""
+    when keys began to be noted. ``large``: columns that turned out to be too much for the budget."""
 
     table_id: int
     tenant: str | None
@@ -51,6 +54,11 @@ class _Tracked:
     names: frozenset[str] = frozenset()
     batches: Sequence[pa.RecordBatch] = ()
     nbytes: int = 0
+    large: frozenset[str] | None = None
+    gathering: Gathering | None = None
+
+    def empty(self) -> None:
+        self.layout, self.names, self.batches, self.nbytes = None, frozenset(), (), 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,40 +71,48 @@ class HotColumns:
 
 
 class Gathering:
-    """A base in the making: the batches of a scan, in order. ``keep`` it once the scan is through."""
+    """A base in the making: the batches of a scan, in order. ``keep`` it once the scan is through, or ``give_up``.
+
+    The cache may end it at any time, and does not take what comes after that.
+    """
 
     def __init__(self, cache: ColumnCache, tracked: _Tracked, layout: Layout, names: Sequence[str]) -> None:
         self.names = names
+        self.tracked = tracked
+        self.layout = layout
+        self.batches: list[pa.RecordBatch] = []
+        self.rows = self.nbytes = 0
+        self.grown = time.monotonic()
         self._cache = cache
-        self._tracked = tracked
-        self._layout = layout
-        self._batches: list[pa.RecordBatch] = []
         self._small: list[pa.RecordBatch] = []  # the last ones, to be one
-        self._rows = self._nbytes = 0
-        self._over = False
+
+    @property
+    def stalled(self) -> bool:
+        return time.monotonic() - self.grown > STALLED_SECONDS
 
     def add(self, batch: pa.RecordBatch) -> None:
-        if self._over:
+        if not self._cache.grow(self, batch):
+            self.clear()
             return
         self._small.append(batch)
-        self._rows += batch.num_rows
-        self._nbytes += batch.nbytes
         if sum(each.num_rows for each in self._small) >= BATCH_ROWS:
             self._join()
-        if self._nbytes > self._cache.budget:
-            self._over = True
-            self._batches.clear()
-            self._small.clear()
 
     def _join(self) -> None:
-        if self._small:
-            self._batches.append(pa.concat_batches(self._small))
-            self._small.clear()
+        small, self._small = self._small, []
+        if small:
+            self.batches.append(pa.concat_batches(small))
 
     def keep(self) -> None:
         self._join()
-        if not self._over:
-            self._cache.put(self._tracked, self._layout, self.names, self._batches, self._rows, self._nbytes)
+        self._cache.put(self)
+
+    def give_up(self) -> None:
+        self._cache.give_up(self)
+
+    def clear(self) -> None:
+        self.rows = self.nbytes = 0
+        self.batches, self._small = [], []
 
 
 class ColumnCache:
@@ -152,8 +168,8 @@ class ColumnCache:
 
     def gather(self, snapshot: HotSnapshot, layout: Layout, tenant: str | None, names: Sequence[str]
                ) -> Gathering | None:
-        """For a scan that is to read all hot rows of a snapshot; None where it would not make a base. The scan reads
-        the columns of ``Gathering.names``, which are more where others have wanted more before."""
+        """For a scan that is to read all hot rows of a snapshot; None where it would not make a base, or another one is
+        making it. The scan reads the columns of ``Gathering.names``, which are more where others have wanted more."""
         with self._lock:
             tracked = self._by_table.get(layout.table_id, {}).get(tenant)
             if tracked is None:
@@ -161,31 +177,84 @@ class ColumnCache:
                 self._by_table.setdefault(layout.table_id, {})[tenant] = tracked
                 self._used[tracked] = None
                 tracked.since = self._begun()  # what begins after this finds it
-                self._shrink()
+                if len(self._used) > MOST:
+                    self._drop(next(iter(self._used)))
             if snapshot.since < tracked.since:
                 return None
             before = tracked.names if tracked.layout is layout else ()
-            return Gathering(self, tracked, layout, [*names, *sorted(set(before) - set(names))])
+            wanted = [*names, *sorted(set(before) - set(names))]
+            if tracked.large is not None and tracked.large.issubset(wanted):
+                return None
+            if tracked.gathering is not None:
+                if not tracked.gathering.stalled:
+                    return None
+                self._end(tracked)
+            tracked.gathering = Gathering(self, tracked, layout, wanted)
+            return tracked.gathering
 
-    def put(self, tracked: _Tracked, layout: Layout, names: Sequence[str], batches: Sequence[pa.RecordBatch],
-            rows: int, nbytes: int) -> None:
+    # ---------- bases in the making ----------
+    def grow(self, gathering: Gathering, batch: pa.RecordBatch) -> bool:
+        """May it have one more batch?"""
         with self._lock:
-            if tracked not in self._used:  # void since
+            if gathering.tracked.gathering is not gathering:
+                return False
+            gathering.rows += batch.num_rows
+            gathering.nbytes += batch.nbytes
+            gathering.grown = time.monotonic()
+            self._nbytes += batch.nbytes
+            self._make_room(gathering.tracked, gathering.nbytes)
+            return gathering.tracked.gathering is gathering
+
+    def _make_room(self, tracked: _Tracked, nbytes: int) -> None:
+        """For what is being gathered, which has so many bytes: it goes itself if there is none."""
+        if nbytes > self.budget:
+            assert tracked.gathering is not None
+            tracked.large = frozenset(tracked.gathering.names)
+            self._end(tracked)
+        if self._nbytes <= self.budget:
+            return
+        others = [other for other in self._used if other is not tracked]
+        for other in others:
+            if other.gathering is not None and other.gathering.stalled:
+                self._end(other)
+        for other in others:
+            if other.nbytes and self._nbytes > self.budget:
+                self._drop(other)
+        if self._nbytes > self.budget:  # what it is to replace
+            self._nbytes -= tracked.nbytes
+            tracked.empty()
+        if self._nbytes > self.budget:
+            self._end(tracked)
+
+    def give_up(self, gathering: Gathering) -> None:
+        with self._lock:
+            if gathering.tracked.gathering is gathering:
+                self._end(gathering.tracked)
+
+    def _end(self, tracked: _Tracked) -> None:
+        gathering, tracked.gathering = tracked.gathering, None
+        if gathering is not None:
+            self._nbytes -= gathering.nbytes
+            gathering.clear()
+
+    def put(self, gathering: Gathering) -> None:
+        tracked = gathering.tracked
+        with self._lock:
+            if tracked.gathering is not gathering:  # void since
                 return
+            rows = gathering.rows
             tracked.most = max(CHANGES, rows // CHANGES_SHARE)
             if len(tracked.keys) > tracked.most or rows < self.least_rows:
                 self._drop(tracked)
                 return
-            self._nbytes += nbytes - tracked.nbytes
-            tracked.layout, tracked.names, tracked.batches, tracked.nbytes = layout, frozenset(names), batches, nbytes
+            self._nbytes -= tracked.nbytes
+            tracked.gathering = None  # its bytes are the base's
+            tracked.layout, tracked.names = gathering.layout, frozenset(gathering.names)
+            tracked.batches, tracked.nbytes = gathering.batches, gathering.nbytes
             self._used.move_to_end(tracked)
-            self._shrink()
-
-    def _shrink(self) -> None:
-        while self._nbytes > self.budget or len(self._used) > MOST:
-            self._drop(next(iter(self._used)))
 
     def _drop(self, tracked: _Tracked) -> None:
+        self._end(tracked)
         self._used.pop(tracked, None)
         tenants = self._by_table.get(tracked.table_id, {})
         if tenants.get(tracked.tenant) is tracked:

@@ -73,6 +73,7 @@ class StoreScan:
         self._cursor: Any = None
         self._parts: Iterator[list[Row]] | None = None
         self._left: list[Row] = []  # of the last part
+        self._gathering: Gathering | None = None
         self._sizes: Sizes | None = None
         self._cold_bytes = 0
         self.full = False
@@ -128,6 +129,8 @@ class StoreScan:
 
     def close(self) -> None:
         cursor, self._cursor = self._cursor, None
+        if self._gathering is not None:
+            self._gathering.give_up()
         self._parts, self._left = iter(()), []
         if cursor is not None:
             self._reader.finish(cursor)
@@ -350,6 +353,7 @@ class StoreScan:
         tenant = self._scan.tenant
         where, values = ("", ()) if tenant is None else ("WHERE _userid = ?", (tenant,))
         text = f"SELECT {', '.join(names)} FROM {self._layout.table} {where} ORDER BY _userid, k"
+        self._gathering = gathering
         for batch in self._read_columns(text, values, names):
             gathering.add(batch)
             yield batch
