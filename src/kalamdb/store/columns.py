@@ -159,12 +159,28 @@ class ColumnCache:
            ) -> HotColumns | None:
         """The hot rows of a snapshot, which has been pinned."""
         with self._lock:
-            tracked = self._by_table.get(layout.table_id, {}).get(tenant)
-            if tracked is None or tracked.layout is not layout or snapshot.since < tracked.since or (
-                    not tracked.names.issuperset(names)):
+            tracked = self._found(snapshot, layout, tenant, names)
+            if tracked is None:
                 return None
-            self._used.move_to_end(tracked)
-            return HotColumns(tracked.batches, sorted(tracked.keys))
+            batches, changed = tracked.batches, list(tracked.keys)
+        changed.sort()  # writers wait for the lock
+        return HotColumns(batches, changed)
+
+    def unchanged(self, snapshot: HotSnapshot, layout: Layout, tenant: str | None, names: Collection[str]
+                  ) -> Sequence[pa.RecordBatch] | None:
+        """The same where no key has changed."""
+        with self._lock:
+            tracked = self._found(snapshot, layout, tenant, names)
+            return None if tracked is None or tracked.keys else tracked.batches
+
+    def _found(self, snapshot: HotSnapshot, layout: Layout, tenant: str | None, names: Collection[str]
+               ) -> _Tracked | None:
+        tracked = self._by_table.get(layout.table_id, {}).get(tenant)
+        if tracked is None or tracked.layout is not layout or snapshot.since < tracked.since or (
+                not tracked.names.issuperset(names)):
+            return None
+        self._used.move_to_end(tracked)
+        return tracked
 
     def gather(self, snapshot: HotSnapshot, layout: Layout, tenant: str | None, names: Sequence[str]
                ) -> Gathering | None:

@@ -114,15 +114,15 @@ class StoreScan:
         if not alone or self._columns is None or self._is_part() or self.batches() is None:
             return None
         outputs, names, _, schema = self._shape()
-        found = self._columns.of(self._snapshot, self._layout, scan.tenant, names)
-        if found is None or found.changed or sum(batch.nbytes for batch in found.batches) > AT_HAND_BYTES:
+        found = self._columns.unchanged(self._snapshot, self._layout, scan.tenant, names)
+        if found is None:
             return None
-        rows = sum(batch.num_rows for batch in found.batches)
-        if rows > AT_HAND_ROWS:
+        rows = sum(batch.num_rows for batch in found)
+        if rows > AT_HAND_ROWS or sum(batch.nbytes for batch in found) > AT_HAND_BYTES:
             return None
         if scan.stats is not None:
             scan.stats.hot_rows += rows
-        return [_outputs_of(batch, outputs, schema) for batch in found.batches]
+        return [_outputs_of(batch, outputs, schema) for batch in found]
 
     def interrupt(self) -> None:
         self._stop.asked = True
