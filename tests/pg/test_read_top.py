@@ -129,3 +129,28 @@ def test_an_alias_that_hides_a_column(db: Session, ns: str) -> None:
     by_alias = db("SELECT kalam_exec(%s)", f"{direct} id LIMIT 1")
     assert by_alias == db("SELECT kalam_exec(%s)", f"{direct} k.n LIMIT 1")
     assert db("SELECT kalam_exec(%s)", f"{direct} n LIMIT 1") == db("SELECT kalam_exec(%s)", f"{direct} k.id LIMIT 1")
+
+
+def test_wide_rows(db: Session, ns: str) -> None:
+    """They come a few at a time, as they were when the statement began."""
+    db(f"CREATE TABLE {ns}.k (id bigint PRIMARY KEY, n int, x text, b boolean) USING kalamdb WITH (type = 'shared')")
+    for first in (0, 15):
+        db(f"INSERT INTO {ns}.k SELECT g, -g, repeat(chr(97 + g), 1000000), g % 2 = 0"
+           f" FROM generate_series({first}, {first + 14}) g")
+        if first == 0:
+            db("SELECT kalam_flush(%s::regclass)", f"{ns}.k")
+    db("BEGIN")
+    db(f"INSERT INTO {ns}.k VALUES (40, -40, repeat('own', 1000000), true)")
+    query = f"SELECT id, n, x FROM {ns}.k ORDER BY n LIMIT 25"
+    assert server_path(db, query) == "store"
+    db(f"DECLARE wide CURSOR FOR {query}")
+    found = db("FETCH 2 FROM wide")
+    db(f"UPDATE {ns}.k SET x = 'changed', n = 0")
+    db(f"DELETE FROM {ns}.k WHERE id = 3")
+    found += db("FETCH ALL FROM wide")
+    assert [row[:2] for row in found] == [(40, -40), *((g, -g) for g in range(29, 5, -1))]
+    assert [row[2] for row in found] == ["own" * 1000000, *(chr(97 + g) * 1000000 for g in range(29, 5, -1))]
+    db("ROLLBACK")
+    narrow = db(f"SELECT id, b, n FROM {ns}.k ORDER BY b DESC, n LIMIT 3")
+    assert narrow == [(28, True, -28), (26, True, -26), (24, True, -24)]
+    assert db(f"SELECT n, b FROM {ns}.k ORDER BY b DESC, n LIMIT 2") == [(-28, True), (-26, True)]

@@ -20,9 +20,10 @@ from sqlglot import exp
 
 from kalamdb import types
 from kalamdb.api import Column, Result, Row
+from kalamdb.errors import KalamError
 from kalamdb.sql import access
 from kalamdb.sql.bind import Binder, NotSimple, Params
-from kalamdb.sql.cursors import ListSource, Source, ThreadSource
+from kalamdb.sql.cursors import CHUNK_BYTES, ListSource, Source, ThreadSource
 from kalamdb.sql.predicate import FAMILIES, USERID, Value
 from kalamdb.sql.read import Filter, limit_of, limit_value, lock_of, order_position, picker, projection, qualifiers
 from kalamdb.sql.report import STORE
@@ -36,6 +37,8 @@ ORDINAL = frozenset({"int", "float", "bool", "date", "timestamp", "timestamptz"}
 #: a larger LIMIT is the query engine's: each row is looked up by its key
 MOST = 200
 SCAN_ROWS = 10_000
+#: others get the event loop after so many bytes of rows
+TURN_BYTES = 1 << 20
 
 Ordinals = npt.NDArray[np.int64]
 
@@ -140,6 +143,14 @@ class TopPlan:
     engine: Callable[[], Any]
     writes: bool = False
 
+    @property
+    def seen(self) -> Callable[[Row], Row] | None:
+        """From a row of the scan, the wanted columns; None where it has not read them all."""
+        if not set(self.positions) <= set(self.read):
+            return None
+        places = [self.read.index(position) for position in self.positions]
+        return lambda row: tuple([row[place] for place in places]) if places else (None,)
+
     def start(self, run: Run) -> Result | Awaitable[Result]:
         limit = limit_value(self.limit, run)
         if limit is None or limit > MOST:
@@ -164,9 +175,7 @@ class TopPlan:
 
 
 class TopSource:
-    """``kalamdb.sql.cursors.Source``."""
-
-    full = False
+    """``kalamdb.sql.cursors.Source``. What else the rows have is read as they are asked for."""
 
     def __init__(self, run: Run, plan: TopPlan, scan: ScanCursor, limit: int) -> None:
         self._run = run
@@ -176,16 +185,41 @@ class TopSource:
         self._kinds = [_type_of(plan.table, position) for position in plan.read]
         self._looked = False
         self._inner = ThreadSource(run.workers, run.session, self._find, scan.interrupt, scan.close)
-        self._rows: ListSource | None = None
+        self._found: list[Row] | None = None
+        self._at = 0
+        self._pick, self._seen = picker(plan.positions), plan.seen
+        self._own = run.transaction.own_definition(plan.table)
+        self.full = False
 
     def ahead(self, count: int) -> None:
         pass
 
     async def read(self, count: int) -> list[Row]:
-        if self._rows is None:
-            found = await self._inner.read(self._limit)
-            self._rows = ListSource([self._plan_row(await self._look_up(self._id(row))) for row in found])
-        return await self._rows.read(count)
+        if self._found is None:
+            self._found = await self._inner.read(self._limit)
+        if self._run.transaction.own_definition(self._plan.table) is not self._own:
+            raise KalamError("55006", f'cannot read on in table "{self._plan.table.name}"',
+                             detail="The transaction has altered the table since.")
+        if self._seen is not None:
+            rows, self._at = self._found[self._at : self._at + count], self._at + count
+            return [self._seen(row) for row in rows]
+        return await self._look_up_some(self._found, count)
+
+    async def _look_up_some(self, found: list[Row], count: int) -> list[Row]:
+        """In the event loop, which others get in between where rows are wide."""
+        rows: list[Row] = []
+        size = turn = 0
+        while len(rows) < count and size < CHUNK_BYTES and self._at < len(found):
+            row = await self._look_up(self._id(found[self._at]))
+            self._at += 1
+            turn += _weight(row)
+            rows.append(self._pick(row))
+            size += _weight(rows[-1])
+            if turn >= TURN_BYTES:
+                turn = 0
+                await self._run.workers.run(self._run.session, _nothing, _nothing)
+        self.full = size >= CHUNK_BYTES
+        return rows
 
     def _find(self, count: int) -> list[Row]:
         """In a worker thread: the first rows, as the scan has them."""
@@ -220,15 +254,16 @@ class TopSource:
             except NotInMemory as missing:
                 await run.workers.run(run.session, _nothing, missing.load)
 
-    def _plan_row(self, row: Row) -> Row:
-        return picker(self._plan.positions)(row)
-
     def close(self) -> None:
         self._inner.close()
 
 
 def _nothing() -> None:
     pass
+
+
+def _weight(row: Row) -> int:
+    return sum(len(value) if isinstance(value, str | bytes) else 16 for value in row)
 
 
 def _type_of(table: TableDef, position: int) -> PgType:

@@ -217,6 +217,9 @@ class Transaction(Protocol):
     def reads_hot_alone(self, snapshot: Snapshot, table: TableDef) -> bool:
         """Are all rows of the table that it sees hot, and none its own?"""
 
+    def own_definition(self, table: TableDef) -> TableDef | None:
+        """What the transaction itself has made of the table, by creating or altering it."""
+
     # reading; sees snapshot's committed data and own writes
     def get(self, snapshot: Snapshot, table: TableDef, tenant: str, key: Key) -> Row | None:
         """The row of a whole key: (*columns, _seq, _userid), or None. Microseconds; raises NotInMemory otherwise."""

@@ -160,6 +160,10 @@ class StoreTransaction:
                 return own
         return self._engine.stored(table, layout, snapshot.hot, (tenant, k))
 
+    def own_definition(self, table: TableDef) -> TableDef | None:
+        changes = self.catalog.changes
+        return None if changes is None else changes.of(table.id)
+
     def reads_hot_alone(self, snapshot: TxnSnapshot, table: TableDef) -> bool:
         snapshot.hot.pin()
         overlay = self._overlay.tables.get(table.id)
