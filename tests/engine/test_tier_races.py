@@ -11,6 +11,7 @@ import pytest
 
 from engine.rig import DEADLINE, Runner, chunks, create, definition, put, refused, stored, until
 from engine.test_tiers import ROWS, filled, get, held, segment_files, small
+from kalamdb.store.hot import HotSnapshot
 from kalamdb.txn import tiering
 from kalamdb.txn.api import Scan
 from kalamdb.txn.engine import StoreEngine
@@ -36,7 +37,20 @@ def test_a_deletion_committed_while_tiering_begins(run: Runner, monkeypatch: pyt
                 applied.set()
                 assert commit.wait(DEADLINE)
 
+        looks: list[int] = []
+        look, refresh = engine.hot_snapshot, engine.tiers._cold.refresh
+
+        def looking() -> HotSnapshot:
+            looks.append(1)
+            return look()
+
+        def late(*arguments: Any) -> None:
+            assert applied.wait(DEADLINE)  # the deletion is written, not committed; it knows of no cold tier
+            refresh(*arguments)
+
         monkeypatch.setattr("kalamdb.faults.reach", reach)
+        monkeypatch.setattr(engine, "hot_snapshot", looking)
+        monkeypatch.setattr(engine.tiers._cold, "refresh", late)
         stall = asyncio.create_task(put(engine, other, (1, "keeps the writer")))
         await until(first.is_set)
         flush = asyncio.create_task(engine.flush(table))
@@ -48,9 +62,7 @@ def test_a_deletion_committed_while_tiering_begins(run: Runner, monkeypatch: pyt
         for _ in range(10):
             await asyncio.sleep(0)
         go_on.set()
-        await until(applied.is_set)  # the deletion is written, not committed
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await until(lambda: looks or engine._writer.waiting)  # the flush has gone on, or waits behind the deletion
         commit.set()
         await asyncio.gather(stall, deletion, flush)
         assert stored(engine, table) == [row for row in ROWS if row[0] != 7]
