@@ -24,9 +24,9 @@ _NEEDED = ("name", "size", "sha256")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MIME = re.compile(r"[A-Za-z0-9][\w.+!#$&^-]{0,126}/[A-Za-z0-9][\w.+!#$&^-]{0,126}(; ?[\w.-]{1,60}=[\w.\" -]{1,120})*",
                    re.ASCII)
-_HINT = "FILE PUT and kalam file put give one."
 #: as the server writes references: finds the hash without parsing the whole
-FOUND = re.compile(r'"sha256": "([0-9a-f]{64})"')
+_HASHED = re.compile(r'"sha256": "([0-9a-f]{64})"')
+_HINT = "FILE PUT and kalam file put give one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,20 @@ class Reference:
             "id": self.id, "sub": FOLDER, "name": self.name, "size": self.size, "mime": self.mime,
             "sha256": self.sha256.hex(),
         }, ensure_ascii=False))
+
+
+def hash_of(text: str) -> bytes | None:
+    """The content that a stored value refers to. None where that cannot be told: older releases kept what clients sent
+    in binary as it came."""
+    hashed = _HASHED.search(text)
+    if hashed is not None:
+        return bytes.fromhex(hashed[1])
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    named = found.get("sha256") if isinstance(found, dict) else None
+    return bytes.fromhex(named) if isinstance(named, str) and _SHA256.fullmatch(named) else None
 
 
 def read(text: str) -> Reference:

@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kalamdb import kept
 from kalamdb.errors import KalamError
@@ -246,12 +247,19 @@ def read_numeric(text: str) -> str:
     return minus + whole + ("." + fraction if fraction else "")
 
 
+_NUMERIC_SIGNS = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}
+
+
 def _read_numeric_binary(data: bytes) -> str:
     count, weight, sign, scale = struct.unpack_from(">HhHH", data)
-    if sign >= 0xC000:
-        return {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}[sign]
+    if sign in _NUMERIC_SIGNS:
+        return _NUMERIC_SIGNS[sign]
     groups = struct.unpack(f">{count}H", data[8:])
-    if any(group > 9999 for group in groups) or sign not in (0, 0x4000):
+    if sign not in (0, 0x4000):
+        raise KalamError("22P03", 'invalid sign in external "numeric" value')
+    if scale > _MAX_SCALE:
+        raise KalamError("22P03", 'invalid scale in external "numeric" value')
+    if any(group > 9999 for group in groups):
         raise KalamError("22P03", 'invalid digit in external "numeric" value')
     before = "".join(f"{groups[i] if i < count else 0:04}" for i in range(weight + 1)) if weight >= 0 else ""
     after = "".join(f"{groups[i] if 0 <= i < count else 0:04}" for i in range(weight + 1, weight + 2 + scale // 4))
@@ -350,28 +358,62 @@ def _json_string(text: str) -> str:
 
 
 def _jsonb_text(value: Value) -> str:
-    if isinstance(value, _Number):
-        return str(value)
-    if isinstance(value, str):
-        if "\0" in value:
-            raise KalamError("22P05", "unsupported Unicode escape sequence",
-                             detail="\\u0000 cannot be converted to text.")
-        return _json_string(value)
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_jsonb_text, value)) + "]"
-    if isinstance(value, dict):
-        items = sorted(((key.encode(), key, item) for key, item in value.items()), key=lambda i: (len(i[0]), i[0]))
-        return "{" + ", ".join(f"{_jsonb_text(key)}: {_jsonb_text(item)}" for _, key, item in items) + "}"
-    return {True: "true", False: "false", None: "null"}[value]
+    parts: list[str] = []
+    todo = [value]  # no recursion: what could be parsed can be written
+    while todo:
+        item = todo.pop()
+        if isinstance(item, _Number):
+            parts.append(item)
+        elif isinstance(item, str):
+            if "\0" in item:
+                raise KalamError("22P05", "unsupported Unicode escape sequence",
+                                 detail="\\u0000 cannot be converted to text.")
+            parts.append(_json_string(_without_surrogates(item)))
+        elif isinstance(item, list):
+            parts.append("[")
+            todo.append(_Number("]"))
+            for place in range(len(item) - 1, -1, -1):
+                todo += [item[place], _Number(", ")] if place else [item[place]]
+        elif isinstance(item, dict):
+            parts.append("{")
+            todo.append(_Number("}"))
+            keys = sorted(item, key=_key_order)
+            for place in range(len(keys) - 1, -1, -1):
+                todo += [item[keys[place]], _Number(": "), keys[place]]
+                if place:
+                    todo.append(_Number(", "))
+        else:
+            parts.append({True: "true", False: "false", None: "null"}[item])
+    return "".join(parts)
+
+
+def _without_surrogates(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise KalamError("22P02", "invalid input syntax for type json",
+                         detail="Unicode low surrogate must follow a high surrogate.") from None
+    return text
+
+
+def _key_order(key: str) -> tuple[int, bytes]:
+    data = key.encode("utf-8", "surrogatepass")
+    return len(data), data
+
+
+def _read_number(text: str) -> _Number:
+    return _Number(read_numeric(text))
+
+
+_JSON = json.JSONDecoder(parse_float=_read_number, parse_int=_read_number, parse_constant=_bad_constant)
 
 
 def _parse_json(text: str) -> Value:
     try:
-        return json.loads(
-            text, parse_float=lambda n: _Number(read_numeric(n)), parse_int=lambda n: _Number(read_numeric(n)),
-            parse_constant=_bad_constant,
-        )
-    except (ValueError, RecursionError) as error:
+        return _JSON.decode(text)
+    except RecursionError:
+        raise KalamError("54001", "a JSON value is nested too deeply") from None
+    except ValueError as error:
         detail = f"{error.msg}." if isinstance(error, json.JSONDecodeError) else str(error)
         raise KalamError("22P02", "invalid input syntax for type json", detail=detail) from None
 
@@ -381,15 +423,48 @@ def _read_json(text: str) -> str:
     return text
 
 
+class _NotCanonical(Exception):
+    pass
+
+
+def _in_order(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
+    last = (-1, b"")
+    for key, _ in pairs:
+        order = _key_order(key)
+        if order <= last:
+            raise _NotCanonical
+        last = order
+    return dict(pairs)
+
+
+def _plain_float(text: str) -> float:
+    number = float(text)
+    if "e" in text or "E" in text or (not number and text[0] == "-"):
+        raise _NotCanonical
+    return number
+
+
+_PLAIN_JSON = json.JSONDecoder(object_pairs_hook=_in_order, parse_float=_plain_float, parse_constant=_bad_constant)
+_JSON_WRITER = json.JSONEncoder(ensure_ascii=False)
+
+
+def _is_canonical(text: str) -> bool:
+    """Cheaply; False where it takes a closer look."""
+    try:
+        return "\\u0000" not in text and _JSON_WRITER.encode(_PLAIN_JSON.decode(text)) == text
+    except (_NotCanonical, ValueError, RecursionError):
+        return False
+
+
 def canonical_jsonb(text: str) -> str:
     """The text that ``jsonb_out`` gives: keys by length and bytes, the last of equal keys, numbers as numeric."""
-    return _jsonb_text(_parse_json(text))
+    return text if _is_canonical(text) else _jsonb_text(_parse_json(text))
 
 
 def _read_jsonb_binary(data: bytes) -> str:
     if data[:1] != b"\x01":
-        raise KalamError("XX000" if not data else "22P03", f"unsupported jsonb version number {data[0] if data else 0}")
-    return _utf8(data[1:])
+        raise KalamError("22P03", f"unsupported jsonb version number {data[0] if data else 0}")
+    return canonical_jsonb(_utf8(data[1:]))
 
 
 # ---------- dates and times ----------
@@ -481,6 +556,18 @@ def _timestamp_reader(display: str, *, zoned: bool) -> Reader:
     return read
 
 
+def _date_in_range(days: int) -> int:
+    if not _FIRST_DAY <= days <= _LAST_DAY and days not in (DAY_INFINITY, -DAY_INFINITY - 1):
+        raise KalamError("22008", "date out of range")
+    return days
+
+
+def _timestamp_in_range(micros: int) -> int:
+    if not _FIRST_MICROS <= micros < _END_MICROS and micros not in (MICROS_INFINITY, -MICROS_INFINITY - 1):
+        raise KalamError("22008", "timestamp out of range")
+    return micros
+
+
 def _date_text(days: int) -> tuple[str, str]:
     year, month, day = _civil(days)
     era = ""
@@ -515,7 +602,8 @@ def _timestamp_writer(zone: str) -> Writer:
 # ---------- the table ----------
 def _text_kind(name: str, oid: int, display: str, *, is_key: bool = True, text_only: bool = False,
                read: Reader = _read_plain) -> PgType:
-    return PgType(name, oid, -1, display, "utf8", read, _write_plain, _utf8, str.encode, is_key, text_only)
+    return PgType(name, oid, -1, display, "utf8", read, _write_plain,
+                  _utf8 if read is _read_plain else lambda data: read(_utf8(data)), str.encode, is_key, text_only)
 
 
 def _make() -> list[PgType]:
@@ -536,13 +624,14 @@ def _make() -> list[PgType]:
         _text_kind("varchar", 1043, "character varying"),
         PgType("bytea", 17, -1, "bytea", "binary", _read_bytea, _write_bytea, bytes, bytes),
         PgType("uuid", 2950, 16, "uuid", "binary", _read_uuid, _write_uuid, _read_uuid_binary, bytes),
-        PgType("date", 1082, 4, "date", "int32", _read_date, _write_date, lambda d: day.unpack(d)[0], day.pack),
+        PgType("date", 1082, 4, "date", "int32", _read_date, _write_date,
+               lambda d: _date_in_range(day.unpack(d)[0]), day.pack),
         PgType("timestamp", 1114, 8, "timestamp without time zone", "int64",
-               _timestamp_reader("timestamp", zoned=False), _timestamp_writer(""), lambda d: micros.unpack(d)[0],
-               micros.pack),
+               _timestamp_reader("timestamp", zoned=False), _timestamp_writer(""),
+               lambda d: _timestamp_in_range(micros.unpack(d)[0]), micros.pack),
         PgType("timestamptz", 1184, 8, "timestamp with time zone", "int64",
                _timestamp_reader("timestamp with time zone", zoned=True), _timestamp_writer("+00"),
-               lambda d: micros.unpack(d)[0], micros.pack),
+               lambda d: _timestamp_in_range(micros.unpack(d)[0]), micros.pack),
         _text_kind("json", 114, "json", is_key=False, read=_read_json),
         PgType("jsonb", 3802, -1, "jsonb", "utf8", canonical_jsonb, _write_plain, _read_jsonb_binary,
                lambda v: b"\x01" + v.encode()),
@@ -786,7 +875,35 @@ def batches_from_arrow(stream: bytes, kinds: Sequence[PgType]) -> list[pa.Record
                 batch.validate(full=True)
     except pa.ArrowException as error:
         raise KalamError("08P01", "malformed Arrow stream", detail=str(error)) from None
-    return batches
+    return [_read_batch(batch, kinds) for batch in batches]
+
+
+def _read_batch(batch: pa.RecordBatch, kinds: Sequence[PgType]) -> pa.RecordBatch:
+    columns = [_read_array(column, kind) for column, kind in zip(batch.columns, kinds, strict=True)]
+    if all(one is two for one, two in zip(columns, batch.columns, strict=True)):
+        return batch
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+#: what a numeric's text looks like, but for the longest
+_PLAIN_NUMERIC = r"^(-?[1-9][0-9]*(\.[0-9]+)?|0(\.[0-9]+)?|-0\.[0-9]*[1-9][0-9]*|NaN|-?Infinity)$"
+
+
+def _read_array(column: pa.Array, kind: PgType) -> pa.Array:
+    """Whoever sends texts of a type with rules of its own may send others: they are read as any are. The same array
+    where nothing changes."""
+    if kind.layout != "utf8" or kind.name in ("text", "varchar") or column.null_count == len(column):
+        return column
+    if kind.name == "numeric" and _all(pc.match_substring_regex(column, _PLAIN_NUMERIC)) and (
+            pc.max(pc.binary_length(column)).as_py() <= _MAX_SCALE):
+        return column
+    texts = column.to_pylist()
+    values = [None if text is None else kind.read(_read_plain(text)) for text in texts]
+    return column if values == texts else pa.array(values, pa.utf8())
+
+
+def _all(found: pa.Array) -> bool:
+    return pc.all(found).as_py() is not False
 
 
 def rows_of_batch(batch: pa.RecordBatch, kinds: Sequence[PgType]) -> Iterable[tuple[Value, ...]]:

@@ -200,6 +200,36 @@ def test_references_of_every_tier(run: Runner) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("tier", ["hot", "cold"])
+def test_references_that_were_kept_as_they_came(run: Runner, tier: str) -> None:
+    """Older releases kept what clients sent in binary as it came: compact, or no JSON at all."""
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, table_of())
+        for tenant, data in (("ann", b"a"), ("bob", b"b"), ("eve", b"e")):
+            await refer(engine, table, tenant, 1, await put_file(engine, table, tenant, data))
+        await put_file(engine, table, "eve", b"unused of eve")
+        await put_file(engine, table, "ann", b"unused of ann")
+        compact = json.dumps(json.loads(await put_file(engine, table, "bob", b"b")), separators=(",", ":"))
+
+        def keep(connection: Any) -> None:
+            hot = f"h_{table.id}"
+            connection.execute(f"UPDATE {hot} SET c2 = ? WHERE _userid = 'bob'", (compact,))
+            connection.execute(f"UPDATE {hot} SET c2 = 'not json' WHERE _userid = 'eve'")
+
+        await engine.submit(keep)
+        if tier == "cold":
+            await engine.flush(table)
+        for hours in (0, 25):
+            await collected(engine, table, hours)
+        assert await collected(engine, table, 50) == 0
+        assert files(run.directory) == hashes(b"a", b"b", b"e", b"unused of eve")
+
+    run(test)
+    check = Check(run.directory, {"local": LocalFiles(run.directory / "segments")})
+    assert list(check.problems()) == ['n.t: a row of tenant "eve" has a reference to a file that cannot be read']
+    check.close()
+
+
 def test_an_open_transaction_keeps_what_it_refers_to(run: Runner) -> None:
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, table_of())

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from support.ports import wait_until
 from support.s3 import BUCKET, S3Service
@@ -167,6 +168,22 @@ def test_a_hash_that_is_another(conn: psycopg.Connection, shared_server: KalamSe
     upload = value(conn, "FILE OPEN INTO app.s (f)")
     fails(conn, "22000", "FILE CLOSE %s SHA256 %s", upload, "0" * 64)
     assert unfinished(shared_server) == []
+
+
+def test_a_reference_in_binary(conn: psycopg.Connection) -> None:
+    """Compact, as many clients write it: it is kept as any other, and so its content stays."""
+    found = value(conn, "FILE PUT INTO app.s (f) DATA 'in binary'")
+    compact = Jsonb(found, dumps=lambda each: json.dumps(each, separators=(",", ":")))
+    conn.execute("INSERT INTO app.s (id, f, j) VALUES (1, %b, %b)", [compact, compact])
+    for _ in range(2):
+        conn.execute("STORAGE COMPACT TABLE app.s")
+    assert got(conn, "FILE GET f FROM app.s WHERE id = 1") == b"in binary"
+    rows = conn.execute("SELECT f::text, j::text, f = %s::jsonb FROM app.s", [json.dumps(found)]).fetchall()
+    ((one, two, same),) = rows
+    assert one == two
+    assert '"sha256": "' in one
+    assert same
+    fails(conn, "22P02", "INSERT INTO app.s (id, j) VALUES (2, %b)", Jsonb(0, dumps=lambda _: "not json"))
 
 
 def test_null_parameters(conn: psycopg.Connection) -> None:

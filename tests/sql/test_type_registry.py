@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from kalamdb import kept, types
@@ -101,6 +102,66 @@ def test_bad_texts(name: str, text: str, sqlstate: str) -> None:
     with pytest.raises(KalamError) as failure:
         types.by_name(name).read(text)
     assert failure.value.sqlstate == sqlstate
+
+
+SENT = [
+    ("jsonb", b'\x01{"b":1,"a":[1.50,-0.0,1e2]}', '{"a": [1.50, 0.0, 100], "b": 1}'),
+    ("jsonb", b'\x01{"a": 1, "b": {"c": -0.5, "dd": "\xc3\xa9\\n"}}', '{"a": 1, "b": {"c": -0.5, "dd": "é\\n"}}'),
+    ("jsonb", b'\x01{"aa": 1, "b": 2}', '{"b": 2, "aa": 1}'), ("jsonb", b'\x01{"a": 1, "a": 2}', '{"a": 2}'),
+    ("jsonb", b"\x01" + b"[" * 900 + b"]" * 900, "[" * 900 + "]" * 900), ("json", b'{"b":1}', '{"b":1}'),
+    ("inet", b"10.0.0.1/32", "10.0.0.1"), ("interval", b"36 hours", "36:00:00"), ("text", b"{", "{"),
+]
+NOT_SENT = [
+    ("jsonb", b"\x01not json", "22P02"), ("jsonb", b"\x01", "22P02"), ("jsonb", b"", "22P03"),
+    ("jsonb", b"\x02{}", "22P03"),
+    ("jsonb", b"\x01NaN", "22P02"), ("jsonb", b'\x01"\\u0000"', "22P05"), ("jsonb", b'\x01"\\ud800"', "22P02"),
+    ("jsonb", b"\x01" + b"[" * 5000, "54001"), ("jsonb", b'\x01"\xff"', "22021"), ("json", b"not json", "22P02"),
+    ("inet", b"1.2.3", "22P02"), ("int4range", b"1,2", "22P02"), ("date", b"\x7f\xff\xff\xfe", "22008"),
+    ("timestamp", b"\x80" + b"\0" * 6 + b"\1", "22008"), ("numeric", b"\0\0\0\0\xe0\0\0\0", "22P03"),
+    ("numeric", b"\0\0\0\0\0\0\xff\xff", "22P03"),
+]  # fmt: skip
+
+
+def in_arrow(*texts: str | None) -> bytes:
+    batch = pa.record_batch([pa.array(texts, pa.utf8())], ["v"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize(("name", "data", "wanted"), SENT)
+def test_binary_values_are_read(name: str, data: bytes, wanted: str) -> None:
+    kind = types.by_name(name)
+    assert kind.decode(data, 1) == wanted
+    stream = in_arrow(None, data[name == "jsonb" :].decode(), wanted)
+    assert types.rows_from_arrow(stream, [kind]) == [(None,), (wanted,), (wanted,)]
+
+
+@pytest.mark.parametrize(("name", "data", "sqlstate"), NOT_SENT)
+def test_bad_binary_values(name: str, data: bytes, sqlstate: str) -> None:
+    kind = types.by_name(name)
+    with pytest.raises(KalamError) as failure:
+        kind.decode(data, 1)
+    assert failure.value.sqlstate == sqlstate
+    if kind.layout == "utf8" and sqlstate in ("22P02", "22P05", "54001"):
+        with pytest.raises(KalamError) as failure:
+            types.rows_from_arrow(in_arrow(data[name == "jsonb" :].decode()), [kind])
+        assert failure.value.sqlstate == sqlstate
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("1.50", "1.50"), ("-0.5", "-0.5"), ("-0.00", "0.00"), ("1e2", "100"), ("007", "7"), ("NaN", "NaN"), ("x", None),
+    ("-Infinity", "-Infinity"), ("1\n", "1"),
+])
+def test_numbers_in_arrow(text: str, wanted: str | None) -> None:
+    kind = types.by_name("numeric")
+    stream = in_arrow(text, "1.0", None)
+    if wanted is None:
+        with pytest.raises(KalamError, match="invalid input syntax for type numeric"):
+            types.rows_from_arrow(stream, [kind])
+    else:
+        assert types.rows_from_arrow(stream, [kind]) == [(wanted,), ("1.0",), (None,)]
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,8 @@ class Check:
         for column in names if not self._quick else ():
             for tenant, sha256 in sorted(self._references(table, column) - known):
                 whose = "" if table.kind == "shared" else f' of tenant "{tenant}"'
-                yield f"{name}: a row{whose} refers to the file {sha256.hex()}, which is not there"
+                yield (f"{name}: a row{whose} refers to the file {sha256.hex()}, which is not there" if sha256 else
+                       f"{name}: a row{whose} has a reference to a file that cannot be read")
 
     def _content(self, each: contents.Content) -> str | None:
         storage = self._storages.get(each.storage)
@@ -222,12 +223,13 @@ class Check:
             return "is missing" if error.sqlstate == "58P01" else error.message
 
     def _references(self, table: TableDef, column: str) -> set[contents.Owner]:
-        """What rows refer to; of segments that cannot be read, which are problems of their own, nothing."""
+        """What rows refer to; of segments that cannot be read, which are problems of their own, nothing.
+        An empty hash stands for a value that cannot be read."""
         layout, found = Layout(table), set()
 
         def note(tenant: str, value: str | None) -> None:
-            if value is not None and (hashed := reference.FOUND.search(value)) is not None:
-                found.add((tenant, bytes.fromhex(hashed[1])))
+            if value is not None:
+                found.add((tenant, reference.hash_of(value) or b""))
 
         if column in layout.present(self._connection):
             for tenant, value in self._connection.execute(f"SELECT _userid, {column} FROM {layout.table}"):

@@ -256,5 +256,10 @@ class Files:
 
 def _take_out(unused: set[Owner], tenant: str, values: list[str | None]) -> None:
     for value in values:
-        if value is not None and (found := reference.FOUND.search(value)) is not None:
-            unused.discard((tenant, bytes.fromhex(found[1])))
+        if value is None:
+            continue
+        found = reference.hash_of(value)
+        if found is not None:
+            unused.discard((tenant, found))
+        else:  # it may be any of the tenant's
+            unused -= {owner for owner in unused if owner[0] == tenant}
