@@ -46,8 +46,8 @@ class Reference:
 
 
 def hash_of(text: str) -> bytes | None:
-    """The content that a stored value refers to. None where that cannot be told: older releases kept what clients sent
-    in binary as it came."""
+    """The content that a stored value refers to, empty where to none. None where that cannot be told: older releases
+    kept what clients sent in binary as it came, and took any jsonb."""
     hashed = _HASHED.search(text)
     if hashed is not None:
         return bytes.fromhex(hashed[1])
@@ -56,7 +56,7 @@ def hash_of(text: str) -> bytes | None:
     except (ValueError, RecursionError):
         return None
     named = found.get("sha256") if isinstance(found, dict) else None
-    return bytes.fromhex(named) if isinstance(named, str) and _SHA256.fullmatch(named) else None
+    return bytes.fromhex(named) if isinstance(named, str) and _SHA256.fullmatch(named) else b""
 
 
 def read(text: str) -> Reference:

@@ -104,6 +104,36 @@ def test_an_older_directory_is_brought_to_todays_format(number: int, tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_file_column_of_before_is_one(tmp_path: Path) -> None:
+    """When FILE was jsonb by another name, its type was kept as it was written, and it took any jsonb."""
+    data = stored(2, tmp_path / "data")
+    column: dict[str, Any] = {"typmod": -1, "default": None}
+    definition: dict[str, Any] = {
+        "namespace": "shop", "name": "papers", "kind": "shared", "key": [0], "key_constraint": "papers_pkey",
+        "columns": [{"id": 1, "name": "id", "type": "int8", "declared": "bigint", "not_null": True, **column},
+                    {"id": 2, "name": "f", "type": "jsonb", "declared": "FILE", "not_null": False, **column}],
+        "checks": [], "options": {}, "owner": None, "version": 1, "last_column": 0,
+    }
+    with sqlite3.connect(data / "hot.db") as database:
+        database.execute("INSERT INTO kalam_tables VALUES (5, ?, NULL)", [json.dumps(definition)])
+        database.execute("CREATE TABLE h_5 (_userid TEXT NOT NULL, k ANY NOT NULL, _seq INTEGER NOT NULL, c1 ANY, "
+                         "c2 ANY, PRIMARY KEY (_userid, k)) STRICT, WITHOUT ROWID")
+        database.execute("INSERT INTO h_5 VALUES ('', 1, 914640253048848384, 1, '{\"any\": 1}')")
+    database.close()
+    done = kalam("check", "--data", data)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with serving(data) as conn:
+        columns = conn.execute("SELECT * FROM system.columns").fetchall()
+        assert [row[4] for row in columns if row[:2] == ("shop", "papers")] == ["bigint", "file"]
+        ((found,),) = conn.execute("FILE PUT INTO shop.papers (f) DATA 'x'").fetchall()
+        conn.execute("INSERT INTO shop.papers VALUES (2, %s)", [json.dumps(found)])
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            conn.execute("INSERT INTO shop.papers VALUES (3, '{}')")
+        assert conn.execute("SELECT f FROM shop.papers ORDER BY id").fetchall() == [({"any": 1},), (found,)]
+    done = kalam("check", "--data", data)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("number", OLDER)
 def test_tools_take_an_older_directory_as_it_is(number: int, tmp_path: Path) -> None:
     data = stored(number, tmp_path / "data")

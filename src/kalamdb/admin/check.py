@@ -208,10 +208,13 @@ class Check:
                 yield f'{name}: file "{each.file}" of storage "{each.storage}" {problem}'
         names = [f"c{column.id}" for column in table.columns if column.is_file]
         for column in names if not self._quick else ():
-            for tenant, sha256 in sorted(self._references(table, column) - known):
-                whose = "" if table.kind == "shared" else f' of tenant "{tenant}"'
-                yield (f"{name}: a row{whose} refers to the file {sha256.hex()}, which is not there" if sha256 else
-                       f"{name}: a row{whose} has a reference to a file that cannot be read")
+            found, unreadable = self._references(table, column)
+            whose = {tenant: "" if table.kind == "shared" else f' of tenant "{tenant}"'
+                     for tenant in unreadable | {owner[0] for owner in found}}
+            for tenant in sorted(unreadable):
+                yield f"{name}: a row{whose[tenant]} has a reference to a file that cannot be read"
+            for tenant, sha256 in sorted(found - known):
+                yield f"{name}: a row{whose[tenant]} refers to the file {sha256.hex()}, which is not there"
 
     def _content(self, each: contents.Content) -> str | None:
         storage = self._storages.get(each.storage)
@@ -222,14 +225,19 @@ class Check:
         except KalamError as error:
             return "is missing" if error.sqlstate == "58P01" else error.message
 
-    def _references(self, table: TableDef, column: str) -> set[contents.Owner]:
-        """What rows refer to; of segments that cannot be read, which are problems of their own, nothing.
-        An empty hash stands for a value that cannot be read."""
-        layout, found = Layout(table), set()
+    def _references(self, table: TableDef, column: str) -> tuple[set[contents.Owner], set[str]]:
+        """What rows refer to; of segments that cannot be read, which are problems of their own, nothing; and
+        the tenants with values that cannot be read."""
+        layout = Layout(table)
+        found: set[contents.Owner] = set()
+        unreadable: set[str] = set()
 
         def note(tenant: str, value: str | None) -> None:
-            if value is not None:
-                found.add((tenant, reference.hash_of(value) or b""))
+            sha256 = b"" if value is None else reference.hash_of(value)
+            if sha256 is None:
+                unreadable.add(tenant)
+            elif sha256:
+                found.add((tenant, sha256))
 
         if column in layout.present(self._connection):
             for tenant, value in self._connection.execute(f"SELECT _userid, {column} FROM {layout.table}"):
@@ -243,7 +251,7 @@ class Check:
                 tenants = [""] * batch.num_rows if layout.shared else batch.column("_userid").to_pylist()
                 for tenant, value in zip(tenants, batch.column(column).to_pylist(), strict=True):
                     note(tenant, value)
-        return found
+        return found, unreadable
 
     # ---------- files ----------
     def _files(self) -> Iterator[str]:

@@ -21,7 +21,7 @@ from kalamdb.catalog import formats
 from kalamdb.errors import KalamError
 from kalamdb.store import contents, manifest
 from kalamdb.store.hot import Layout, Layouts
-from kalamdb.txn.api import AccountDef, CheckDef, ColumnDef, TableDef
+from kalamdb.txn.api import FILE, AccountDef, CheckDef, ColumnDef, TableDef, is_file
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ def _dump_column(column: ColumnDef) -> dict[str, Any]:
 def _load_column(item: dict[str, Any]) -> ColumnDef:
     kind, late = types.by_name(item["type"]), "missing" in item
     missing = item["missing"] if late else None
-    return ColumnDef(item["id"], item["name"], kind, item["declared"], item["typmod"], item["not_null"],
+    declared = FILE if is_file(item["declared"]) else item["declared"]  # it was kept as written
+    return ColumnDef(item["id"], item["name"], kind, declared, item["typmod"], item["not_null"],
                      item["default"], late, None if missing is None else types.read_text(kind, missing))
 
 

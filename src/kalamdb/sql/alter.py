@@ -18,7 +18,7 @@ from kalamdb.api import Result, Row
 from kalamdb.errors import KalamError
 from kalamdb.sql import access, checks, system
 from kalamdb.sql.coerce import NOW, assignment, default_of, function_type
-from kalamdb.sql.ddl import check_name, check_options, check_reserved, column_of, file_default, is_file
+from kalamdb.sql.ddl import check_name, check_options, check_reserved, column_of, file_default
 from kalamdb.sql.read import Filter
 from kalamdb.sql.run import Run
 from kalamdb.sql.statements import (
@@ -36,7 +36,7 @@ from kalamdb.sql.statements import (
     SetOptions,
     SetType,
 )
-from kalamdb.txn.api import CheckDef, ColumnDef, Scan, StaleDefinition, TableDef
+from kalamdb.txn.api import CheckDef, ColumnDef, Scan, StaleDefinition, TableDef, is_file
 
 #: rows written with one call
 FILL_ROWS = 1000

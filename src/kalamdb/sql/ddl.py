@@ -20,7 +20,7 @@ from kalamdb.sql.statements import (
     Name,
     UndropTable,
 )
-from kalamdb.txn.api import FILE, ColumnDef, Kind, TableDef
+from kalamdb.txn.api import FILE, ColumnDef, Kind, TableDef, is_file
 
 RESERVED_COLUMNS = frozenset({"_seq", "_userid", "_deleted"})
 #: namespaces nobody creates
@@ -232,10 +232,6 @@ def column_of(number: int, spec: ColumnSpec) -> ColumnDef:
     if spec.default is not None:
         _check_default(column)
     return column
-
-
-def is_file(declared: str) -> bool:
-    return declared.strip().lower() == FILE
 
 
 def file_default(column: str) -> KalamError:

@@ -18,6 +18,12 @@ from kalamdb.types import PgType
 
 #: a column's type as declared, whose values are jsonb
 FILE = "file"
+
+
+def is_file(declared: str) -> bool:
+    return declared.strip().lower() == FILE
+
+
 Isolation = Literal["read committed", "repeatable read", "serializable"]
 Kind = Literal["user", "shared", "stream"]
 Key = tuple[Any, ...]

@@ -259,7 +259,7 @@ def _take_out(unused: set[Owner], tenant: str, values: list[str | None]) -> None
         if value is None:
             continue
         found = reference.hash_of(value)
-        if found is not None:
+        if found is not None:  # empty: no content's
             unused.discard((tenant, found))
         else:  # it may be any of the tenant's
             unused -= {owner for owner in unused if owner[0] == tenant}
