@@ -106,7 +106,7 @@ compare_type(Comparison *c, Form_pg_attribute att, int row)
 	if (strcmp(here, there) != 0 && !is_kept_as_text(c->conn, att->atttypid, there))
 		differ(c, psprintf("column %s", quote_identifier(NameStr(att->attname))), "has another type",
 			   format_type_with_typemod(att->atttypid, att->atttypmod), there,
-			   mending(c, NameStr(att->attname), psprintf("TYPE %s", there)));
+			   mending(c, NameStr(att->attname), psprintf("TYPE %s", strcmp(there, "file") == 0 ? "jsonb" : there)));
 }
 
 static void

@@ -375,7 +375,9 @@ kalam_mirror_column_type(KalamConn *conn, Oid relid, Form_pg_attribute att)
 						format_type_be(att->atttypid)),
 				 errdetail("PostgreSQL reads no value of the type from text."),
 				 errhint("Keep the text itself in a column of type text.")));
-	return type ? type : kalam_mirror_type(conn, att->atttypid, att->atttypmod);
+	if (type && getBaseType(att->atttypid) == JSONBOID)
+		return type;
+	return kalam_mirror_type(conn, att->atttypid, att->atttypmod);
 }
 
 static void

@@ -102,6 +102,10 @@ def test_definitions(db: Session, ns: str) -> None:
     db(f"ALTER TABLE {name} RENAME COLUMN g TO h")
     assert get(db, f"FILE GET h FROM {name}") == b"of g"
     assert db(f"SELECT h FROM {name}") == [(found,)]
+    for type_ in ("int", "text", "jsonb[]", "json"):
+        db.fails(f"ALTER TABLE {name} ALTER COLUMN h TYPE {type_}", "0A000", "cannot alter type")
+    assert db(f"SELECT h FROM {name}") == [(found,)]
+    assert db("SELECT * FROM kalam_drift(%s)", name) == []
     db(f"ALTER TABLE {name} DROP COLUMN h")
     db.fails(f"SELECT kalam_exec('FILE GET h FROM {name}')", "42703", "does not exist")
 
