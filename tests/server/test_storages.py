@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from support.ports import wait_until
 from support.s3 import BUCKET as S3_BUCKET
 from support.s3 import S3Service
 from support.server import KalamServer
@@ -92,7 +97,7 @@ def remote(service: S3Service) -> Iterator[KalamServer]:
 
 
 def objects(service: S3Service) -> list[str]:
-    return sorted(item["Key"] for item in service.client().list_objects_v2(Bucket=S3_BUCKET).get("Contents", []))
+    return sorted(service.keys())
 
 
 def test_a_table_whose_history_is_in_a_bucket(remote: KalamServer, service: S3Service) -> None:
@@ -127,3 +132,83 @@ def test_a_table_whose_history_is_in_a_bucket(remote: KalamServer, service: S3Se
             conn.execute(every)
         assert "cold" in str(caught.value)
         assert service.secret_access_key not in str(caught.value)
+
+
+# ---------- whose a bucket is ----------
+MARKER = "history/kalam.json"
+
+
+def fill(server: KalamServer) -> None:
+    """A table with a segment and a file in the bucket."""
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        conn.execute("CREATE NAMESPACE app")
+        conn.execute("CREATE SHARED TABLE app.t (id bigint PRIMARY KEY, f FILE) WITH (storage_id = 'cold')")
+        ((found,),) = conn.execute("FILE PUT INTO app.t (f) DATA 'hello'").fetchall()
+        conn.execute("INSERT INTO app.t VALUES (1, %s)", [json.dumps(found)])
+        conn.execute("STORAGE FLUSH TABLE app.t")
+
+
+def whole(server: KalamServer) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        assert conn.execute("SELECT id FROM app.t").fetchall() == [(1,)]
+        ((_, data),) = conn.execute("FILE GET f FROM app.t WHERE id = 1").fetchall()
+        assert data == b"hello"
+
+
+def test_a_restored_copy_is_another_server(remote: KalamServer, service: S3Service, tmp_path: Path) -> None:
+    fill(remote)
+    before = objects(service)
+    assert len(before) == 2
+    for arguments in (["backup", "--data", str(remote.data), "--to", str(tmp_path / "backups")],
+                      ["restore", "--from", str(tmp_path / "backups"), "--data", str(tmp_path / "data")]):
+        subprocess.run([Path(sys.executable).with_name("kalam"), *arguments], env=remote._environment(), check=True,
+                       capture_output=True)
+    copy = KalamServer(**{name: text for name, text in remote.settings.items() if name.startswith("storages")})
+    copy.data = tmp_path / "data"
+    try:
+        copy.start()
+        wait_until(lambda: 'storage "cold" belongs to another server' in copy.log_since(0), "its refusal", 20)
+        assert objects(service) == before
+        whole(copy)
+        with psycopg.connect(copy.dsn(), autocommit=True) as conn:
+            for what in ("FILE PUT INTO app.t (f) DATA 'x'", "STORAGE FLUSH TABLE app.t",
+                         "STORAGE COMPACT TABLE app.t"):
+                with pytest.raises(psycopg.errors.ObjectInUse) as caught:
+                    conn.execute(what.encode())
+                assert "kalam.json" in str(caught.value.diag.message_detail)
+        remote.restart()  # with a cache that is empty
+        whole(remote)
+
+        remote.stop()  # what the hint says
+        mine = str(caught.value.diag.message_hint).partition(" write ")[2].partition(" to kalam.json")[0]
+        service.client().put_object(Bucket=S3_BUCKET, Key=MARKER, Body=mine.encode())
+        copy.restart()
+        with psycopg.connect(copy.dsn(), autocommit=True) as conn:
+            conn.execute("FILE PUT INTO app.t (f) DATA 'x'")
+        assert not set(objects(service)) & set(before)
+        whole(copy)
+        start = len(remote.log_since(0))
+        remote.start()
+        wait_until(lambda: "belongs to another server" in remote.log_since(0)[start:], "its refusal", 20)
+    finally:
+        copy.close()
+
+
+def test_a_bucket_from_before_there_were_markers(remote: KalamServer, service: S3Service) -> None:
+    fill(remote)
+    before = objects(service)
+    remote.stop()
+    service.client().delete_object(Bucket=S3_BUCKET, Key=MARKER)
+    other = KalamServer(**{name: text for name, text in remote.settings.items() if name.startswith("storages")})
+    try:
+        other.start()
+        wait_until(lambda: "belongs to another server" in other.log_since(0), "the other's refusal", 20)
+    finally:
+        other.close()
+    assert objects(service) == before
+    remote.start()
+    whole(remote)
+    with psycopg.connect(remote.dsn(), autocommit=True) as conn:
+        conn.execute("FILE PUT INTO app.t (f) DATA 'x'")
+    assert service.client().get_object(Bucket=S3_BUCKET, Key=MARKER)["Body"].read()
+    assert set(before) < set(objects(service))

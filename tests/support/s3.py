@@ -90,4 +90,6 @@ class S3Service:
         return Counter(re.findall(rf'"{method} (/{BUCKET}[^ ?]*)\S* HTTP', text))
 
     def keys(self) -> list[str]:
-        return [item["Key"] for item in self.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+        """Of the first page, without the marker that says whose the storage is."""
+        found = self.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])
+        return [item["Key"] for item in found if not item["Key"].endswith("kalam.json")]

@@ -276,8 +276,8 @@ def choose(root: Path, name: str | None) -> Backup:
 
 
 def restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None:
-    """Make a data directory of a backup; all its files become those of the storage ``local``. ``data`` must be empty or
-    not there; after an error it is as before."""
+    """Make a data directory of a backup; all its files become those of the storage ``local``, and storages outside
+    are not its own. ``data`` must be empty or not there; after an error it is as before."""
     if data.exists() and any(data.iterdir()):
         raise KalamError("58P02", f"{data} is not empty", hint="Restore into a new directory.")
     refused = formats.refusal(backup.format, None)
@@ -320,6 +320,8 @@ def _restore(root: Path, backup: Backup, data: Path, progress: Progress) -> None
         if backup.contents:
             connection.execute("UPDATE kalam_contents SET storage = ?", (LOCAL,))
         connection.execute("DELETE FROM kalam_removed")
+        # In storages outside it is another server than the one that wrote there, which may be running.
+        connection.execute("DELETE FROM kalam_meta WHERE name = 'storage_owner'")
         connection.execute("COMMIT")
         connection.pragma("journal_mode", "delete")  # all of it is in the one file
     finally:

@@ -161,6 +161,7 @@ class Upload:
         self._digest: Any = hashlib.sha256()
         self._file: BinaryIO | None = None
         self.over = False
+        self.wanted = True  # false: whoever put it has gone
 
     @property
     def sha256(self) -> bytes:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import S3Store
 
 from kalamdb.errors import KalamError
 from kalamdb.settings import StorageSettings
 from kalamdb.store.filecache import FileCache
 from kalamdb.store.files import check_name, check_prefix, missing, open_error, told
+from kalamdb.store.storage import MARKER
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,29 @@ class S3Storage:
         directory = check_prefix(prefix, self.id).rpartition("/")[0]  # the client lists directories only
         with self._asked("list", prefix + "*"):
             found = [item["path"] for page in obstore.list(self._store, directory or None) for item in page]
-        return sorted(name for name in found if name.startswith(prefix))
+        return sorted(name for name in found if name.startswith(prefix) and name != MARKER)
+
+    # ---------- whose it is ----------
+    def owner(self) -> str | None:
+        with self._asked("read", MARKER):
+            try:
+                return bytes(obstore.get(self._store, MARKER).bytes()).decode("utf-8", "replace")
+            except _NOT_FOUND as error:
+                if _code(error) == "NoSuchBucket":
+                    raise
+                return None
+
+    def make_owner(self, text: str) -> None:
+        data = text.encode()
+        with self._asked("write", MARKER):
+            try:
+                obstore.put(self._store, MARKER, data, mode="create")
+            except AlreadyExistsError:
+                return
+            except BaseError as error:
+                if _code(error) != "NotImplemented":  # some services have no conditions
+                    raise
+                obstore.put(self._store, MARKER, data)
 
     def close(self) -> None:
         """The client's connections go with it."""

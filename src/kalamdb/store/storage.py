@@ -17,6 +17,8 @@ from kalamdb.store.files import Scratch, Tree, check_name, check_prefix, missing
 LOCAL = "local"
 DIRECTORY = "segments"
 CACHE = "cache"
+#: says whose a storage outside the data directory is; none of its files
+MARKER = "kalam.json"
 
 
 class Storage(Protocol):

@@ -89,9 +89,9 @@ Outcome = Literal["committed", "aborted", "in progress"]
 class StoreEngine:
     """``kalamdb.txn.api.Engine`` over one directory."""
 
-    def __init__(self, path: Path, connection: apsw.Connection, catalog: Catalog, *, server_id: str, node_id: int,
-                 last_seq: int, lock_timeout_ms: int, drop_grace_hours: float, storages: Mapping[str, Storage],
-                 cache_bytes: int = CACHE_BYTES, flush_policy: str = DEFAULT_POLICY,
+    def __init__(self, path: Path, connection: apsw.Connection, catalog: Catalog, *, server_id: str, owner: str,
+                 node_id: int, last_seq: int, lock_timeout_ms: int, drop_grace_hours: float,
+                 storages: Mapping[str, Storage], cache_bytes: int = CACHE_BYTES, flush_policy: str = DEFAULT_POLICY,
                  file_grace_hours: float = DEFAULT_GRACE_HOURS) -> None:
         self.server_id = server_id
         self.node_id = node_id
@@ -129,8 +129,8 @@ class StoreEngine:
         #: tables whose altered definitions may be on the disk and are nobody's yet
         self.changing: dict[int, asyncio.Future[None]] = {}
         self.sizes = Sizes(self, self.cold)
-        self.tiers = Tiers(self, self.cold, storages, flush_policy)
-        self.files = Files(self, self.tiers, storages, file_grace_hours)
+        self.tiers = Tiers(self, self.cold, storages, owner, flush_policy)
+        self.files = Files(self, self.tiers, file_grace_hours)
 
     # ---------- transactions ----------
     def begin(
@@ -558,6 +558,7 @@ def _load(connection: apsw.Connection) -> tuple[Catalog, dict[str, Any]]:
     create_schema(connection)
     facts = {
         "server_id": meta(connection, "server_id", lambda: str(uuid.uuid4())),
+        "storage_owner": meta(connection, "storage_owner", lambda: str(uuid.uuid4())),
         "node_id": meta(connection, "node_id", lambda: random.randrange(NODE_IDS)),
         "last_seq": max(meta(connection, "last_seq", lambda: 0), last_commit(connection)),
     }
@@ -589,7 +590,7 @@ async def open_engine(data_dir: Path, *, node_id: int | None = None, lock_timeou
     _look_for_storages(catalog, storages)
     log.debug("opened %s in %.3f s", path, time.monotonic() - started)
     return StoreEngine(
-        path, connection, catalog, server_id=facts["server_id"],
+        path, connection, catalog, server_id=facts["server_id"], owner=facts["storage_owner"],
         node_id=facts["node_id"] if node_id is None else node_id, last_seq=facts["last_seq"],
         lock_timeout_ms=lock_timeout_ms, drop_grace_hours=drop_grace_hours, storages=storages,
         cache_bytes=cache_bytes, flush_policy=flush_policy, file_grace_hours=file_grace_hours,

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import apsw
 
@@ -24,6 +23,7 @@ from kalamdb.store.hot import HotSnapshot
 from kalamdb.txn.api import ColumnDef, TableDef
 from kalamdb.txn.clock import now_ms
 from kalamdb.txn.jobs import Job
+from kalamdb.txn.places import Place
 from kalamdb.txn.tiering import Storage, read_rows, remove
 from kalamdb.txn.tiers import HOUR_MS, Tiers, check_there, ended, gone
 
@@ -38,15 +38,15 @@ SOONEST, LATEST = 60.0, 3600.0
 
 
 class Files:
-    def __init__(self, engine: StoreEngine, tiers: Tiers, storages: Mapping[str, Storage], grace_hours: float) -> None:
+    def __init__(self, engine: StoreEngine, tiers: Tiers, grace_hours: float) -> None:
         self._engine = engine
         self._tiers = tiers
-        self._storages = storages
         self._grace_ms = int(grace_hours * HOUR_MS)
         #: by table that is being looked at: what was put or referred to since
         self._noted: dict[int, set[Owner]] = {}
         #: contents whose removal is under way: for new references they are gone
         self._dying: set[tuple[int, str, bytes]] = set()
+        self._publishing: set[asyncio.Task[None]] = set()
         every = min(max(grace_hours * HOUR_MS / 10_000, SOONEST), LATEST)
         self._task = asyncio.create_task(self._work_forever(every), name="files")
 
@@ -55,6 +55,8 @@ class Files:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        if self._publishing:
+            await asyncio.wait(self._publishing)
 
     # ---------- references ----------
     def check(self, table: TableDef, tenant: str, column: ColumnDef, value: str) -> tuple[int, str, bytes]:
@@ -93,20 +95,42 @@ class Files:
         return Upload(self._tiers.storage(table), limit)
 
     async def publish(self, table: TableDef, tenant: str, upload: Upload) -> None:
-        await self._tiers.wait_swept()
+        """A statement that is cancelled ends at once: a content that is on its way into the storage goes there, and is
+        removed again. Only so many are on their way, those of cancelled statements included."""
+        place = self._tiers.places[upload.storage.id]
         try:
-            await self._run(upload.finish)
+            await self._tiers.ready_in(place)
+            await place.slots.acquire()
+        except BaseException:
+            upload.abandon()
+            raise
+        task = asyncio.create_task(self._publish(table, tenant, upload, place))
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+        task.add_done_callback(lambda _: place.slots.release())
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            upload.wanted = False
+            task.add_done_callback(_forget)
+            raise
+        task.result()
+
+    async def _publish(self, table: TableDef, tenant: str, upload: Upload, place: Place) -> None:
+        try:
+            await place.run(upload.finish)
             sha256, size = upload.sha256, upload.size
             self._note((table.id, tenant, sha256))
             if not await self._put_again(table, tenant, sha256, size):
-                await self._put(table, tenant, upload, sha256)
+                await self._put(table, tenant, upload, place)
         finally:
-            await self._run(upload.abandon)
+            await place.run(upload.abandon)
 
     async def _put_again(self, table: TableDef, tenant: str, sha256: bytes, size: int) -> bool:
         """Is the content there already, sound? What is missing or damaged is put anew."""
         found = contents.find(self._engine.live.query, table.id, tenant, sha256)
-        if found is None or not await self._run(lambda: self._sound(found)):
+        place = None if found is None else self._tiers.places.get(found.storage)
+        if found is None or place is None or not await place.run(lambda: _sound(place.storage, found)):
             return False
 
         def job(connection: apsw.Connection) -> bool:
@@ -116,17 +140,8 @@ class Files:
         there: bool = await self._engine.submit(job)
         return there
 
-    def _sound(self, found: Content) -> bool:
-        storage = self._storages.get(found.storage)
-        if storage is None:
-            return False
-        try:
-            return contents.problem_of(storage.fetch(found.file), found.sha256, found.size) is None
-        except (KalamError, OSError):
-            return False
-
-    async def _put(self, table: TableDef, tenant: str, upload: Upload, sha256: bytes) -> None:
-        storage = upload.storage
+    async def _put(self, table: TableDef, tenant: str, upload: Upload, place: Place) -> None:
+        storage, sha256 = place.storage, upload.sha256
         made = Content(tenant, sha256, upload.size, storage.id, contents.new_name(table.id, sha256), now_ms(), None)
 
         def job(connection: apsw.Connection) -> list[tuple[str, str]]:
@@ -136,22 +151,21 @@ class Files:
         future = None
         try:
             faults.reach("content.written")
-            await self._run(lambda: storage.put(made.file, upload.path))
+            await place.run(lambda: storage.put(made.file, upload.path))
             faults.reach("content.put")
+            if not upload.wanted:
+                raise KalamError("57014", "nobody waits for the file any more")
             future = self._engine.submit(job)
             cancelled = await ended(future)
             replaced = future.result()
         except BaseException:
             if future is None or future.exception() is not None:
-                await self._run(lambda: remove(storage, [made.file]))
+                await place.run(lambda: remove(storage, [made.file]))
             raise
         faults.reach("content.published")
         self._tiers.condemn((*file, 0) for file in replaced)
         if cancelled is not None:
             raise cancelled
-
-    async def _run(self, work: Callable[[], Any]) -> Any:
-        return await self._tiers.in_thread(work, pool="files")
 
     # ---------- getting ----------
     async def open(self, table: TableDef, tenant: str, sha256: bytes) -> OpenContent:
@@ -160,12 +174,11 @@ class Files:
             found = contents.find(self._engine.live.query, table.id, tenant, sha256)
             if found is None:
                 raise contents.missing(sha256)
-            storage = self._storages.get(found.storage)
-            if storage is None:
+            place = self._tiers.places.get(found.storage)
+            if place is None:
                 raise KalamError("58P01", f'storage "{found.storage}" is not configured',
                                  hint="Add it to the server's settings.")
-            opened: OpenContent = await self._run(lambda: OpenContent(storage, found))
-            return opened
+            return await place.run(lambda: OpenContent(place.storage, found), unwanted=OpenContent.close)
         finally:
             self._engine.readers.leave(number)
 
@@ -183,7 +196,6 @@ class Files:
 
     async def collect(self, table: TableDef, *, now: int | None = None) -> int:
         """Look at a table's references; how many contents were removed."""
-        await self._tiers.wait_swept()
         async with self._tiers.lock_of(table):
             if table.id not in self._engine.catalog.by_id:
                 raise gone(table)
@@ -252,6 +264,19 @@ class Files:
         if cancelled is not None:
             raise cancelled
         return len(removed)
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    """Of a statement that has ended: what became of its content is no news to anybody."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("a file of a cancelled statement: %s", error)
+
+
+def _sound(storage: Storage, found: Content) -> bool:
+    try:
+        return contents.problem_of(storage.fetch(found.file), found.sha256, found.size) is None
+    except (KalamError, OSError):
+        return False
 
 
 def _take_out(unused: set[Owner], tenant: str, values: list[str | None]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from kalamdb.txn.api import TableDef
 from kalamdb.txn.clock import now_ms
 from kalamdb.txn.jobs import Job, Jobs, to_micros
 from kalamdb.txn.overlay import TableOverlay
+from kalamdb.txn.places import Place, is_own, open_places
 from kalamdb.txn.tiering import Bulk, Flush, Flushed, Storage, choose, compact, remove, some_died
 
 if TYPE_CHECKING:
@@ -40,16 +40,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Pool = Literal["tier", "bulk", "read", "files"]
+Pool = Literal["tier", "bulk", "read"]
 #: threads: whoever commits many rows or reads one must not wait for jobs, which take minutes
-POOLS: dict[Pool, int] = {"tier": 2, "bulk": 2, "read": 4, "files": 4}
+POOLS: dict[Pool, int] = {"tier": 2, "bulk": 2, "read": 4}
 CLEAN_ROWS = 5_000
 LOOK_EVERY = 1.0
 DEFAULT_POLICY = "rows:1000000"
 DEFAULT_RETENTION_HOURS = 168
 HOUR_MS = 3_600_000
-#: names of segment files; what else lies in a storage is somebody's
-OWN_FILE = re.compile(r"\d+/[0-9a-f]{32}\.parquet")
 #: looking for dead rows takes one part in so many of the time at most
 LOOK_SHARE = 20
 #: after an error a table's background work rests so long
@@ -89,13 +87,14 @@ async def ended(future: asyncio.Future[Any], job: Job | None = None) -> asyncio.
 
 
 class Tiers:
-    def __init__(self, engine: StoreEngine, cold: ColdStore, storages: Mapping[str, Storage],
+    def __init__(self, engine: StoreEngine, cold: ColdStore, storages: Mapping[str, Storage], owner: str,
                  flush_policy: str = DEFAULT_POLICY) -> None:
         self.jobs = Jobs()
         self.flush_policy = flush_policy
         self._engine = engine
         self._cold = cold
         self._storages = storages
+        self.places = open_places(storages, owner, engine.live)
         self._threads = {pool: ThreadPoolExecutor(size, thread_name_prefix=f"kalam-{pool}")
                          for pool, size in POOLS.items()}
         self._locks: dict[int, asyncio.Lock] = {}
@@ -105,8 +104,9 @@ class Tiers:
         self._counted: dict[int, tuple[int, int]] = {}  # hot rows, and the rows written when they were counted
         self._rest_until: dict[int, int] = {}
         self._beginning: set[int] = set()
-        self._swept = asyncio.Event()
         self._closing = False
+        self._sweeps = [asyncio.create_task(self._first_sweep(place), name=f"sweep {name}")
+                        for name, place in self.places.items()]
         self._task = asyncio.create_task(self._work_forever(), name="tiers")
 
     async def close(self) -> None:
@@ -114,14 +114,17 @@ class Tiers:
         for job in self.jobs.all():
             if job.ended_at is None:
                 job.cancelled = True
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        for task in (*self._sweeps, self._task):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         for lock in list(self._locks.values()):  # whoever is at it has been told to end
             async with lock:
                 pass
         for threads in self._threads.values():
             threads.shutdown(wait=True, cancel_futures=True)
+        for place in self.places.values():
+            place.close()
 
     async def in_thread(self, work: Callable[[], T], *, pool: Pool = "tier") -> T:
         """Run to its end, whatever happens to the task that waits: files and locks must not be left to chance."""
@@ -153,6 +156,17 @@ class Tiers:
             raise KalamError("58P01", f'storage "{name}" is not configured', hint="Add it to the server's settings.")
         return found
 
+    async def ready(self, table: TableDef) -> None:
+        """Before files go into the table's storage: what a crash left there is gone, and the storage is this server's
+        (else 55006)."""
+        await self.ready_in(self.places[self.storage(table).id])
+
+    async def ready_in(self, place: Place) -> None:
+        await place.swept.wait()
+        if self._closing:
+            raise KalamError("57P01", "the server is shutting down")
+        await place.own()
+
     # ---------- flush ----------
     def _check_committed(self, table: TableDef) -> None:
         if table.kind == "stream":
@@ -181,9 +195,10 @@ class Tiers:
     async def flush(self, table: TableDef) -> int:
         """Make all hot rows cold; how many there were. Background and on demand."""
         self._check_committed(table)
-        await self._swept.wait()
+        await self.ready(table)
         async with self.lock_of(table):
             table = self._still(table)
+            await self.ready(table)  # its storage may be another since
             self._flushed_at[table.id] = now_ms()
             with self.jobs.running("flush", table) as job:
                 return await self._flush(table, job)
@@ -276,7 +291,8 @@ class Tiers:
         block. No flush or compaction of their tables meanwhile; after an error their files are gone."""
         ready: list[Bulk] = []
         async with contextlib.AsyncExitStack() as stack:
-            await self._swept.wait()
+            for overlay in overlays:
+                await self.ready(overlay.table)
             for overlay in sorted(overlays, key=lambda overlay: overlay.table.id):
                 if overlay.table.id in self._engine.catalog.by_id:  # else it is this transaction's own
                     await self.begin(overlay.table)
@@ -355,9 +371,10 @@ class Tiers:
     async def compact(self, table: TableDef, *, everything: bool = True) -> int:
         """Merge segments; the number of rows written. ``everything``: all of the table's, else what is due."""
         self._check_committed(table)
-        await self._swept.wait()
+        await self.ready(table)
         async with self.lock_of(table):
             table = self._still(table)
+            await self.ready(table)
             found = self._cold.tables.get(table.id)
             if found is None or not found.segments:
                 return 0
@@ -391,8 +408,9 @@ class Tiers:
         held = []
         for item in self._condemned:
             number, storage_id, file, segment = item
-            storage = self._storages.get(storage_id)
-            if storage is None or not self._engine.readers.nobody_before(number):
+            place, storage = self.places.get(storage_id), self._storages.get(storage_id)
+            if place is None or storage is None or not self._engine.readers.nobody_before(number) or (
+                    not await place.may_remove()):
                 held.append(item)
                 continue
             try:
@@ -418,37 +436,37 @@ class Tiers:
             self.condemn((segment.storage, segment.file, segment.id) for segment in self._cold.forget_table(number))
 
     async def wait_swept(self) -> None:
-        """Until what a crash left is gone."""
-        await self._swept.wait()
+        """Until what a crash left is gone, in all storages."""
+        for place in self.places.values():
+            await place.swept.wait()
 
-    async def _first_sweep(self) -> None:
+    async def _first_sweep(self, place: Place) -> None:
+        try:
+            await self._sweep_place(place)
+        except KalamError as error:
+            level = logging.ERROR if error.sqlstate == "55006" else logging.WARNING
+            log.log(level, "storage %r: %s%s", place.storage.id, error,
+                    f" {error.detail} {error.hint}" if level == logging.ERROR else "")
+        except Exception as error:
+            log.warning("removal of files that a crash left in storage %r: %r", place.storage.id, error)
+        finally:
+            place.swept.set()
+
+    async def _sweep_place(self, place: Place) -> None:
         """What a crash left: files removed from manifests, and such as were never in one; the same of contents."""
-        query = self._engine.live.query
-        known = {tuple(row) for row in query("SELECT storage, file FROM kalam_segments UNION ALL "
-                                             "SELECT storage, file FROM kalam_contents", ())}
-        for storage_id, storage in self._storages.items():
-            try:
-                names = await self.in_thread(lambda storage=storage: storage.names(""))  # type: ignore[misc]
-                for name in names:
-                    if (storage_id, name) not in known and (OWN_FILE.fullmatch(name)
-                                                            or contents.OWN_FILE.fullmatch(name)):
-                        log.info("removing file %r of storage %r: nothing names it", name, storage_id)
-                        await self.in_thread(
-                            lambda storage=storage, name=name: storage.delete(name))  # type: ignore[misc]
-            except KalamError as error:
-                log.warning("storage %r: %s", storage_id, error)
-                continue
-            if query("SELECT 1 FROM kalam_removed WHERE storage = ? LIMIT 1", (storage_id,)):
-                await self._engine.run("DELETE FROM kalam_removed WHERE storage = ?", storage_id)
+        storage, query = place.storage, self._engine.live.query
+        await place.own()
+        known = {name for (name,) in query("SELECT file FROM kalam_segments WHERE storage = ?1 UNION ALL "
+                                           "SELECT file FROM kalam_contents WHERE storage = ?1", (storage.id,))}
+        for name in await place.run(lambda: storage.names("")):
+            if name not in known and is_own(name):
+                log.info("removing file %r of storage %r: nothing names it", name, storage.id)
+                await place.run(lambda name=name: storage.delete(name))  # type: ignore[misc]
+        if query("SELECT 1 FROM kalam_removed WHERE storage = ? LIMIT 1", (storage.id,)):
+            await self._engine.run("DELETE FROM kalam_removed WHERE storage = ?", storage.id)
 
     # ---------- by itself ----------
     async def _work_forever(self) -> None:
-        try:
-            await self._first_sweep()
-        except Exception as error:
-            log.warning("removal of segment files that a crash left: %r", error)
-        finally:
-            self._swept.set()
         while True:
             await asyncio.sleep(LOOK_EVERY)
             try:
@@ -461,6 +479,9 @@ class Tiers:
 
     async def _look_after(self, table: TableDef) -> None:
         try:
+            place = self.places.get(dict(table.options).get("storage_id", "local"))
+            if place is not None and not place.swept.is_set():  # which may take long; other tables go on
+                return
             if await self._cleaning_left(table) and not self.lock_of(table).locked():
                 async with self.lock_of(table):
                     await self._clean(table)
