@@ -426,3 +426,17 @@ def test_kill_during_put_leaves_whole_objects_only(service: S3Service, tmp_path:
         names = storage.names("")
         assert f"seg/{last}" in names
         assert all(storage.fetch(name).stat().st_size == 20_000_000 for name in names)
+
+
+def test_whose_it_is(storage: S3Storage, service: S3Service, tmp_path: Path) -> None:
+    """The first one's mark stays."""
+    assert storage.owner() is None
+    for text in ("first", "second"):
+        storage.make_owner(text)
+        assert storage.owner() == "first"
+    assert storage.names("") == []
+    nowhere = S3Storage("nowhere", service.settings(bucket="nowhere"), tmp_path / "other")
+    for ask in (nowhere.owner, lambda: nowhere.make_owner("first")):
+        with pytest.raises(KalamError) as caught:
+            ask()
+        assert caught.value.sqlstate == "58030"
