@@ -61,7 +61,10 @@ def hash_of(text: str) -> bytes | None:
 
 def read(text: str) -> Reference:
     """22023 where a JSON value is no reference."""
-    found: Any = json.loads(text)
+    try:
+        found: Any = json.loads(text)
+    except (ValueError, RecursionError):  # Python does not read a number of thousands of digits
+        raise _bad("It has a number that is too long, or is nested too deeply.") from None
     if not isinstance(found, dict):
         raise _bad("It is not an object.")
     for field in _NEEDED:

@@ -186,6 +186,13 @@ def test_a_reference_in_binary(conn: psycopg.Connection) -> None:
     fails(conn, "22P02", "INSERT INTO app.s (id, j) VALUES (2, %b)", Jsonb(0, dumps=lambda _: "not json"))
 
 
+def test_a_size_of_thousands_of_digits(conn: psycopg.Connection) -> None:
+    found = json.dumps(value(conn, "FILE PUT INTO app.s (f) DATA 'x'"))
+    size = '"size": 1'
+    assert size in found
+    fails(conn, "22023", "INSERT INTO app.s (id, f) VALUES (1, %s)", found.replace(size, size + "0" * 5000))
+
+
 def test_null_parameters(conn: psycopg.Connection) -> None:
     fails(conn, "22004", "FILE PUT INTO app.s (f) DATA %s", None)
     fails(conn, "22004", "FILE PUT INTO app.s (f) NAME %s DATA 'x'", None)
