@@ -21,7 +21,7 @@ from kalamdb.api import Row
 from kalamdb.errors import KalamError
 from kalamdb.txn.api import TableDef
 from kalamdb.txn.clock import now_ms, seq_at
-from kalamdb.txn.engine import OUTCOMES_KEPT_MS, StoreEngine, open_engine
+from kalamdb.txn.engine import LIGHT_BYTES, LIGHT_ROWS, OUTCOMES_KEPT_MS, StoreEngine, open_engine
 from kalamdb.txn.transaction import StoreTransaction
 
 
@@ -306,6 +306,70 @@ def test_a_lone_row_goes_the_long_way_where_anything_is_in_it(run: Runner) -> No
         await until(lambda: engine._writer.prompt)
         assert engine.insert_alone("a", altered, "", (6, "now"))
         assert [row[0] for row in stored(engine, altered)] == [1, 3, 4, 6]
+
+    run(test)
+
+
+@contextmanager
+def threads_that_apply(engine: StoreEngine) -> Iterator[list[bool]]:
+    """For each group of jobs that was applied: did the event loop do it?"""
+    found: list[bool] = []
+    writer, loop = engine._writer, threading.current_thread()
+    apply_all = writer._apply_all
+
+    def applied(group: Any) -> Any:
+        found.append(threading.current_thread() is loop)
+        return apply_all(group)
+
+    writer._apply_all = applied  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        writer._apply_all = apply_all  # type: ignore[method-assign]
+
+
+WIDE = "x" * (LIGHT_BYTES + 1)
+
+
+@pytest.mark.parametrize(("columns", "rows", "here"), [
+    ("id int8, v text", [(1, "a")], True),
+    ("id int8, v text", [(1, WIDE[:-1])], True),
+    ("id int8, v text", [(1, WIDE)], False),
+    ("id int8, v bytea", [(1, WIDE.encode())], False),
+    ("id text, v text", [(WIDE, None)], False),
+    ("id int8, v text", [(number, WIDE[:LIGHT_BYTES // 4]) for number in range(4)], True),
+    ("id int8, v text", [(number, WIDE[:LIGHT_BYTES // 4]) for number in range(5)], False),
+    ("id int8, v text", [(number, None) for number in range(LIGHT_ROWS + 1)], False),
+])  # fmt: skip
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_event_loop_stores_little(run: Runner, columns: str, rows: list[Row], here: bool, alone: bool) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(columns=columns))
+        if len(rows) == 1 and alone and not here:
+            assert not engine.insert_alone("lone", table, "", rows[0])
+            assert stored(engine, table) == []
+        one = await begun(engine, table, *rows)
+        with threads_that_apply(engine) as by_loop:
+            await one.commit(alone=alone)
+        assert by_loop == [here]
+        assert stored(engine, table) == rows
+
+    run(test)
+
+
+@pytest.mark.parametrize(("rows", "width", "here"), [(1, 10, True), (LIGHT_ROWS, 10, False), (1, LIGHT_BYTES, False)])
+def test_many_light_commits_are_not_light(run: Runner, rows: int, width: int, here: bool) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        text = "x" * width
+        many = [await begun(engine, table, *[(job * 1000 + row, text) for row in range(rows)]) for job in range(9)]
+        with held_writer(engine):
+            tasks = [asyncio.create_task(each.commit()) for each in many]
+            await until(lambda: engine._writer.waiting == 9)
+        with threads_that_apply(engine) as by_loop:
+            await soon(asyncio.gather(*tasks))
+        assert by_loop == [here]
+        assert len(stored(engine, table, columns=(0,))) == 9 * rows
 
     run(test)
 

@@ -1,10 +1,10 @@
 """Commits to the database: in groups, by one connection that the event loop and a thread have in turn.
 
 What is queued together is one SQLite transaction (each job within a savepoint, so that one that fails does not take
-others along) and synchronised once. Light jobs, a few rows each, are applied in the event loop and only the COMMIT is
-left to the thread: every call into SQLite gives the interpreter's lock away, and two busy threads would fight for it.
-Where nobody else would have to wait, the loop commits by itself. A job's future is resolved in the event loop after the
-data are on the disk.
+others along) and synchronised once. Light jobs, a few small rows each, are applied in the event loop, as long as they
+are few, and only the COMMIT is left to the thread: every call into SQLite gives the interpreter's lock away, and two
+busy threads would fight for it. Where nobody else would have to wait, the loop commits by itself. A job's future is
+resolved in the event loop after the data are on the disk.
 
 The write-ahead log is written back to the database by a thread and a connection of their own, so that no commit waits
 for that; only what has come meanwhile is left for a moment in which nothing is committed, and then the log begins anew.
@@ -35,6 +35,9 @@ Job = Callable[[apsw.Connection], Any]
 Outcome = tuple[asyncio.Future[Any], Any, BaseException | None]
 #: jobs of one SQLite transaction
 GROUP = 256
+#: of light jobs: bytes and, each as so many bytes, rows; and how much the event loop applies at once, some milliseconds
+ROW_WEIGHT = 4096
+GROUP_WEIGHT = 2 << 20
 #: bytes of the log beyond which readers are waited for
 LONG_LOG = 64 << 20
 READERS_WAIT_MS = 100
@@ -72,12 +75,12 @@ async def outcome(future: asyncio.Future[Any]) -> Any:
 class Item:
     """A job that waits for its turn."""
 
-    __slots__ = ("future", "job", "light")
+    __slots__ = ("future", "job", "weight")
 
-    def __init__(self, job: Job, future: Settled, light: bool) -> None:
+    def __init__(self, job: Job, future: Settled, weight: int | None) -> None:
         self.job = job
         self.future = future
-        self.light = light
+        self.weight = weight  # None: not for the event loop
 
 
 class Writer:
@@ -126,19 +129,19 @@ class Writer:
         """Can the event loop commit by itself now?"""
         return not (self._busy or self._queue or self._closed) and time.monotonic() >= self._slow_until
 
-    def submit(self, job: Job, *, light: bool = False, here: bool = False) -> Settled:
-        """The future has the job's result, or its error; then nothing of it was stored. ``here``: a light job that the
-        event loop may wait for; its future is done then."""
+    def submit(self, job: Job, *, weight: int | None = None, here: bool = False) -> Settled:
+        """The future has the job's result, or its error; then nothing of it was stored. ``weight``: of a light job.
+        ``here``: the event loop may wait for it; its future is done then."""
         future = Settled(loop=self._loop)
         if self._closed:
             raise KalamError("57P01", "the data directory has been closed")
-        item = Item(job, future, light)
-        if here and light and self.prompt:
+        item = Item(job, future, weight)
+        if here and weight is not None and self.prompt:
             self._commit_here(item)
             return future
         free = not self._busy and not self._queue
         self._queue.append(item)
-        if free and not light:
+        if free and weight is None:
             self._begin()
         elif not self._busy and not self._gathering:
             self._gathering = True  # what else this turn of the loop brings
@@ -162,7 +165,7 @@ class Writer:
         queue = self._queue
         group = [queue.popleft() for _ in range(min(len(queue), GROUP))]
         applied: list[Outcome] | None = None
-        if all(item.light for item in group):
+        if _is_light(group):
             try:
                 applied = self._apply_all(group)
             except BaseException:  # the thread will find the same, and deals with it
@@ -339,6 +342,16 @@ class Writer:
         finally:
             connection.set_busy_timeout(before)
             self._tend_at = time.monotonic() + self._rest
+
+
+def _is_light(group: list[Item]) -> bool:
+    """May the event loop apply it?"""
+    total = 0
+    for item in group:
+        if item.weight is None:
+            return False
+        total += item.weight
+    return total <= GROUP_WEIGHT
 
 
 def _size(path: str) -> int:

@@ -49,7 +49,7 @@ from kalamdb.store.hot import (
 )
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.storage import LOCAL, Storage, open_storages
-from kalamdb.store.writer import Settled, Writer, outcome
+from kalamdb.store.writer import ROW_WEIGHT, Settled, Writer, outcome
 from kalamdb.txn import activity
 from kalamdb.txn.api import (
     DroppedTable,
@@ -78,8 +78,8 @@ FILE = "hot.db"
 LOCK_TIMEOUT_MS = 60_000
 OUTCOMES_KEPT_MS = 2 * 3_600_000
 ENDED_KEPT = 10_000
-#: of a commit that may be applied in the event loop
-LIGHT_ROWS = 64
+#: of a commit that may be applied in the event loop: rows, and bytes of texts and blobs
+LIGHT_ROWS, LIGHT_BYTES = 64, 256 << 10
 PURGE_EVERY = 1.0
 PURGE_ROWS = 5_000
 NODE_IDS = 1024
@@ -364,13 +364,15 @@ class StoreEngine:
             return False
         overlay = TableOverlay(table, layout)
         overlay.rows[key] = (0, row, None)
+        if _weight((overlay,)) is None:
+            return False
         self._write(txn_id, (overlay,), None, (), alone=True).result()
         self._remember(txn_id, "committed")
         return True
 
     def _write(self, txn_id: str | None, overlays: Sequence[TableOverlay],
                changes: CatalogChanges | None, bulk: Sequence[Bulk], *, alone: bool = False) -> Settled:
-        light = not changes and not bulk and sum(len(overlay.rows) for overlay in overlays) <= LIGHT_ROWS
+        weight = None if changes or bulk else _weight(overlays)
 
         def job(connection: apsw.Connection) -> int:
             seq = self._clock.next()
@@ -393,7 +395,7 @@ class StoreEngine:
                 self._recorded = seq
             return seq
 
-        future = self.submit(job, light=light, here=alone)
+        future = self.submit(job, weight=weight, here=alone)
 
         def settled(_: object) -> None:
             if future.exception() is None:
@@ -430,9 +432,9 @@ class StoreEngine:
         while (changing := self.changing.get(number)) is not None:
             await asyncio.shield(changing)
 
-    def submit(self, job: Any, *, light: bool = False, here: bool = False) -> Settled:
+    def submit(self, job: Any, *, weight: int | None = None, here: bool = False) -> Settled:
         """A job for the writer, part of a group that is committed as one."""
-        future = self._writer.submit(job, light=light, here=here)
+        future = self._writer.submit(job, weight=weight, here=here)
         if not future.done():
             self._commits.add(future)
             future.add_done_callback(self._commits.discard)
@@ -528,6 +530,19 @@ def _claimer(number: int, cutoff: int) -> Callable[[apsw.Connection], bool]:
         return connection.changes() > 0
 
     return job
+
+
+def _weight(overlays: Sequence[TableOverlay]) -> int | None:
+    """Of a light job; None where these are too many rows, or too much in them, for the event loop."""
+    rows = sum(len(overlay.rows) for overlay in overlays)
+    if rows > LIGHT_ROWS:
+        return None
+    size = 0
+    for overlay in overlays:
+        size += overlay.size(LIGHT_BYTES)
+        if size > LIGHT_BYTES:
+            return None
+    return rows * ROW_WEIGHT + size
 
 
 def _no_checks(table: TableDef, row: Row) -> None:

@@ -143,6 +143,23 @@ class TableOverlay:
             return None
         return loaded if all(map(lt, fresh, islice(fresh, 1, None))) else None
 
+    def size(self, enough: int) -> int:
+        """Characters and bytes of the texts and blobs to be stored; once there are more than ``enough``, what has been
+        counted."""
+        total = 0
+        for (_, k), version in self.rows.items():
+            if isinstance(k, bytes):
+                total += len(k)
+            row = version[1]
+            if row is not None:
+                for place in self._wide:
+                    value = row[place]
+                    if value is not None:
+                        total += len(value)
+            if total > enough:
+                break
+        return total
+
     def changes(self) -> Iterator[tuple[str, int | bytes, Row | None]]:
         for (tenant, k), version in self.rows.items():
             yield tenant, k, version[1]
