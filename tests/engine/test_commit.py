@@ -113,10 +113,10 @@ def test_a_cancelled_commit_happens_all_the_same(run: Runner) -> None:
             await asyncio.sleep(0)
             one.rollback()
             assert not task.done()
-            assert engine.outcome("one") == "in progress"
+            assert await engine.outcome("one") == "in progress"
             assert not other.insert_nowait(table, "", (1, "b"))
         assert await soon(task) is not None
-        assert engine.outcome("one") == "committed"
+        assert await engine.outcome("one") == "committed"
         assert engine.catalog.by_id[made.id] == made
         await refused("23505", other.insert(table, [("", (1, "b"))]))
         other.rollback()
@@ -139,10 +139,10 @@ def test_a_commit_nobody_waits_for_any_more_keeps_its_locks_to_its_end(run: Runn
             commit.close()
             one.fail(final=True)
             one.rollback()
-            assert engine.outcome("one") == "in progress"
+            assert await engine.outcome("one") == "in progress"
             assert not other.insert_nowait(table, "", (1, "b"))
         await refused("23505", other.insert(table, [("", (1, "b"))]))
-        assert engine.outcome("one") == "committed"
+        assert await engine.outcome("one") == "committed"
         assert engine.catalog.by_id[made.id] == made
         other.rollback()
         assert len(engine.locks) == 0
@@ -218,7 +218,7 @@ def test_outcomes(run: Runner) -> None:
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, definition())
         one = await begun(engine, table, (1, "a"), name="one")
-        assert engine.outcome("one") == "in progress"
+        assert await engine.outcome("one") == "in progress"
         with pytest.raises(KalamError) as caught:
             engine.begin(None, txn_id="one")
         assert caught.value.sqlstate == "25001"
@@ -230,18 +230,64 @@ def test_outcomes(run: Runner) -> None:
         failed = await begun(engine, table, (3, "c"), name="failed")
         failed.fail()
         failed.rollback()
-        states = {name: engine.outcome(name) for name in ("one", "two", "left open", "reader", "failed", "never")}
+        states = {name: await engine.outcome(name) for name in ("one", "two", "left open", "reader", "failed", "never")}
         assert states == {"one": "committed", "two": "aborted", "left open": "in progress", "reader": "committed",
                           "failed": "aborted", "never": "aborted"}
 
     async def again(engine: StoreEngine) -> None:
-        assert [engine.outcome(name) for name in ("one", "two", "left open", "failed")] == [
+        engine.begin(None, txn_id="one").rollback()  # nobody has asked for it in this life
+        assert [await engine.outcome(name) for name in ("one", "two", "left open", "failed")] == [
             "committed", "aborted", "aborted", "aborted"]
-        engine.begin(None, txn_id="one").rollback()
-        assert engine.outcome("one") == "committed"
+        assert await engine.outcome("one") == "committed"
 
     run(test)
     run(again)
+
+
+def test_looking_for_an_outcome_holds_up_nobody(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is kept is looked through: not in the event loop, and once for all who ask the same."""
+
+    async def first(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await (await begun(engine, table, (1, "a"), name="before")).commit()
+
+    async def test(engine: StoreEngine) -> None:
+        table = engine.catalog.by_name["n", "t"]
+        looking, go, looks = threading.Event(), threading.Event(), 0
+        is_kept = engine._is_kept
+
+        def held(txn_id: str) -> bool:
+            nonlocal looks
+            looks += 1
+            looking.set()
+            assert go.wait(20)
+            return is_kept(txn_id)
+
+        monkeypatch.setattr(engine, "_is_kept", held)
+        try:
+            never = [asyncio.create_task(engine.outcome("never")) for _ in range(3)]
+            before = asyncio.create_task(engine.outcome("before"))
+            await until(looking.is_set)
+            with pytest.raises(KalamError) as caught:  # what was told to be aborted, or will be, cannot begin
+                engine.begin(None, txn_id="never")
+            assert caught.value.sqlstate == "25001"
+            assert not engine.insert_alone("never", table, "", (2, "b"))
+            await put(engine, table, (3, "c"))
+            never[0].cancel()  # who waits for it, not the look
+            await asyncio.wait([never[0]])
+            assert never[0].cancelled()
+            assert not any(task.done() for task in (*never[1:], before))
+        finally:
+            go.set()
+        assert await soon(asyncio.gather(*never[1:], before)) == ["aborted", "aborted", "committed"]
+        assert looks == 2
+        assert stored(engine, table) == [(1, "a"), (3, "c")]
+        assert await engine.outcome("before") == "committed"
+        assert looks == 2  # known by now
+        assert not engine._sought
+
+    run(first)
+    run(test)
 
 
 def test_outcomes_are_kept_for_an_hour_and_not_for_ever(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,10 +313,10 @@ def test_a_commit_of_who_is_alone_waits_for_no_thread(run: Runner) -> None:
         with pytest.raises(StopIteration) as end:  # it has not waited at all
             commit.send(None)
         assert stored(engine, table, columns=(0, -1)) == [(1, end.value.value)]
-        assert engine.outcome("one") == "committed"
+        assert await engine.outcome("one") == "committed"
         assert len(engine.locks) == 0
         assert engine.insert_alone("two", table, "", (2, "b"))
-        assert engine.outcome("two") == "committed"
+        assert await engine.outcome("two") == "committed"
         assert engine.rows_written(table.id) == 2
 
     async def again(engine: StoreEngine) -> None:
@@ -473,7 +519,7 @@ def test_the_engine_goes_on_after_a_fault(run: Runner, fault: Callable[[StoreEng
         with fault(engine):
             error = await refused(sqlstate, big.commit())
             assert error.hint
-            assert engine.outcome("big") == "aborted"
+            assert await engine.outcome("big") == "aborted"
             assert stored(engine, table) == [(0, "before")]
             assert made.id not in engine.catalog.by_id
             assert len(engine.locks) == 0
@@ -485,7 +531,7 @@ def test_the_engine_goes_on_after_a_fault(run: Runner, fault: Callable[[StoreEng
 
     async def reopened(engine: StoreEngine) -> None:
         assert len(stored(engine, engine.catalog.by_name["n", "t"])) == 892
-        assert engine.outcome("big") == "aborted"
+        assert await engine.outcome("big") == "aborted"
 
     run(test)
     run(reopened)

@@ -44,7 +44,7 @@ def test_kill_9(run: Runner) -> None:
         for session, commit, place, seq in stored(engine, table, columns=(0, 1, 2, -1)):
             places[session, commit].add(place)
             numbers[session, commit].add(seq)
-        check_whole(engine, places, told)
+        await check_whole(engine, places, told)
         check_numbers(numbers)
         highest.append(max(max(found) for found in numbers.values()))
         assert highest[-1] > highest[-2]
@@ -63,7 +63,8 @@ def check_numbers(numbers: dict[tuple[int, int], set[int]]) -> None:
         assert order == sorted(set(order))
 
 
-def check_whole(engine: StoreEngine, places: dict[tuple[int, int], set[int]], told: set[tuple[int, int]]) -> None:
+async def check_whole(engine: StoreEngine, places: dict[tuple[int, int], set[int]], told: set[tuple[int, int]]
+                      ) -> None:
     """Every commit up to a session's last is there with all its rows, or was deleted by the one after it."""
     for session in range(SESSIONS):
         last = max(commit for owner, commit in places if owner == session)
@@ -71,8 +72,8 @@ def check_whole(engine: StoreEngine, places: dict[tuple[int, int], set[int]], to
         for commit in range(1, last + 1):
             deleted = commit % 10 == 9 and commit < last
             assert len(places.get((session, commit), ())) == (0 if deleted else WIDTH), (session, commit)
-            assert engine.outcome(f"{session}.{commit}") == "committed"
-        assert engine.outcome(f"{session}.{last + 1}") == "aborted"
+            assert await engine.outcome(f"{session}.{commit}") == "committed"
+        assert await engine.outcome(f"{session}.{last + 1}") == "aborted"
 
 
 def integrity(directory: Path) -> str:

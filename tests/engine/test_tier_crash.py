@@ -95,8 +95,8 @@ def verify(run: Runner, told: dict[int, int]) -> None:
             assert told.get(session, 0) <= done <= told.get(session, 0) + 1
             assert found[session] == state(done)
             if done:
-                assert engine.outcome(f"{session}.{done}") == "committed"
-            assert engine.outcome(f"{session}.{done + 1}") == "aborted"
+                assert await engine.outcome(f"{session}.{done}") == "committed"
+            assert await engine.outcome(f"{session}.{done + 1}") == "aborted"
             told[session] = done
         await engine.tiers.wait_swept()
         await engine.flush(engine.catalog.by_name["n", "log"])  # and what was left to clean is cleaned

@@ -30,7 +30,7 @@ from kalamdb.sql.planning import Bound, Entry, entry_of
 from kalamdb.sql.report import measured
 from kalamdb.sql.run import Run
 from kalamdb.sql.settings import reset_settings, set_setting
-from kalamdb.sql.show import show
+from kalamdb.sql.show import show, show_outcome
 from kalamdb.sql.statements import (
     AlterTable,
     CancelJob,
@@ -302,7 +302,9 @@ class SqlExecutor:
             return self._plan(run, entry, params, formats)
         statement = entry.statement
         match statement:
-            case Show() | ShowOutcome() | ShowTable() | ShowScanStats() | Describe():
+            case ShowOutcome():
+                return show_outcome(statement, run)
+            case Show() | ShowTable() | ShowScanStats() | Describe():
                 return show(statement, run)
             case SetSetting() | ResetSettings():
                 if run.exec:

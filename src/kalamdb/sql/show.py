@@ -171,6 +171,10 @@ def _setting(statement: Show, run: Run) -> str:
         raise
 
 
+async def show_outcome(statement: ShowOutcome, run: Run) -> Result:
+    return Result("SHOW", columns=result_columns(statement), rows=[(await run.engine.outcome(statement.id),)])
+
+
 def show(statement: Statement, run: Run) -> Result:
     columns = result_columns(statement)
     rows: Sequence[Row]
@@ -187,8 +191,6 @@ def show(statement: Statement, run: Run) -> Result:
             if found is not None:
                 access.check_describable(run.account, found)
             rows = [] if found is None else _table_options(found)
-        case ShowOutcome():
-            rows = [(run.engine.outcome(statement.id),)]
         case ShowScanStats():
             report = run.state.reports.take(statement.number)
             rows = [] if report is None else report.rows()

@@ -455,7 +455,7 @@ class Engine(Protocol):
         """As ``Transaction.get``, of the newest committed row: for a statement that reads this one row, outside any
         transaction."""
 
-    def outcome(self, txn_id: str) -> Literal["committed", "aborted", "in progress"]:
+    async def outcome(self, txn_id: str) -> Literal["committed", "aborted", "in progress"]:
         """What became of a transaction that its client named; known for an hour at least, over a restart too."""
 
     def storages(self) -> Sequence[StorageInfo]:

@@ -122,6 +122,8 @@ class StoreEngine:
         self._active: dict[str, StoreTransaction] = {}  # those that the client named
         self._open: set[StoreTransaction] = set()
         self._ended: OrderedDict[str, Outcome] = OrderedDict()
+        self._sought: dict[str, asyncio.Task[Outcome]] = {}
+        self._searching = asyncio.Lock()
         self._storages = storages
         self._drop_grace_ms = int(drop_grace_hours * 3_600_000)
         self._purger = asyncio.create_task(self._purge_forever(), name="purge")
@@ -168,7 +170,7 @@ class StoreEngine:
     def held_locks(self, account: str | None = None) -> Iterator[LockInfo]:
         return activity.locks(self, account)
 
-    def outcome(self, txn_id: str) -> Outcome:
+    async def outcome(self, txn_id: str) -> Outcome:
         """What became of a transaction that the client named; asked after the answer to its COMMIT was lost.
 
         A commit is on the disk together with its outcome, so one that left none there has not happened, and from now on
@@ -178,11 +180,32 @@ class StoreEngine:
             return "in progress"
         if self._ended.get(txn_id) == "committed":  # most that are asked for: spares looking through all that are kept
             return "committed"
-        if self.live.query("SELECT 1 FROM kalam_commits WHERE txn_id = ? ORDER BY seq DESC LIMIT 1", (txn_id,)):
-            return "committed"
         if txn_id not in self._ended:
-            self._remember(txn_id, "aborted")
-        return self._ended[txn_id]
+            self._remember(txn_id, "aborted")  # before looking: nobody can begin it meanwhile
+        search = self._sought.get(txn_id)
+        if search is None:
+            search = self._sought[txn_id] = asyncio.ensure_future(self._search(txn_id))
+        return await asyncio.shield(search)
+
+    async def _search(self, txn_id: str) -> Outcome:
+        """One at a time: threads are there for others, too."""
+        try:
+            async with self._searching:
+                found = await self.tiers.in_thread(lambda: self._is_kept(txn_id), pool="read")
+        finally:
+            del self._sought[txn_id]
+        if found:
+            self._remember(txn_id, "committed")
+        return "committed" if found else "aborted"
+
+    def _is_kept(self, txn_id: str) -> bool:
+        """Is a commit of the transaction on the disk? Any thread; takes its time."""
+        snapshot = self.hot_snapshot()
+        try:
+            return bool(snapshot.query("SELECT 1 FROM kalam_commits WHERE txn_id = ? ORDER BY seq DESC LIMIT 1",
+                                       (txn_id,)))
+        finally:
+            snapshot.close()
 
     def hot_snapshot(self) -> HotSnapshot:
         return HotSnapshot(self.readers)
@@ -510,6 +533,8 @@ class StoreEngine:
         self._purger.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._purger
+        if self._sought:
+            await asyncio.wait(self._sought.values())
         await self.files.close()
         await self.tiers.close()
         if self._commits:
