@@ -13,9 +13,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
 
+from kalamdb import composed
 from kalamdb.errors import KalamError
 
 _DAY = 86_400_000_000
@@ -261,6 +263,16 @@ def _address(display: str, text: str) -> IPv4Interface | IPv6Interface:
         raise _invalid(display, text) from None
 
 
+_ADDRESS = re.compile(r"[0-9a-fA-F.:]+(?:/\d{1,3})?", re.ASCII)
+
+
+def _read_address(display: str, text: str) -> IPv4Interface | IPv6Interface:
+    """With a number of bits at most: netmasks and names of interfaces are nothing to PostgreSQL."""
+    if _ADDRESS.fullmatch(text.strip()) is None:
+        raise _invalid(display, text)
+    return _address(display, text)
+
+
 def _plain_address(address: IPv4Interface | IPv6Interface) -> str:
     """As PostgreSQL has it: the last two groups of ``::ffff:1.2.3.4`` and ``::1.2.3.4`` are an address of IPv4."""
     number = int(address.ip)
@@ -270,13 +282,13 @@ def _plain_address(address: IPv4Interface | IPv6Interface) -> str:
 
 
 def _read_inet(text: str) -> str:
-    address = _address("inet", text)
+    address = _read_address("inet", text)
     length = address.network.prefixlen
     return _plain_address(address) + ("" if length == address.max_prefixlen else f"/{length}")
 
 
 def _read_cidr(text: str) -> str:
-    address = _address("cidr", text)
+    address = _read_address("cidr", text)
     if address.ip != address.network.network_address:
         raise KalamError("22P02", f'invalid cidr value: "{text}"', detail="Value has bits set to right of mask.")
     return f"{_plain_address(address)}/{address.network.prefixlen}"
@@ -369,23 +381,14 @@ def _number_text(text: str) -> str:
     return _FRACTION.sub(lambda found: "" if found[1] == "." else found[1], text)
 
 
-def _read_range(text: str) -> str:
-    word = text.strip()
-    if word.lower() != "empty" and not re.fullmatch(r"[\[({].*[\])}]", word, re.DOTALL):
-        raise KalamError("22P02", f'malformed range literal: "{text}"')
-    return text
+def _range_reader(base: str, kind: str) -> Callable[[str], str]:
+    bounds = cache(lambda: composed.bounds_of(base))
+    read = composed.read_range if kind == "range" else composed.read_multirange
+    return lambda text: read(text, bounds())
 
 
 # ---------- arrays ----------
 _ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^{},"]+)', re.DOTALL)
-
-
-def _read_array(text: str) -> str:
-    word = text.strip()
-    if not re.fullmatch(r"(?:(?:\[[+-]?\d+(?::[+-]?\d+)?\])+\s*=\s*)?\{.*\}", word, re.DOTALL):
-        raise KalamError("22P02", f'malformed array literal: "{text}"',
-                         detail='Array value must start with "{" or dimension information.')
-    return word
 
 
 def _elements_mapped(text: str, form: Callable[[str], str]) -> str:
@@ -419,11 +422,13 @@ _INCOMPARABLE = frozenset({"json", "embedding"})
 def array_of(element: str, display: str, remote: str) -> Kept:
     """Arrays of a type by its name in pg_catalog, of any dimensions."""
     form = _FORMS.get(element)
+    element_form = cache(lambda: composed.element_form(element))
 
     def key(text: str) -> bytes:
         return _text_key(text if form is None else _elements_mapped(text, form))
 
-    return Kept("_" + element, f"{display}[]", f"{remote}[]", _read_array,
+    return Kept("_" + element, f"{display}[]", f"{remote}[]",
+                lambda text: composed.read_array(text, element_form()),
                 None if element in _INCOMPARABLE else key, shown_text)
 
 
@@ -490,7 +495,7 @@ def _ranges() -> list[Kept]:
         for kind in ("range", "multirange"):
             name = base + kind
             key = (lambda text: _text_key(_number_text(text))) if base == "num" else _text_key
-            made.append(Kept(name, name, name, _read_range, key, shown_text))
+            made.append(Kept(name, name, name, _range_reader(base, kind), key, shown_text))
     return made
 
 

@@ -79,3 +79,18 @@ def test_the_place_of_an_error_is_shown(db: Session, sql: str, sqlstate: str, pl
     assert diag.internal_query == sql
     assert int(diag.internal_position or 0) == sql.index(place) + 1
     assert db.value("SELECT 1") == 1
+
+
+def test_arrays_and_ranges_are_read(db: Session, ns: str) -> None:
+    """PostgreSQL can read what is stored, equal values are one key, and what is none of the type is refused."""
+    db(f"CREATE TABLE {ns}.a (k int[] PRIMARY KEY, r int4range) USING kalamdb")
+    run(db, f"INSERT INTO {ns}.a VALUES ('{{1, 02}}', '[1, 2]')")
+    for sql, sqlstate in ((f"INSERT INTO {ns}.a VALUES ('{{abc}}', NULL)", "22P02"),
+                          (f"INSERT INTO {ns}.a VALUES ('{{3}}', '[zz,1)')", "22P02"),
+                          (f"INSERT INTO {ns}.a VALUES ('{{3}}', '[5,1)')", "22000"),
+                          (f"UPDATE {ns}.a SET r = '[1'", "22P02"),
+                          (f"INSERT INTO {ns}.a VALUES ('{{1,2}}', NULL)", "23505")):
+        error = db.fails("SELECT kalam_exec('" + sql.replace("'", "''") + "')", sqlstate)
+        assert error.sqlstate == sqlstate
+    db.fails(f"INSERT INTO {ns}.a VALUES ('{{1,2}}', NULL)", "23505")
+    assert db.value(f"SELECT k::text || r::text FROM {ns}.a WHERE k = '{{1,2}}' AND r = '(0,3)'") == "{1,2}[1,3)"

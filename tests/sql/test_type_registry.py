@@ -13,7 +13,7 @@ from kalamdb.order import part_decoder, part_encoder
 from kalamdb.sql import capabilities
 from support.postgres import Postgres
 
-from .client import Client
+from .client import Client, Failed
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
 STORED = {"bool": "integer", "int16": "integer", "int32": "integer", "int64": "integer", "float32": "real",
@@ -162,6 +162,64 @@ def test_numbers_in_arrow(text: str, wanted: str | None) -> None:
             types.rows_from_arrow(stream, [kind])
     else:
         assert types.rows_from_arrow(stream, [kind]) == [(wanted,), ("1.0",), (None,)]
+
+
+#: of types made of others: what is written, in many ways and wrongly
+COMPOSED = {
+    "int4[]": ["{1, 2}", "{01,2}", "{abc}", "{t}", "{}", " { } ", "{1,}", "{,1}", "{1 2}", "[0:1]={1,2}", "[1:2]={1,2}",
+               "[2]={1,2}", "[0:2]={1,2}", "[1:0]={}", "[0:1] = {1,2} ", "{{1,2},{3,4}}", "{{1,2},{3}}", "{1,{2}}",
+               "{{1},2}", "{1}}", "{1", "{NULL,null}", "{\"NULL\"}", "{\"1\",2}", "{{{{{{{1}}}}}}}", "1,2",
+               "{99999999999}", "{}x", "[-3:-2][0:0]={{1},{2}}", "{1,\"2}", "", "[1:1]{1}"],
+    "bool[]": ["{true,f,on}", "{2}"],
+    "text[]": ["{a,\"a\"}", "{ a b , \" c \"}", "{a\\ ,b\\\\ }", "{\"\",\"null\",Null}", "{\\NULL}", "{a\\,b}",
+               "{\"{\",\"}\",\"\\\"\"}", "{\"a\nb\",\tc}", "{a,", "{\"a", "{{a},{b}}"],
+    "float8[]": ["{1e0,1e20,-0,nan}", "{1,x}"], "numeric[]": ["{1e2,1.50}"], "bytea[]": ["{\"\\\\x0a\",abc}"],
+    "date[]": ["{2000-1-2,infinity}", "{2000-13-01}"], "timestamptz[]": ["{2000-01-01 02:00+02}"],
+    "jsonb[]": ["{\"{\\\"b\\\":1,\\\"a\\\":[1.0]}\"}", "{x}"], "interval[]": ["{1 day 2 hours}"],
+    "bpchar[]": ["{\"a \",b}"], "inet[]": ["{10.0.0.1/32}"],
+    "int4range[]": ["{\"[1,2]\",\"(0,3)\",empty}", "{\"[2,1]\"}"],
+    "int4range": ["[1,2]", "[1, 3)", "(0,3)", "[3,3)", "[3,3]", "(3,4)", " EMPTY ", "empty x", "[zz,yy)", "[5,1)",
+                  "(5,1)", "(,5]", "[,]", "[\"1\",2)", "[1,2147483647]", "[2147483648,)", "1,2", "[1", "[1,", "[1,2",
+                  "[1)", "[1,2,3)", "[1,2) x", ""],
+    "int8range": ["(0,9223372036854775806]", "(1,9223372036854775807]"],
+    "daterange": ["[2000-01-01,2000-02-28]", "(2000-01-01,infinity]", "[-infinity,infinity]", "(2000-01-01,2000-01-02)",
+                  "[2000-02-30,)"],
+    "numrange": ["[1.0,NaN]", "[1.50,1.5]", "[1.5,1.50)", "(-Infinity,1e2)", "[NaN,1]"],
+    "tsrange": ["[2000-01-01 , 2000-01-02]", "[2000-01-01 1:00,\"2000-01-01 01:00:00\")"],
+    "tstzrange": ["[2000-01-01 02:00+02,infinity)", "(,2000-01-01 00:00:00+00]"],
+    "int4multirange": ["{[1,3), [3,4], (8,9)}", "{empty}", "{}", " { [5,6),[1,2) } ", "{[1,9),[2,3)}", "{[1,2],}",
+                       "{[1,2]", "{1,2}", "[1,2)", "{[1,2]} x", "{[3,1)}", "{(,3),[2,)}", "{[1,2)[3,4)}"],
+    "nummultirange": ["{[1,2),(2,3)}", "{[1,2],(2,3.0)}", "{[1,2),[2.0,3)}", "{(1,2],[1.0,2)}"],
+    "datemultirange": ["{[2000-01-01,2000-01-02],[2000-01-03,2000-01-04]}"],
+    "inet": ["1.2.3.4/0.0.0.255", "1.2.3.4/255.255.255.0", "fe80::1%eth0", "fe80::1/64", "1.2.3.4/24", "1.2.3.4/33"],
+    "cidr": ["10.0.0.0/255.0.0.0", "fe80::%eth0", "10.0.0.0/8"],
+}  # fmt: skip
+
+
+def shown(client: Client, sql: str) -> tuple[str, str | None]:
+    """The value, or why there is none."""
+    try:
+        return client.run(sql).column[0], None
+    except Failed as failed:
+        return "", failed.sqlstate
+
+
+@pytest.mark.parametrize("declared", COMPOSED)
+def test_composed_values_are_read_as_postgresql_reads_them(postgres: Postgres, declared: str) -> None:
+    """The same text, or the same SQLSTATE; and what PostgreSQL wrote stays as it is."""
+    type_, client = types.parse_declared(declared)[0], Client(postgres.dsn())
+    client.run("SET TimeZone = 'UTC'")
+    for text in COMPOSED[declared]:
+        literal = text.replace("\\", "\\\\")
+        wanted, sqlstate = shown(client, f"SELECT E'{literal}'::{declared}::text AS v")
+        if sqlstate is not None:
+            with pytest.raises(KalamError) as failure:
+                type_.read(text)
+            assert failure.value.sqlstate == sqlstate, text
+            continue
+        assert type_.read(text) == wanted
+        assert type_.read(wanted) == wanted
+    client.close()
 
 
 @pytest.mark.parametrize(
