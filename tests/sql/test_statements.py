@@ -154,6 +154,27 @@ def test_a_locked_account_and_the_last_administrator() -> None:
 
 
 # ---------- access levels ----------
+@pytest.mark.parametrize("sql", [
+    "FILE PUT INTO secret ({column}) DATA 'x'", "FILE OPEN INTO secret ({column})", "FILE GET {column} FROM secret",
+    "INSERT INTO secret ({column}) VALUES (1)", "SELECT {column} FROM secret",
+    "SELECT id AS x FROM secret ORDER BY {column}",
+    "UPDATE secret SET {column} = 1", "DELETE FROM secret WHERE {column} = 1", "DELETE FROM secret RETURNING {column}",
+    "SELECT a.id FROM open a JOIN secret b ON b.{column} = a.id", "SELECT (SELECT max({column}) FROM secret) FROM open",
+    "EXECUTE AS USER '{ns}_user' (SELECT {column} FROM secret)",
+])
+def test_columns_of_tables_that_one_may_not_read_are_not_told(
+    db: Client, accounts: Callable[[str], Client], ns: str, sql: str) -> None:
+    """One error whatever there is, when it is prepared as well."""
+    db.run("CREATE TABLE open (id int PRIMARY KEY) WITH (access_level = 'public')")
+    db.run("CREATE TABLE secret (id int PRIMARY KEY, f FILE) WITH (access_level = 'dba')")
+    user = accounts("user")
+    for column in ("id", "f", "nothing"):
+        assert "nothing" not in str(user.fails("42501", sql.format(column=column, ns=ns)))
+        text = sql.format(column=column, ns=ns).encode()
+        result = user.conn.prepare(b"", text)
+        assert b"permission denied for table secret" in result.error_message
+
+
 @pytest.mark.parametrize(("role", "sql", "sqlstate"), [
     ("service", "CREATE TABLE n (id int PRIMARY KEY) WITH (access_level = 'dba')", "42501"),
     ("service", "ALTER TABLE private SET (access_level = 'dba')", "42501"),

@@ -149,7 +149,8 @@ class SqlExecutor:
         inner = entry.inner or entry
         if not inner.planned:
             return Prepared(sql, announced, inner.columns, entry)
-        bound = inner.bound(self.engine.committed if current is None else current.catalog, path, self.queries)
+        bound = inner.bound(self.engine.committed if current is None else current.catalog, path, self.queries,
+                            session.account)
         key = (sql, announced, path)
         prepared = self._prepared.get(key)
         if prepared is None or prepared.columns is not bound.plan.columns:
@@ -236,7 +237,7 @@ class SqlExecutor:
             return None
         try:
             run = self._run(session, state, context)
-            bound = entry.bound(run.catalog, run.path, self.queries)
+            bound = entry.bound(run.catalog, run.path, self.queries, run.account)
             if not isinstance(bound.plan, InsertPlan):
                 return None
             if context.rules:
@@ -349,7 +350,7 @@ class SqlExecutor:
 
     def _plan(self, run: Run, entry: Entry, params: Sequence[bytes | None], formats: Sequence[int]
               ) -> Result | Awaitable[Result]:
-        bound: Bound = entry.bound(run.catalog, run.path, self.queries)
+        bound: Bound = entry.bound(run.catalog, run.path, self.queries, run.account)
         plan = bound.plan
         context = run.context
         if run.described is not None and plan.columns != run.described:

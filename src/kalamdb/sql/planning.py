@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sqlglot import exp
 
-from kalamdb.api import ARROW_OID, Column
+from kalamdb.api import ARROW_OID, Account, Column, Role
 from kalamdb.errors import KalamError
 from kalamdb.sql import access
 from kalamdb.sql.bind import NotSimple, Params, position_of
@@ -111,17 +111,29 @@ class Entry:
         """Of a statement that needs no plan."""
         return result_columns(self.statement)
 
-    def bound(self, catalog: CatalogView, path: Path, queries: QueryEngine) -> Bound:
+    def bound(self, catalog: CatalogView, path: Path, queries: QueryEngine, account: Account) -> Bound:
+        """Of tables that the account may not read nothing is told: neither a plan's columns nor what is wrong in it."""
         found = self.bounds.get(path)
         if found is not None and found.fits(catalog):
+            _check_describable(account, found.asked)
             return found
         recorder = Recorder(catalog)
-        plan = make_plan(self.statement, recorder, path, Params(self.announced), queries)
+        try:
+            plan = make_plan(self.statement, recorder, path, Params(self.announced), queries)
+        finally:
+            _check_describable(account, recorder.asked)
         found = Bound(plan, plan.params.final(), recorder.asked)
         if len(self.bounds) >= PATHS_KEPT:
             self.bounds.clear()
         self.bounds[path] = found
         return found
+
+
+def _check_describable(account: Account, asked: dict[tuple[str, str], TableDef | None]) -> None:
+    if account.role < Role.DBA:
+        for table in asked.values():
+            if table is not None:
+                access.check_describable(account, table)
 
 
 def entry_of(statement: Statement, announced: tuple[int, ...]) -> Entry:
