@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mimetypes
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,13 +92,17 @@ def _bad(detail: str) -> KalamError:
 
 def check_name(name: str) -> str:
     """The last part of a path, as a file system would take it: whoever reads it may make a file of that name."""
-    if name in ("", ".", "..") or "/" in name or "\\" in name or any(ord(char) < 32 or ord(char) == 127
-                                                                      for char in name):
+    if name in ("", ".", "..") or "/" in name or "\\" in name or any(map(_is_control, name)):
         raise KalamError("22023", f"invalid name of a file: {_shown(name)}",
                          hint="It is the last part of a path: no slashes, no control characters.")
     if len(name.encode("utf-8", "surrogatepass")) > NAME_LENGTH:
         raise KalamError("22023", f"the name of a file is longer than {NAME_LENGTH} bytes: {_shown(name)}")
     return name
+
+
+def _is_control(char: str) -> bool:
+    """One that nobody sees, or that turns the text around it; joiners are letters' and emojis'."""
+    return unicodedata.category(char) in ("Cc", "Cf") and char not in "\u200c\u200d"
 
 
 def _shown(text: str) -> str:

@@ -186,6 +186,12 @@ def test_a_reference_in_binary(conn: psycopg.Connection) -> None:
     fails(conn, "22P02", "INSERT INTO app.s (id, j) VALUES (2, %b)", Jsonb(0, dumps=lambda _: "not json"))
 
 
+@pytest.mark.parametrize("name", ["a\x85b", "a\u202eb", "a\u2066b", "\ufeffa", "a\x7f"])
+def test_names_with_controls(conn: psycopg.Connection, name: str) -> None:
+    fails(conn, "22023", "FILE PUT INTO app.s (f) NAME %s DATA 'x'", name)
+    assert value(conn, "FILE PUT INTO app.s (f) NAME 'می\u200cخواهم' DATA 'x'")["name"] == "می\u200cخواهم"
+
+
 def test_a_size_of_thousands_of_digits(conn: psycopg.Connection) -> None:
     found = json.dumps(value(conn, "FILE PUT INTO app.s (f) DATA 'x'"))
     size = '"size": 1'
