@@ -18,6 +18,7 @@ import pyarrow as pa
 from kalamdb.types import ARROW_OID as ARROW_OID
 
 if TYPE_CHECKING:
+    from kalamdb.errors import KalamError
     from kalamdb.types import PgType
 
 CONTEXT_OID = 90001
@@ -40,6 +41,7 @@ class Role(IntEnum):
 class Account:
     name: str
     role: Role
+    stored: bool = field(default=False, compare=False)  # as CREATE USER made it; a token's is not
 
 
 class TxnContext(msgspec.Struct, frozen=True):
@@ -120,6 +122,9 @@ class ClientSession:
     cursors: dict[str, Any] = field(default_factory=dict)
     #: set while a thread works for this session; called (in the event loop) on cancel or disconnect
     interrupt: Callable[[], None] | None = None
+    #: ends the session with that farewell; set by who owns it
+    end: Callable[[KalamError], None] | None = None
+    ends_itself: bool = False  # its own statement takes rights from its account: that is answered before the end
     active: bool = False  # a statement of its runs
     connected_ns: int = field(default_factory=time.time_ns)  # Unix time, as the next one
     statement_ns: int = 0  # of the last statement's start

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from psycopg import pq
 
 from support.server import KalamServer
 
@@ -151,6 +154,61 @@ def test_a_locked_account_and_the_last_administrator() -> None:
         assert GOOD not in server.log_since(0)
     finally:
         server.close()
+
+
+def ended(client: Client) -> None:
+    """By an administrator's command, and nothing more is done for it."""
+    with socket.socket(fileno=os.dup(client.conn.socket)) as link:
+        link.setblocking(True)
+        link.settimeout(30)
+        said = b"".join(iter(lambda: link.recv(1000), b""))
+    client.conn.exec_(b"SELECT 1")  # libpq may have read it already, and takes it for a notice
+    told = [said.decode(), *client.notices]
+    assert any("terminating connection due to administrator command" in each for each in told), told
+
+
+@pytest.mark.parametrize("sql", ["ALTER USER {} LOCK", "DROP USER {}", "ALTER USER {} ROLE service"])
+def test_an_account_that_loses_rights_loses_its_sessions(db: Client, accounts: Callable[[str], Client], ns: str,
+    server: KalamServer, sql: str) -> None:
+    """Idle, within a transaction that holds a lock on its own account, and waiting for such a lock."""
+    accounts("dba")  # another administrator
+    name = f"{ns}_gone"
+    db.run(f"CREATE USER {name} PASSWORD '{GOOD}' ROLE dba")
+    idle, holding, waiting = (Client(server.dsn(name, password=GOOD)) for _ in range(3))
+    holding.run("BEGIN")
+    holding.run(f"ALTER USER {name} PASSWORD 'another good one'")
+    waiting.conn.send_query(f"BEGIN; ALTER USER {name} PASSWORD 'a third good one'".encode())
+    db.run("SET lock_timeout = '20s'")
+    db.run("BEGIN")
+    db.run(sql.format(name))
+    ended(holding)
+    assert idle.value("SELECT 1") == "1"
+    db.run("COMMIT")
+    ended(idle)
+    answers = []
+    while (result := waiting.conn.get_result()) is not None:
+        answers.append(result.error_field(pq.DiagnosticField.SQLSTATE))
+    assert b"57P01" in answers
+    assert db.rows("SHOW USERS LIKE 'evil'") == []
+    if "DROP" not in sql:
+        db.run(f"DROP USER {name}")
+
+
+def test_who_takes_its_own_role_is_answered_first(db: Client, accounts: Callable[[str], Client], ns: str,
+    server: KalamServer) -> None:
+    accounts("dba")
+    name = f"{ns}_tired"
+    db.run(f"CREATE USER {name} PASSWORD '{GOOD}' ROLE dba")
+    client = Client(server.dsn(name, password=GOOD))
+    client.run("BEGIN")
+    client.run(f"ALTER USER {name} ROLE user")
+    client.fails("42501", "CREATE USER evil ROLE dba")
+    client.run("ROLLBACK")
+    client.run("BEGIN")
+    client.run(f"ALTER USER {name} ROLE service")
+    assert client.run("COMMIT").tag == "COMMIT"
+    ended(client)
+    db.run(f"DROP USER {name}")
 
 
 # ---------- access levels ----------

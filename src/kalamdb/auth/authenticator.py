@@ -55,7 +55,7 @@ class Authenticator:
             known = self._accounts.get(user)
             if known is not None and known.locked:
                 raise _locked(user)
-            return Account(user, known.role if known else Role.DBA)
+            return Account(user, known.role if known else Role.DBA, stored=known is not None)
         if user == ANONYMOUS and self._accounts.get(user) is None:
             raise KalamError(
                 "28000", "this server does not let clients in without credentials",
@@ -102,7 +102,7 @@ class Authenticator:
                 "28P01", f'password authentication failed for user "{user}"',
                 hint='check "login_user" and "login_password"', severity="FATAL",
             )
-        return Account(known.name, known.role)
+        return Account(known.name, known.role, stored=True)
 
 
 def _locked(user: str) -> KalamError:

@@ -65,6 +65,7 @@ class Session:
         idle_in_transaction_ms: int = 0,
     ) -> None:
         self.client = client
+        client.end = self._end_by_command
         self._link = link
         self._decoder = decoder
         decoder.flights = True
@@ -132,6 +133,14 @@ class Session:
         self._farewell = error
         if self._work is None and not self._ended:
             self._rest()
+
+    def _end_by_command(self, error: KalamError) -> None:
+        if self._ended:
+            return
+        if self.client.ends_itself:
+            self.end_when_idle(error)
+        else:
+            self.end_now(error)
 
     def end_now(self, error: KalamError) -> None:
         """Cancel what runs and close."""
@@ -245,6 +254,7 @@ class Session:
         self._drop_portals()
         self._statements.clear()
         self.client.interrupt = None
+        self.client.end = None
         try:
             self._executor.close(self.client)
         except Exception:

@@ -8,7 +8,7 @@ from kalamdb.api import Account, ClientSession, Context, Role
 from kalamdb.errors import KalamError
 from kalamdb.sql import system
 from kalamdb.sql.statements import Name
-from kalamdb.txn.api import CatalogView, TableDef
+from kalamdb.txn.api import AccountDef, CatalogView, TableDef
 
 SearchPath = tuple[str, ...]
 DEFAULT_PATH: SearchPath = ("public",)
@@ -170,6 +170,18 @@ def row_tenant(account: Account, default: str | None, named: str | None, told: s
                              hint="With kalam.user_id = '*' every written row names its _userid.")
         raise no_tenant()
     return default
+
+
+def still_stands(account: Account, known: AccountDef | None) -> bool:
+    """Is a session's account as it was at log-in, or above? ``known``: what is stored of it now."""
+    if known is None:
+        return not account.stored
+    return not known.locked and (not account.stored or known.role >= account.role)
+
+
+def end_session(session: ClientSession) -> None:
+    if session.end is not None:
+        session.end(KalamError("57P01", "terminating connection due to administrator command", severity="FATAL"))
 
 
 def can_manage(account: Account, what: str, role: Role = Role.SERVICE) -> None:

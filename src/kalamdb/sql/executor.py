@@ -96,6 +96,7 @@ class SqlExecutor:
     def __init__(self, engine: Engine, settings: Any = None) -> None:
         self.engine = engine
         engine.check_row = check_row
+        engine.accounts_changed = self._accounts_changed
         limits = getattr(settings, "duckdb", None)
         self.queries = QueryEngine(getattr(limits, "memory_limit", "1GB"), getattr(limits, "threads", 0))
         self.workers = Workers(THREADS)
@@ -111,6 +112,17 @@ class SqlExecutor:
 
     def open(self, session: ClientSession) -> None:
         self._state(session)
+        if not access.still_stands(session.account, self.engine.committed.account(session.account.name)):
+            # changed while it logged in
+            asyncio.get_running_loop().call_soon(self._accounts_changed, (session.account.name,))
+
+    def _accounts_changed(self, names: Sequence[str]) -> None:
+        """Sessions whose accounts are gone, locked or of less than they were end."""
+        for session in list(self.sessions.values()):
+            if session.account.name in names:
+                known = self.engine.committed.account(session.account.name)
+                if not access.still_stands(session.account, known):
+                    access.end_session(session)
 
     # ---------- preparing ----------
     def prepare(self, session: ClientSession, sql: str, param_types: Sequence[int]) -> Prepared:

@@ -149,6 +149,7 @@ def rollback(session: ClientSession, state: SessionState) -> None:
 
 def _leave(session: ClientSession, state: SessionState, *, committed: bool) -> None:
     session.transaction = None
+    session.ends_itself = session.ends_itself and committed
     state.used = False
     state.now = 0
     state.savepoints.clear()

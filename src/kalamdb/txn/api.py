@@ -436,6 +436,8 @@ class Engine(Protocol):
     accounts: Accounts
     #: raises 23514 for a row that violates a CHECK of its table; called before each write; set by the SQL layer
     check_row: Callable[[TableDef, Row], None]
+    #: called in the event loop after a commit has changed accounts of these names; set by the SQL layer
+    accounts_changed: Callable[[Sequence[str]], None]
 
     def begin(
         self, session: ClientSession | None, *, isolation: Isolation = "read committed", read_only: bool = False,

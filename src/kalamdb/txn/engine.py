@@ -104,6 +104,7 @@ class StoreEngine:
         self.live = LiveReader(path)
         self.accounts = Accounts(catalog)
         self.check_row: Callable[[TableDef, Row], None] = _no_checks
+        self.accounts_changed: Callable[[Sequence[str]], None] = _nobody_asks
         self._clock = Clock(last_seq)
         self._row_numbers = Clock(last_seq)
         self._latest_ms = 0
@@ -449,6 +450,8 @@ class StoreEngine:
         faults.reach("commit.durable")
         if changes:
             self.catalog.publish(changes)
+            if changes.accounts:
+                asyncio.get_running_loop().call_soon(self.accounts_changed, tuple(changes.accounts))
 
     async def wait_changed(self, number: int) -> None:
         """Until a commit under way that alters a table is through."""
@@ -568,6 +571,10 @@ def _weight(overlays: Sequence[TableOverlay]) -> int | None:
         if size > LIGHT_BYTES:
             return None
     return rows * ROW_WEIGHT + size
+
+
+def _nobody_asks(names: Sequence[str]) -> None:
+    pass
 
 
 def _no_checks(table: TableDef, row: Row) -> None:
