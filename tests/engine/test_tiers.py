@@ -124,6 +124,27 @@ def test_a_file_that_is_cut_while_it_is_open(run: Runner) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_scan_takes_its_share_of_the_cache(run: Runner, monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
+    """However much larger its values are than it thought, and however often it comes."""
+    monkeypatch.setattr("kalamdb.store.segment.GROUP_ROWS", 10)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        rows = [(number, "x" * (1000 if wide else 1)) for number in range(200)]
+        await put(engine, table, *rows)
+        await engine.flush(table)
+        cache = engine.cold.cache = GroupCache(100_000)
+        for _ in range(8):
+            assert stored(engine, table) == rows
+        assert 0 < cache.nbytes <= 25_000
+        if not wide:
+            kept = {key[1] for key in cache._groups}
+            assert kept == set(range(20)), "all of it"
+
+    run(test)
+
+
 def test_a_flush_that_finds_damage(run: Runner) -> None:
     """It goes on once the file was replaced by a sound one, without a restart."""
 

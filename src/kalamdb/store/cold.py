@@ -33,7 +33,8 @@ CACHE_BYTES = 256 << 20
 OPEN_FILES = 256
 #: a scan of so few row groups of a segment leaves them in the cache
 FEW_GROUPS = 2
-#: a scan leaves its columns in the cache if they take this share of it at most, as values of so many bytes
+#: a scan leaves its columns in the cache if they may take this share of it at most, as values of so many bytes; those
+#: beyond that share, as wide values may be, it does not
 CACHE_SHARE, VALUE_BYTES = 4, 16
 #: so many keys are looked for one by one in a batch
 FEW_KEYS = 64
@@ -154,6 +155,13 @@ class GroupCache:
 
 
 # ---------- the store ----------
+@dataclass(slots=True)
+class Room:
+    """So many bytes of the cache are left for a scan's columns, those that it finds there counted."""
+
+    nbytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class ColdRange:
     """Which rows a scan wants: of one tenant (None: all), whose encoded keys satisfy the bounds."""
@@ -269,16 +277,19 @@ class ColdStore:
             self.forget(segment.id)
             raise
 
-    def read_kept(self, segment: Segment, number: int, columns: Sequence[str]) -> pa.RecordBatch:
+    def read_kept(self, segment: Segment, number: int, columns: Sequence[str], room: Room) -> pa.RecordBatch:
         """The same for a scan whose columns are to stay in the cache: decoding takes most of its time."""
         names = [name for name in columns if name in self.file(segment).schema.names] or ["k"]
         found = {name: self.cache.column(segment.id, number, name) for name in names}
+        room.nbytes -= sum(array.nbytes for array in found.values() if array is not None)
         absent = [name for name, array in found.items() if array is None]
         if absent:
             batch = self.read(segment, number, absent)
             for name in absent:
-                found[name] = batch.column(name)
-                self.cache.put_column(segment.id, number, name, found[name])
+                array = found[name] = batch.column(name)
+                room.nbytes -= array.nbytes
+                if room.nbytes >= 0:
+                    self.cache.put_column(segment.id, number, name, array)
         return pa.RecordBatch.from_arrays(list(found.values()), list(found))
 
     # ---------- one key ----------
@@ -354,8 +365,9 @@ class ColdStore:
         if stats is not None:
             stats.segments_pruned += len(found.segments) - len(chosen)
         values = sum(segment.rows for segment in chosen) * (len(columns) + 1)
-        few = values * VALUE_BYTES <= self.cache.budget // CACHE_SHARE
-        sources = [(segment, self._of_segment(segment, layout, columns, wanted, check, stats, keep=few))
+        share = self.cache.budget // CACHE_SHARE
+        room = Room(share if values * VALUE_BYTES <= share else 0)
+        sources = [(segment, self._of_segment(segment, layout, columns, wanted, check, stats, room))
                    for segment in chosen]
         if not ordered or len(sources) <= 1:
             for _, source in sources:
@@ -364,7 +376,7 @@ class ColdStore:
             yield from merged([(segment.first, source) for segment, source in sources], shared=layout.shared)
 
     def _of_segment(self, segment: Segment, layout: Layout, columns: Sequence[str], wanted: ColdRange,
-                    check: Callable[[], None], stats: ScanStats | None, *, keep: bool) -> Iterator[pa.RecordBatch]:
+                    check: Callable[[], None], stats: ScanStats | None, room: Room) -> Iterator[pa.RecordBatch]:
         file = self.file(segment)
         low, high = wanted.ends(shared=layout.shared)
         numbers = file.between(low, high)
@@ -381,7 +393,9 @@ class ColdStore:
             if group is not None:
                 batch = group.batch
             else:
-                batch = self.read_kept(segment, number, needed) if keep else self.read(segment, number, needed)
+                kept = room.nbytes > 0
+                batch = (self.read_kept(segment, number, needed, room) if kept else
+                         self.read(segment, number, needed))
             start, batch = restricted(batch, wanted, shared=layout.shared)
             batch = _alive(batch, segment.dead, file.groups[number].start + start)
             batch = _bounded(batch, wanted, shared=layout.shared)
