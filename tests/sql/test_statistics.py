@@ -240,7 +240,9 @@ def test_what_scans_did(t: str, db: Client, wire: Wire) -> None:
     found = report(wire, 4)
     assert (found["segments"], found["segments_pruned"], found["hot_rows"]) == ("0", "1", "499")
     wire(f"SELECT count(*) FROM {t}", stats=5, user="x")
-    assert report(wire, 5)["path"] == "query engine"
+    assert report(wire, 5)["path"] == "store"
+    wire(f'SELECT sum("x") FROM {t}', stats=6, user="x")
+    assert report(wire, 6)["path"] == "query engine"
 
 
 def test_reports_add_up_over_chunks(t: str, wire: Wire) -> None:
