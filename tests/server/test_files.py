@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,45 @@ def test_a_hash_that_is_another(conn: psycopg.Connection, shared_server: KalamSe
     upload = value(conn, "FILE OPEN INTO app.s (f)")
     fails(conn, "22000", "FILE CLOSE %s SHA256 %s", upload, "0" * 64)
     assert unfinished(shared_server) == []
+
+
+def test_a_table_that_changes_under_an_upload(conn: psycopg.Connection, ann: psycopg.Connection,
+                                              shared_server: KalamServer) -> None:
+    conn.execute("CREATE SHARED TABLE app.late (id bigint PRIMARY KEY, f FILE, g FILE) WITH (access_level = 'public')")
+    conn.execute("CREATE USER sue PASSWORD 'sue-secret' ROLE service")
+    try:
+        with psycopg.connect(shared_server.dsn("sue"), autocommit=True) as sue:
+            first, second = (value(sue, f"FILE OPEN INTO app.late ({column})") for column in "fg")
+            conn.execute("ALTER TABLE app.late DROP COLUMN f")
+            fails(sue, "42703", "FILE CLOSE %s", first)
+            conn.execute("ALTER TABLE app.late RENAME COLUMN g TO h")
+            value(sue, "FILE APPEND TO %s DATA 'x'", second)
+            conn.execute("ALTER TABLE app.late SET (access_level = 'dba')")
+            fails(sue, "42501", "FILE APPEND TO %s DATA 'x'", second)
+            fails(sue, "42501", "FILE CLOSE %s", second)
+            sue.execute("FILE CANCEL %s", [first])
+            conn.execute("ALTER TABLE app.late SET (access_level = 'public')")
+            assert value(sue, "FILE CLOSE %s", second)["size"] == 1
+            third = value(sue, "FILE OPEN INTO app.late (h)")
+            conn.execute("DROP TABLE app.late")
+            fails(sue, "42P01", "FILE CLOSE %s", third)
+    finally:
+        conn.execute("DROP TABLE IF EXISTS app.late")
+        conn.execute("DROP USER sue")
+
+
+@pytest.mark.parametrize("base64", [True, False])
+def test_long_texts(conn: psycopg.Connection, base64: bool) -> None:
+    """A thread reads them; a wrong one leaves the upload as it was."""
+    data = os.urandom(2 * MIB)
+    text = b64encode(data).decode() if base64 else "\\x" + data.hex()
+    form = f"DATA {'BASE64 ' if base64 else ''}'{{}}'"
+    upload = value(conn, "FILE OPEN INTO app.s (f)")
+    for wrong in (text[:-1] + "!", text[:-2] + "zzz"):
+        with pytest.raises(psycopg.DataError):
+            conn.execute(f"FILE APPEND TO '{upload}' {form.format(wrong)}")
+    assert value(conn, f"FILE APPEND TO '{upload}' {form.format(text)}") == len(data)
+    assert value(conn, "FILE CLOSE %s", upload)["sha256"] == hashlib.sha256(data).hexdigest()
 
 
 def test_a_reference_in_binary(conn: psycopg.Connection) -> None:

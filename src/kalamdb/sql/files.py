@@ -34,7 +34,7 @@ from kalamdb.sql.statements import (
     FileText,
     Name,
 )
-from kalamdb.txn.api import CatalogView, OpenContent, TableDef, Upload
+from kalamdb.txn.api import CatalogView, ColumnDef, OpenContent, TableDef, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 #: bytes that go into one answer that is not streamed
 WHOLE = 16 << 20
+#: characters of a text that a thread reads, not the event loop
+LONG = 1 << 20
 #: uploads that a session may have open
 UPLOADS = 16
 _BYTEA, _TEXT, _INT8, _JSONB = (types.by_name(name) for name in ("bytea", "text", "int8", "jsonb"))
@@ -57,6 +59,7 @@ class Pending:
     """An open upload of a session."""
 
     table: TableDef
+    column: ColumnDef
     tenant: str
     name: str
     mime: str
@@ -94,11 +97,8 @@ def _text(run: Run, operand: FileText, what: str) -> str:
     return value
 
 
-def _bytes(run: Run, data: FileData) -> bytes:
-    value = run.params[data.value] if isinstance(data.value, int) else data.value
-    if value is None:
-        raise KalamError("22004", "the data of a file must not be null")
-    if data.base64:
+def _read(value: Any, *, is_base64: bool) -> bytes:
+    if is_base64:
         try:
             return base64.b64decode("".join(str(value).split()), validate=True)
         except (binascii.Error, ValueError):
@@ -108,6 +108,15 @@ def _bytes(run: Run, data: FileData) -> bytes:
     if not isinstance(value, bytes):
         raise KalamError("42804", "the data of a file must be of type bytea")
     return value
+
+
+async def _bytes(run: Run, data: FileData) -> bytes:
+    value = run.params[data.value] if isinstance(data.value, int) else data.value
+    if value is None:
+        raise KalamError("22004", "the data of a file must not be null")
+    if isinstance(value, str) and len(value) > LONG:
+        return await run.workers.run(run.session, lambda: None, lambda: _read(value, is_base64=data.base64))
+    return _read(value, is_base64=data.base64)
 
 
 # ---------- putting ----------
@@ -137,8 +146,9 @@ class PutPlan:
             name = uuid.uuid4().hex
             uploads[name] = pending
             return Result("FILE OPEN", columns=OPEN_COLUMNS, rows=[(name,)])
-        data, upload = _bytes(run, statement.data), pending.upload
+        upload = pending.upload
         try:
+            data = await _bytes(run, statement.data)
             await _work(run, lambda: upload.append(data))
             return await _close(run, pending, statement.sha256, "FILE PUT")
         finally:
@@ -155,7 +165,7 @@ class PutPlan:
         if statement.sha256 is not None:
             _hash(run, statement.sha256)
         limit = run.executor.settings.files.max_mib << 20
-        return Pending(table, tenant, name, mime, run.engine.upload(table, limit))
+        return Pending(table, _column(table, statement.column), tenant, name, mime, run.engine.upload(table, limit))
 
 
 def _hash(run: Run, operand: FileText) -> bytes:
@@ -174,6 +184,23 @@ async def _close(run: Run, pending: Pending, sha256: FileText | None, tag: str) 
     await run.engine.publish_content(pending.table, pending.tenant, upload)
     made = Reference(upload.sha256, upload.size, pending.name, pending.mime, str(run.executor.snowflakes.next()))
     return Result(tag, columns=PUT_COLUMNS, rows=[(made.text(),)])
+
+
+def _still(run: Run, pending: Pending) -> TableDef:
+    """The table by now, if it still has the column and the account may still write it."""
+    table = next((each for each in run.catalog.tables() if each.id == pending.table.id), None)
+    if table is None:
+        raise KalamError("42P01", f'relation "{pending.table.namespace}.{pending.table.name}" does not exist',
+                         schema=pending.table.namespace, table=pending.table.name)
+    if table.kind != "shared":
+        access.check_bound(run.bound, pending.tenant)
+        access.check_tenant(run.account, pending.tenant)
+    else:
+        access.write_tenant(run.account, table, run.tenant)
+    if not any(each.id == pending.column.id and each.is_file for each in table.columns):
+        raise KalamError("42703", f'column "{pending.column.name}" of relation "{table.name}" does not exist',
+                         column=pending.column.name)
+    return table
 
 
 @dataclass(slots=True)
@@ -202,13 +229,10 @@ class UploadPlan:
         if pending is None:
             raise KalamError("42704", f'upload "{name}" does not exist',
                              hint="FILE OPEN begins one; it ends with its session, and with an error.")
-        if pending.table.kind != "shared":
-            access.check_bound(run.bound, pending.tenant)
-            access.check_tenant(run.account, pending.tenant)
-        else:
-            access.write_tenant(run.account, pending.table, run.tenant)
         if pending.busy:
             raise KalamError("55006", f'upload "{name}" is being used')
+        if not isinstance(self.statement, FileCancel):
+            pending.table = _still(run, pending)
         match self.statement:
             case FileAppend():
                 return await self._append(run, name, pending, self.statement)
@@ -226,17 +250,21 @@ class UploadPlan:
         upload = pending.upload
         if statement.at is not None and statement.at != upload.size:
             raise KalamError("55000", f'upload "{name}" has {upload.size} bytes, not {statement.at}')
-        data = _bytes(run, statement.data)
         pending.busy = True
+        try:
+            data = await _bytes(run, statement.data)
+            await self._take(run, name, upload, data)
+        finally:
+            pending.busy = False
+        return Result("FILE APPEND", columns=SIZE_COLUMNS, rows=[(upload.size,)])
+
+    async def _take(self, run: Run, name: str, upload: Upload, data: bytes) -> None:
         try:
             await _work(run, lambda: upload.append(data))
         except BaseException:  # who is cancelled does not know how much was taken
             run.state.uploads.pop(name, None)
             await _work(run, upload.abandon)
             raise
-        finally:
-            pending.busy = False
-        return Result("FILE APPEND", columns=SIZE_COLUMNS, rows=[(upload.size,)])
 
 
 # ---------- getting ----------
@@ -333,7 +361,7 @@ class ContentStream:
 
 
 # ---------- planning ----------
-def _column(table: TableDef, name: str) -> None:
+def _column(table: TableDef, name: str) -> ColumnDef:
     column = next((each for each in table.columns if each.name == name), None)
     if column is None:
         raise KalamError("42703", f'column "{name}" of relation "{table.name}" does not exist', column=name)
@@ -341,6 +369,7 @@ def _column(table: TableDef, name: str) -> None:
         raise KalamError("42809", f'column "{name}" of relation "{table.name}" is not of type FILE',
                          schema=table.namespace, table=table.name, column=name,
                          detail=f"It is of type {column.declared}.")
+    return column
 
 
 def plan_file(statement: Any, catalog: CatalogView, path: Sequence[str], params: Params,
