@@ -386,16 +386,24 @@ def _next_day(value: int) -> int | None:
     return value + 1
 
 
+_type_named: Callable[[str], Any]
+
+
 def _numeric_order(text: str) -> tuple[bool, Decimal]:
     """NaN is above all others."""
     return (True, Decimal(0)) if text == "NaN" else (False, Decimal(text))
 
 
+def use_types(type_named: Callable[[str], Any]) -> None:
+    """What finds a type by its name: elements are read and written as themselves. ``kalamdb.types``, which is made of
+    this module, tells it."""
+    global _type_named
+    _type_named = type_named
+
+
 def bounds_of(base: str) -> Bounds:
     """By the first part of a range type's name."""
-    from kalamdb import types  # which is made of this, too
-
-    element = types.by_name({"num": "numeric", "ts": "timestamp", "tstz": "timestamptz"}.get(base, base))
+    element = _type_named({"num": "numeric", "ts": "timestamp", "tstz": "timestamptz"}.get(base, base))
     step = {"int4": _next_integer(_INT4, "integer"), "int8": _next_integer(2**63, "bigint"),
             "date": _next_day}.get(base)
     if base == "num":
@@ -405,7 +413,5 @@ def bounds_of(base: str) -> Bounds:
 
 def element_form(name: str) -> Form:
     """What PostgreSQL writes for the text of a value of a type."""
-    from kalamdb import types
-
-    type_ = types.by_name(name)
+    type_ = _type_named(name)
     return lambda text: type_.write(type_.read(text))

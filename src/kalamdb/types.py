@@ -20,7 +20,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kalamdb import kept
+from kalamdb import composed, kept
 from kalamdb.errors import KalamError
 
 #: type OID of a value that is an Arrow IPC message or stream (docs/protocol.md)
@@ -727,6 +727,9 @@ _BRACKETS = re.compile(r"(.*?)\s*(?:array|(?:\[\s*\d*\s*\]\s*)+)", re.DOTALL)
 def by_name(name: str) -> PgType:
     """By catalog name (``int8``); KeyError where there is none."""
     return _BY_NAME[name]
+
+
+composed.use_types(by_name)
 
 
 def element_of(type_: PgType | None) -> PgType | None:
