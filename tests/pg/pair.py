@@ -123,6 +123,10 @@ class Pair:
             assert self.kalam.contents() == self.heap.contents(), what
         return wanted
 
+    def plan(self, sql: str) -> str:
+        """EXPLAIN (VERBOSE) of the statement on the Kalam tables."""
+        return "\n".join(str(row[0]) for row in self.kalam.run(f"EXPLAIN (VERBOSE, COSTS OFF) {sql}").rows or [])
+
     def close(self) -> None:
         for side in (self.heap, self.kalam):
             side.conn.rollback()

@@ -35,10 +35,6 @@ def pair(dsn: str, request: pytest.FixtureRequest) -> Iterator[Pair]:
     pair.close()
 
 
-def plan(pair: Pair, sql: str) -> str:
-    return "\n".join(str(row[0]) for row in pair.kalam.run(f"EXPLAIN (VERBOSE, COSTS OFF) {sql}").rows or [])
-
-
 DIRECT = [
     "UPDATE items SET t = 'changed' WHERE id = 3",
     "UPDATE items SET n = n + 1",
@@ -88,7 +84,7 @@ def test_statements(pair: Pair, sql: str) -> None:
 
 @pytest.mark.parametrize("sql", [s for s in DIRECT if "lower(" not in s])
 def test_they_are_sent_whole(pair: Pair, sql: str) -> None:
-    shown = plan(pair, sql)
+    shown = pair.plan(sql)
     assert "Foreign Update on" in shown or "Foreign Delete on" in shown
     assert "FROM ARROW" not in shown
     assert "FOR UPDATE" not in shown
@@ -105,7 +101,7 @@ def test_they_are_sent_whole(pair: Pair, sql: str) -> None:
     ],
 )
 def test_what_only_postgres_can_compute_is_done_row_by_row(pair: Pair, sql: str) -> None:
-    shown = plan(pair, sql)
+    shown = pair.plan(sql)
     assert "Foreign Update" not in shown
     assert "Foreign Delete" not in shown
     assert "FROM ARROW" in shown
@@ -133,7 +129,7 @@ def test_parameters_of_prepared_statements(pair: Pair) -> None:
         side.conn.execute("SET plan_cache_mode = force_generic_plan")
         side.conn.execute("PREPARE u(int, text, numeric) AS UPDATE items SET n = n + $1, t = $2, m = $3 WHERE id = $1")
         side.conn.execute("PREPARE d(int, int) AS DELETE FROM items WHERE n = $1 AND id > $2 RETURNING id")
-    assert "Foreign Update on" in plan(pair, "EXECUTE u(1, 'x', 1.5)")
+    assert "Foreign Update on" in pair.plan("EXECUTE u(1, 'x', 1.5)")
     for values in ("3, 'three', 3.33", "4, NULL, NULL", "99, '', 0", "NULL, 'x', 1", "5, 'e', 5.005"):
         pair.both(f"EXECUTE u({values})")
     for values in ("2, 3", "NULL, 1", "3, NULL", "0, 0"):
@@ -173,19 +169,19 @@ def test_own_writes_before_it_are_seen(pair: Pair) -> None:
 
 def test_row_triggers_checks_and_generated_columns_keep_it_here(pair: Pair) -> None:
     pair.setup("CREATE TABLE gen (id int PRIMARY KEY, n int, g int GENERATED ALWAYS AS (n * 2) STORED) {using}")
-    assert "Foreign Update" not in plan(pair, "UPDATE gen SET n = 1")
+    assert "Foreign Update" not in pair.plan("UPDATE gen SET n = 1")
     pair.setup(
         "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$;"
         "CREATE TRIGGER k BEFORE UPDATE ON other FOR EACH ROW EXECUTE FUNCTION keep();"
         "CREATE TRIGGER s AFTER UPDATE ON items EXECUTE FUNCTION keep()"
     )
-    assert "Foreign Update" not in plan(pair, "UPDATE other SET ref = 1")
-    assert "Foreign Delete" in plan(pair, "DELETE FROM other")
-    assert "Foreign Update" in plan(pair, "UPDATE items SET n = 1")
+    assert "Foreign Update" not in pair.plan("UPDATE other SET ref = 1")
+    assert "Foreign Delete" in pair.plan("DELETE FROM other")
+    assert "Foreign Update" in pair.plan("UPDATE items SET n = 1")
     pair.setup("CREATE VIEW few AS SELECT * FROM items WHERE n < 3 WITH CHECK OPTION")
-    assert "Foreign Update" not in plan(pair, "UPDATE few SET n = 1")
+    assert "Foreign Update" not in pair.plan("UPDATE few SET n = 1")
     assert pair.both("UPDATE few SET n = 5").sqlstate == "44000"
-    assert "Foreign Delete" in plan(pair, "DELETE FROM few")
+    assert "Foreign Delete" in pair.plan("DELETE FROM few")
     pair.both("DELETE FROM few WHERE id = 1")
 
 
@@ -197,16 +193,16 @@ def test_rules_that_the_server_enforces_are_left_to_it(pair: Pair) -> None:
         "INSERT INTO ruled VALUES (1, 1), (2, 2), (3, 3); INSERT INTO loud VALUES (1, 'a')"
     )
     for sql in ("UPDATE ruled SET n = n + 1", "UPDATE ruled SET m = n + id RETURNING *"):
-        assert "Foreign Update on" in plan(pair, sql)
+        assert "Foreign Update on" in pair.plan(sql)
         pair.both(sql)
     assert pair.both("UPDATE ruled SET n = n - 2").sqlstate == "23514"
     assert pair.both("UPDATE ruled SET m = n").constraint == "apart"
     assert pair.both("UPDATE ruled SET n = m + NULL").sqlstate == "23502"
     upsert = "INSERT INTO ruled VALUES (1, 5), (7, 7) ON CONFLICT (id) DO UPDATE SET n = ruled.n - excluded.n"
-    assert "DO UPDATE" in plan(pair, upsert)
+    assert "DO UPDATE" in pair.plan(upsert)
     assert pair.both(upsert).sqlstate == "23514"
     pair.both(upsert.replace("-", "+"))
-    assert "Foreign Update on" not in plan(pair, "UPDATE loud SET t = t || 'o'")
+    assert "Foreign Update on" not in pair.plan("UPDATE loud SET t = t || 'o'")
     pair.both("UPDATE loud SET t = 'n'")
     assert pair.both("UPDATE loud SET t = t || 'o'").sqlstate == "23514"
     # a rule that only this side knows
@@ -214,7 +210,7 @@ def test_rules_that_the_server_enforces_are_left_to_it(pair: Pair) -> None:
         "CREATE FOREIGN TABLE attached (id int NOT NULL, n int NOT NULL, m int NOT NULL) SERVER kalam_server"
         f" OPTIONS (namespace '{pair.kalam.schema}', \"table\" 'ruled')"
     )
-    shown = plan(pair, "UPDATE attached SET m = m + NULL")
+    shown = pair.plan("UPDATE attached SET m = m + NULL")
     assert "Foreign Update on" not in shown
     assert pair.kalam.run("UPDATE attached SET m = m + NULL").sqlstate == "23502"
     # the same rule in the same words about another column
@@ -262,12 +258,12 @@ def test_partitions(dsn: str) -> None:
                 side.conn.execute(f"ALTER TABLE whole ATTACH PARTITION {name} FOR VALUES {bounds}")
         pair.both("INSERT INTO whole SELECT g, g % 3, 'r' || g FROM generate_series(0, 29) g")
         sql = "UPDATE whole SET n = n + 1 WHERE n < 2 RETURNING id, n, tableoid::regclass"
-        assert plan(pair, sql).count("->  Foreign Update on") == 2
+        assert pair.plan(sql).count("->  Foreign Update on") == 2
         pair.both(sql)
         pair.both("UPDATE whole SET n = n + 1, t = t || '?' WHERE id > 5")
         pair.both("DELETE FROM whole WHERE n = 2 RETURNING t, id, tableoid::regclass")
-        assert "->  Foreign Update" not in plan(pair, "UPDATE whole SET id = id + 1 WHERE id = 12")
-        assert "Foreign Update" not in plan(pair, "UPDATE p1 SET id = 25")
+        assert "->  Foreign Update" not in pair.plan("UPDATE whole SET id = id + 1 WHERE id = 12")
+        assert "Foreign Update" not in pair.plan("UPDATE p1 SET id = 25")
         assert pair.both("UPDATE p1 SET id = 25").sqlstate == "23514"
     finally:
         pair.close()
@@ -278,7 +274,7 @@ def test_stream_rows_are_deleted_whole(dsn: str) -> None:
     try:
         pair.setup("CREATE TABLE items (id int PRIMARY KEY, n int) {using}")
         pair.both("INSERT INTO items SELECT g, g % 3 FROM generate_series(1, 9) g")
-        assert "Foreign Delete on" in plan(pair, "DELETE FROM items WHERE n = 1")
+        assert "Foreign Delete on" in pair.plan("DELETE FROM items WHERE n = 1")
         pair.both("DELETE FROM items WHERE n = 1 RETURNING *")
     finally:
         pair.close()

@@ -36,10 +36,6 @@ def pair(dsn: str, request: pytest.FixtureRequest) -> Iterator[Pair]:
     pair.close()
 
 
-def plan(pair: Pair, sql: str) -> str:
-    return "\n".join(str(row[0]) for row in pair.kalam.run(f"EXPLAIN (VERBOSE, COSTS OFF) {sql}").rows or [])
-
-
 WHOLE = [
     "UPDATE items SET n = other.a, t = other.b || '?' FROM other WHERE other.ref = items.id",
     "UPDATE items i SET n = i.n + o.a FROM other o WHERE o.ref = i.id AND o.v > 4 AND i.n < 3 RETURNING i.*",
@@ -95,7 +91,7 @@ def test_as_on_heap_tables(pair: Pair) -> None:
 
 def test_which_are_sent_whole(pair: Pair) -> None:
     for sql in WHOLE:
-        shown = plan(pair, sql)
+        shown = pair.plan(sql)
         if sql.endswith("false"):  # it need not be asked
             assert "One-Time Filter: false" in shown
             continue
@@ -104,7 +100,7 @@ def test_which_are_sent_whole(pair: Pair) -> None:
         assert "FOR UPDATE" not in shown
         assert not re.search("Hash|Merge|Nested", shown), sql
     for sql, reason in HERE.items():
-        shown = plan(pair, sql)
+        shown = pair.plan(sql)
         assert "Foreign Update" not in shown, reason
         assert "Foreign Delete" not in shown, reason
 
@@ -118,14 +114,14 @@ def test_errors_and_settings(pair: Pair) -> None:
             "PREPARE u(int, text) AS UPDATE items i SET n = i.n + $1, t = $2 FROM other o WHERE o.ref = i.id"
             " AND o.a > $1 RETURNING i.id, o.a, i.n"
         )
-    assert "Foreign Update" in plan(pair, "EXECUTE u(1, 'x')")
+    assert "Foreign Update" in pair.plan("EXECUTE u(1, 'x')")
     for values in ("2, 'x'", "NULL, 'y'", "5, NULL", "99, ''"):
         pair.both(f"EXECUTE u({values})")
     for side in (pair.heap, pair.kalam):  # a condition that is decided once
         side.conn.execute("PREPARE once(int) AS UPDATE items i SET n = 8 FROM other o WHERE o.ref = i.id AND $1 > 5")
         side.conn.execute("PREPARE gone(int) AS DELETE FROM items WHERE id IN (SELECT ref FROM other WHERE $1 > 5)")
     for name in ("once", "gone"):
-        assert "Foreign Update" not in plan(pair, f"EXECUTE {name}(3)")
+        assert "Foreign Update" not in pair.plan(f"EXECUTE {name}(3)")
         pair.both(f"EXECUTE {name}(3)")
         pair.both(f"EXECUTE {name}(6)")
 
@@ -150,17 +146,17 @@ def test_triggers_checks_and_partitions_keep_it_here(pair: Pair) -> None:
         "CREATE VIEW few AS SELECT * FROM items WHERE n < 3 WITH CHECK OPTION"
     )
     for table in ("gen", "few"):
-        assert "Foreign Update" not in plan(pair, sql.format(table))
+        assert "Foreign Update" not in pair.plan(sql.format(table))
         pair.both(sql.format(table))
-    assert "Foreign Update" not in plan(pair, sql.format("loud"))
+    assert "Foreign Update" not in pair.plan(sql.format("loud"))
     assert pair.both("UPDATE loud i SET t = 'No' FROM other o WHERE o.ref = i.id").sqlstate == "23514"
     pair.setup(
         "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$;"
         "CREATE TRIGGER k BEFORE UPDATE ON items FOR EACH ROW EXECUTE FUNCTION keep()"
     )
-    assert "Foreign Update" not in plan(pair, sql.format("items"))
+    assert "Foreign Update" not in pair.plan(sql.format("items"))
     pair.both(sql.format("items"))
-    assert "Foreign Delete" in plan(pair, "DELETE FROM items i USING other o WHERE o.ref = i.id")
+    assert "Foreign Delete" in pair.plan("DELETE FROM items i USING other o WHERE o.ref = i.id")
 
 
 def test_chunks_of_returning(dsn: str) -> None:
@@ -172,7 +168,7 @@ def test_chunks_of_returning(dsn: str) -> None:
         for sql in ("UPDATE items SET n = n + 1 RETURNING id, t, n",
                     "UPDATE items i SET n = i.n + o.a FROM other o WHERE o.ref = i.id RETURNING i.id, i.t, o.a, i.n",
                     "DELETE FROM items WHERE id > 100 RETURNING id, n, t"):  # fmt: skip
-            assert re.search("Foreign (Update|Delete)", plan(pair, sql))
+            assert re.search("Foreign (Update|Delete)", pair.plan(sql))
             pair.both(sql)
     finally:
         pair.close()
