@@ -20,7 +20,7 @@ from kalamdb.order import part_encoder
 from kalamdb.sql import access
 from kalamdb.sql.bind import Params, identifier, place_of
 from kalamdb.sql.query import QueryPlan, given_table
-from kalamdb.sql.read import Lock, LockWait
+from kalamdb.sql.read import LOCK_ROWS, Lock, LockSource, LockWait, limit_value
 from kalamdb.sql.run import Run, answer
 from kalamdb.sql.select import ROW_NUMBER, has_aggregate
 from kalamdb.sql.system import is_system
@@ -30,8 +30,6 @@ from kalamdb.txn.api import NotInMemory, RowId, TableDef
 Engine = Callable[[exp.Expr], QueryPlan]
 #: what a table in FROM is
 Resolve = Callable[[exp.Table], TableDef]
-#: rows locked with one call
-LOCK_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,50 +302,18 @@ class LockedJoinPlan:
 
     def start(self, run: Run) -> Awaitable[Result]:
         self.join.check(run)
-        return answer(run, LockedRows(run, self), self.columns)
+        return answer(run, self._rows(run), self.columns)
 
-    def source(self, run: Run) -> LockedRows:
+    def source(self, run: Run) -> LockSource:
         self.join.check(run)
-        return LockedRows(run, self)
+        return self._rows(run)
 
-    def left(self, run: Run) -> int | None:
-        value = None if self.limit is None else self.limit.get(run.params)
-        if value is not None and value < 0:
-            raise KalamError("2201W", "LIMIT must not be negative")
-        return None if value is None else int(value)
+    def _rows(self, run: Run) -> LockSource:
+        async def locked(found: Sequence[Row]) -> list[Row]:
+            return [match.values for match in await self.join.matches(run, found, once=False)]
 
-
-class LockedRows:
-    """Rows of the join, locked as they are read, and no more than LIMIT lets through."""
-
-    full = False
-
-    def __init__(self, run: Run, plan: LockedJoinPlan) -> None:
-        self._run = run
-        self._join = plan.join
-        self._left = plan.left(run)
-        self._inner = plan.join.plan.source(run)
-        self._held: list[Row] = []
-        self._ended = False
-
-    def ahead(self, count: int) -> None:
-        pass
-
-    async def read(self, count: int) -> list[Row]:
-        wanted = count if self._left is None else min(count, self._left)
-        while len(self._held) < wanted and not self._ended:
-            asked = min(LOCK_ROWS, wanted - len(self._held))
-            found = await self._inner.read(asked)
-            self._ended = len(found) < asked and not self._inner.full
-            if found:
-                self._held += [match.values for match in await self._join.matches(self._run, found, once=False)]
-        rows, self._held = self._held[:wanted], self._held[wanted:]
-        if self._left is not None:
-            self._left -= len(rows)
-        return rows
-
-    def close(self) -> None:
-        self._inner.close()
+        limit = limit_value(self.limit, run)
+        return LockSource(self.join.plan.source(run), limit, locked)
 
 
 _REFUSED = {"group": "GROUP BY clause", "having": "HAVING clause", "distinct": "DISTINCT clause",

@@ -228,19 +228,27 @@ class ReadPlan:
         inner: Source = ThreadSource.of_scan(run.workers, run.session, run.transaction.scan(run.snapshot, scan))
         if self.ordered and tenant is None:
             inner = SortSource(inner, self.table)
-        return LockSource(run, self, inner, limit_value(self.limit, run))
+        return LockSource(inner, limit_value(self.limit, run), lambda found: self._locked(run, found))
+
+    async def _locked(self, run: Run, found: Sequence[Row]) -> list[Row]:
+        """Rows in their newest version; those that match no longer are left out."""
+        assert self.lock is not None
+        rows = await run.transaction.lock(
+            run.snapshot, self.table, [(row[0], row[1]) for row in found], share=self.lock.share, wait=self.lock.wait,
+            timeout_ms=run.lock_timeout,
+        )
+        return [self.pick(row) for row in rows if row is not None and self.filter.matches(row, run.params)]
 
 
 class LockSource:
-    """Rows of a scan, locked as they are read, in their newest version; those that match no longer are left out."""
+    """Rows locked as they are read, and no more than LIMIT lets through. ``lock`` gives what of them is the answer."""
 
     full = False
 
-    def __init__(self, run: Run, plan: ReadPlan, inner: Source, limit: int | None) -> None:
-        self._run = run
-        self._plan = plan
+    def __init__(self, inner: Source, limit: int | None, lock: Callable[[Sequence[Row]], Awaitable[list[Row]]]) -> None:
         self._inner = inner
         self._left = limit
+        self._lock = lock
         self._held: list[Row] = []
         self._ended = False
 
@@ -257,17 +265,10 @@ class LockSource:
         return rows
 
     async def _lock_some(self, count: int) -> None:
-        run, plan = self._run, self._plan
-        assert plan.lock is not None
         found = await self._inner.read(count)
         self._ended = len(found) < count and not self._inner.full
-        if not found:
-            return
-        rows = await run.transaction.lock(
-            run.snapshot, plan.table, [(row[0], row[1]) for row in found], share=plan.lock.share, wait=plan.lock.wait,
-            timeout_ms=run.lock_timeout,
-        )
-        self._held += [plan.pick(row) for row in rows if row is not None and plan.filter.matches(row, run.params)]
+        if found:
+            self._held += await self._lock(found)
 
     def close(self) -> None:
         self._inner.close()
