@@ -37,7 +37,7 @@ Owner = tuple[str, bytes]  # tenant, SHA-256
 
 
 class Storage(Protocol):
-    """The part of ``store.storage.Storage`` that contents need."""
+    """The part of ``store.storage.Storage`` that writers of segments and contents need."""
 
     @property
     def id(self) -> str: ...

@@ -18,13 +18,13 @@ import apsw
 from kalamdb import faults, reference
 from kalamdb.errors import KalamError
 from kalamdb.store import contents
-from kalamdb.store.contents import Content, OpenContent, Owner, Upload
+from kalamdb.store.contents import Content, OpenContent, Owner, Storage, Upload
 from kalamdb.store.hot import HotSnapshot
 from kalamdb.txn.api import ColumnDef, TableDef
 from kalamdb.txn.clock import now_ms
 from kalamdb.txn.jobs import Job
 from kalamdb.txn.places import Place
-from kalamdb.txn.tiering import Storage, read_rows, remove
+from kalamdb.txn.tiering import read_rows, remove
 from kalamdb.txn.tiers import HOUR_MS, Tiers, check_there, ended, gone
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from kalamdb.errors import KalamError
 from kalamdb.store import contents
+from kalamdb.store.contents import Storage
 from kalamdb.store.hot import LiveReader
 from kalamdb.store.storage import MARKER
 from kalamdb.txn.clock import now_ms
-from kalamdb.txn.tiering import Storage
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import apsw
 import numpy as np
@@ -23,6 +22,7 @@ from kalamdb.api import Row
 from kalamdb.errors import KalamError
 from kalamdb.store import bloom
 from kalamdb.store.cold import ColdRange, ColdStore, matches
+from kalamdb.store.contents import Storage
 from kalamdb.store.files import told
 from kalamdb.store.hot import HotSnapshot, Layout, Stop
 from kalamdb.store.manifest import (
@@ -51,18 +51,6 @@ CHUNK_BYTES = 8 << 20
 SIZED_ROWS = 32
 SEGMENT_ROWS = 4_000_000
 WIDE = (pa.string(), pa.binary())
-
-
-class Storage(Protocol):
-    """The part of ``store.storage.Storage`` that writing needs."""
-
-    @property
-    def id(self) -> str: ...
-    def scratch(self) -> Path: ...
-    def put(self, name: str, source: Path) -> None: ...
-    def fetch(self, name: str) -> Path: ...
-    def delete(self, name: str) -> None: ...
-    def names(self, prefix: str) -> list[str]: ...
 
 
 def remove(storage: Storage, names: Sequence[str]) -> None:

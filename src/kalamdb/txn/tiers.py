@@ -25,6 +25,7 @@ from kalamdb.errors import KalamError
 from kalamdb.store import contents, manifest
 from kalamdb.store.cold import ColdStore
 from kalamdb.store.columns import ColumnCache
+from kalamdb.store.contents import Storage
 from kalamdb.store.hot import HotSnapshot
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.txn.api import TableDef
@@ -32,7 +33,7 @@ from kalamdb.txn.clock import now_ms
 from kalamdb.txn.jobs import Job, Jobs, to_micros
 from kalamdb.txn.overlay import TableOverlay
 from kalamdb.txn.places import Place, is_own, open_places
-from kalamdb.txn.tiering import Bulk, Flush, Flushed, Storage, choose, compact, remove, some_died
+from kalamdb.txn.tiering import Bulk, Flush, Flushed, choose, compact, remove, some_died
 
 if TYPE_CHECKING:
     from kalamdb.txn.engine import StoreEngine
