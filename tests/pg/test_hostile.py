@@ -184,6 +184,42 @@ def test_names_of_schemas_tables_and_tenants(names: list[str], db: Session, ns: 
         db("COMMIT")
 
 
+ROLES = [name for name in [*NAMES, "kalam", "bearer", "PUBLIC", "*"] if len(name.encode()) < 64]
+
+
+@pytest.mark.parametrize("names", chunks(ROLES, 12), ids=lambda names: ascii(names[0]))
+def test_names_of_roles(names: list[str], db: Session, ns: str, canary: None) -> None:
+    """Each is a role that owns a table, is bound to the tenant of its name, and reaches others' rows by no way."""
+    db(f"CREATE TABLE {ns}.mine (k text PRIMARY KEY, who name) USING kalamdb WITH (type = 'user')")
+    try:
+        for name in names:
+            role, tenant = q(name), "t" if is_control(name) or name == "*" else name
+            db(f"CREATE ROLE {role}; GRANT ALL ON SCHEMA {ns} TO {role}; GRANT ALL ON {ns}.mine TO {role}")
+            db(f"GRANT ALL ON FOREIGN SERVER kalam_server TO {role}")
+            db(f"CREATE USER MAPPING FOR {role} SERVER kalam_server OPTIONS (user_id {lit(tenant)})")
+            db(f"SET kalam.user_id = 'canary'; SET ROLE {role}")
+            db.fails(f"SELECT * FROM {ns}.mine", "42501", "may not act for tenant")
+            db(f"RESET ROLE; RESET kalam.user_id; SET ROLE {role}")
+            assert db(f"INSERT INTO {ns}.mine VALUES ('k', current_user) RETURNING _userid, who") == [(tenant, name)]
+            assert db(f"UPDATE {ns}.mine SET k = lower(k) || 'x' WHERE who = current_user RETURNING k") == [("kx",)]
+            assert db(f"SELECT who FROM {ns}.mine") == [(name,)]
+            assert name in [row[0] for row in db("SELECT user_name FROM kalam_connections()")]
+            db(f"CREATE TABLE {ns}.own (id int PRIMARY KEY, v text) USING kalamdb")
+            db(f"INSERT INTO {ns}.own VALUES (1, {lit(name)}), (2, session_user)")
+            db.fails(f"INSERT INTO {ns}.own VALUES (1)", "23505")
+            assert db(f"DELETE FROM {ns}.own WHERE v = current_user RETURNING id") == [(1,)]
+            db(f"DROP TABLE {ns}.own")
+            db.fails("SELECT * FROM canary", "42501", "permission")
+            db.fails("SELECT kalam_exec('SELECT 1')", "42501", "permission")
+            db("SELECT kalam_disconnect(); RESET ROLE")
+            db(f"DROP USER MAPPING FOR {role} SERVER kalam_server")
+    finally:
+        db("RESET ROLE; SELECT kalam_disconnect()")
+        there = {row[0] for row in db("SELECT rolname FROM pg_roles")}
+        for role in [q(name) for name in names if name in there]:
+            db(f"DROP USER MAPPING IF EXISTS FOR {role} SERVER kalam_server; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 @pytest.mark.parametrize("name", [*filter(is_control, NAMES), "", "*"], ids=ascii)
 def test_names_that_cannot_be(name: str, db: Session, ns: str, canary: None) -> None:
     """Control characters in an option or a tenant are refused; no tenant, and all of them, have no rows."""
