@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kalamdb.errors import KalamError
@@ -33,6 +34,8 @@ FORMAT = "1"
 #: a row group ends with whichever comes first: it is what a look-up decodes and a merge holds of each segment
 GROUP_ROWS = 32_768
 GROUP_BYTES = 8 << 20
+#: so many rows of the first group tell which columns repeat their values
+SAMPLE_ROWS = 4096
 Key = tuple[str, Any]  # tenant, encoded key
 
 _INDEX, _BLOOM, _FORMAT = b"kalam.index", b"kalam.bloom", b"kalam.format"
@@ -134,16 +137,23 @@ class SegmentWriter:
         self._least: Any = None
         self._greatest: Any = None
         self._seqs: list[int] = []
-        compression = table.options.get("compression", "zstd") if table.options else "zstd"
-        plain = [name for name in ("k", "_seq") if name in schema.names and schema.field(name).type == pa.int64()]
+        self._compression = table.options.get("compression", "zstd") if table.options else "zstd"
+        self._writer: pq.ParquetWriter | None = None  # made with the first group
+
+    def _open(self, group: pa.Table) -> pq.ParquetWriter:
+        """Dictionaries where they are of use: one of values that are all different takes the time of all the rest."""
+        repeated = [field.name for field in self._schema
+                    if field.name not in ("k", "_seq") and _repeats(group.column(field.name).slice(0, SAMPLE_ROWS))]
+        packed = [field.name for field in self._schema
+                  if pa.types.is_integer(field.type) and field.name not in repeated]
         try:
-            self._writer = pq.ParquetWriter(
-                path, schema, compression=compression, version="2.6", write_page_checksum=True, store_schema=False,
-                use_dictionary=[name for name in schema.names if name not in plain],
-                column_encoding=dict.fromkeys(plain, "DELTA_BINARY_PACKED"),
+            return pq.ParquetWriter(
+                self.path, self._schema, compression=self._compression, version="2.6", write_page_checksum=True,
+                store_schema=False, use_dictionary=repeated,
+                column_encoding=dict.fromkeys(packed, "DELTA_BINARY_PACKED"),
             )
         except BaseException:  # it writes already
-            unlink_scratch(path)
+            unlink_scratch(self.path)
             raise
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -177,6 +187,8 @@ class SegmentWriter:
     def _write(self, rows: int) -> None:
         table = pa.Table.from_batches(self._waiting, self._schema)
         group, rest = table.slice(0, rows), table.slice(rows)
+        if self._writer is None:
+            self._writer = self._open(group)
         self._writer.write_table(group, row_group_size=rows)
         self._groups.append([group.num_rows, _shown(key_at(group, 0)), _shown(key_at(group, group.num_rows - 1))])
         self._held, self._held_bytes = rest.num_rows, rest.nbytes
@@ -186,7 +198,7 @@ class SegmentWriter:
         """Complete the file; at least one row must have been added."""
         if self._held:
             self._write(self._held)
-        assert self._first is not None
+        assert self._first is not None and self._writer is not None
         self._writer.add_key_value_metadata({
             _FORMAT: FORMAT, _INDEX: json.dumps(self._groups, separators=(",", ":")),
             _BLOOM: bloom.build(np.concatenate(self._hashes)),
@@ -197,12 +209,20 @@ class SegmentWriter:
                        self._least, self._greatest, low, high)
 
     def abandon(self) -> None:
+        if self._writer is None:
+            return
         try:
             with suppress(OSError, pa.ArrowException):  # a full disk: there is a footer to write
                 self._writer.close()
         finally:
             self._writer.is_open = False  # or it tries again when it is collected
             unlink_scratch(self.path)
+
+
+def _repeats(sample: pa.ChunkedArray) -> bool:
+    """Is each value there twice, on average?"""
+    distinct: int = pc.count_distinct(sample, mode="all").as_py()
+    return 2 * distinct <= len(sample)
 
 
 def _parts(batch: pa.RecordBatch, most: int) -> Iterator[pa.RecordBatch]:
