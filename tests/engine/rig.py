@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import pytest
 
 from kalamdb import types
@@ -55,6 +56,12 @@ def definition(name: str = "t", columns: str = "id int8, v text", *, key: tuple[
     if kind == "stream":
         options = {"ttl_seconds": "3600", **(options or {})}
     return TableDef(0, "n", name, kind, made, key, f"{name}_pkey", (), options or {})
+
+
+def batch_of(table: TableDef, rows: Sequence[Row]) -> pa.RecordBatch:
+    """Rows as columns, as they come from PostgreSQL."""
+    schema = types.arrow_schema([(column.name, column.type) for column in table.columns])
+    return types.rows_to_arrow(rows, [column.type for column in table.columns], schema)
 
 
 async def create(engine: StoreEngine, table: TableDef) -> TableDef:

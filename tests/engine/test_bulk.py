@@ -10,43 +10,58 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from engine.rig import DEADLINE, Runner, chunks, create, definition, every, put, read, refused, soon, stored, until
+from engine.rig import (
+    DEADLINE,
+    Runner,
+    batch_of,
+    chunks,
+    create,
+    definition,
+    every,
+    put,
+    read,
+    refused,
+    soon,
+    stored,
+    until,
+)
 from engine.rig import waiting as waiting_for
 from engine.test_commit import held_writer
 from engine.test_tiers import full_disk
-from kalamdb import types
 from kalamdb.api import Row
 from kalamdb.errors import KalamError
-from kalamdb.txn.api import Scan, TableDef
-from kalamdb.txn.bulk import Runs
+from kalamdb.store.segment import SegmentWriter
+from kalamdb.txn.api import CheckDef, Scan, TableDef
 from kalamdb.txn.engine import StoreEngine
 from kalamdb.txn.transaction import StoreTransaction
 
 RUN = 500
+BATCH = 100
 
 
 @pytest.fixture(autouse=True, params=["rows", "columns"])
 def small_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With columns every load of one tenant comes as a batch, too, as from PostgreSQL."""
+    """With columns every load of one tenant comes in batches, as from PostgreSQL."""
     monkeypatch.setattr("kalamdb.txn.bulk.BULK_ROWS", RUN)
-    monkeypatch.setattr("kalamdb.txn.transaction.TURN", 100)
+    monkeypatch.setattr("kalamdb.txn.bulk.RUN_ROWS", RUN)
+    monkeypatch.setattr("kalamdb.txn.bulk.PART_ROWS", 2)
+    monkeypatch.setattr("kalamdb.txn.transaction.TURN", BATCH)
     insert = StoreTransaction.insert
 
-    async def with_columns(one: StoreTransaction, table: TableDef, rows: Iterable[tuple[str, Row]], **more: Any) -> int:
-        if isinstance(rows, list) and len({tenant for tenant, _ in rows}) == 1:
-            more.setdefault("batch", batch_of(table, [row for _, row in rows]))
-        return await insert(one, table, rows, **more)
+    async def in_batches(one: StoreTransaction, table: TableDef, rows: Iterable[tuple[str, Row]], **more: Any) -> int:
+        if not isinstance(rows, list) or len({tenant for tenant, _ in rows}) != 1 or more:
+            return await insert(one, table, rows, **more)
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            batch = batch_of(table, [row for _, row in part])
+            if not await one.insert_batch(table, rows[0][0], batch):
+                await insert(one, table, part)
+        return len(rows)
 
     if request.param == "columns":
-        monkeypatch.setattr(StoreTransaction, "insert", with_columns)
-
-
-def batch_of(table: TableDef, rows: list[Row]) -> pa.RecordBatch:
-    schema = types.arrow_schema([(column.name, column.type) for column in table.columns])
-    return types.rows_to_arrow(rows, [column.type for column in table.columns], schema)
+        monkeypatch.setattr(StoreTransaction, "insert", in_batches)
 
 
 def rows_from(first: int, count: int) -> list[tuple[str, Row]]:
@@ -93,17 +108,9 @@ async def _all_there(engine: StoreEngine) -> None:
 
 @pytest.mark.parametrize("kind", ["shared", "user"])
 @pytest.mark.parametrize("key", [(0,), (1, 0)])
-def test_a_load_is_stored_as_it_came(run: Runner, monkeypatch: pytest.MonkeyPatch, kind: Any, key: tuple[int, ...]
-                                     ) -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_load_is_stored_as_it_came(run: Runner, kind: Any, key: tuple[int, ...], turned: bool) -> None:
     """Rows of all layouts, in order and not, untouched and not: as they were given, as columns where they may be."""
-    written: list[int] = []
-    write_loaded = Runs.write_loaded
-
-    def noted(runs: Runs, path: Path, keys: Sequence[Any], parts: Any) -> Any:
-        written.append(len(keys))
-        return write_loaded(runs, path, keys, parts)
-
-    monkeypatch.setattr(Runs, "write_loaded", noted)
     columns = "id int8, name text, flag bool, raw bytea, number numeric, real float8, doc jsonb"
 
     def row(n: int) -> Row:
@@ -115,17 +122,20 @@ def test_a_load_is_stored_as_it_came(run: Runner, monkeypatch: pytest.MonkeyPatc
         tenant = "" if kind == "shared" else "me"
         one = engine.begin(None)
 
-        async def load(rows: list[Row]) -> None:
-            await one.insert(table, [(tenant, row) for row in rows], batch=batch_of(table, rows))
+        async def load(numbers: Sequence[int], *, new: bool = True) -> None:
+            rows = [row(n) for n in (reversed(numbers) if turned else numbers)]
+            assert await one.insert_batch(table, tenant, batch_of(table, rows)) is new
 
-        await load([row(n) for n in range(RUN)])
-        assert written == [RUN]
-        await load([row(n) for n in range(RUN, RUN + RUN // 2)])
+        await load(range(RUN))
+        assert not one._overlay.tables[table.id].rows
+        await load(range(RUN, RUN + RUN // 2))
         await one.update(table, [((tenant, tuple(row(RUN + 3)[place] for place in key)), {2: 1})])
-        await load([row(n) for n in range(RUN + RUN // 2, 2 * RUN + 1)])
-        await load([row(n) for n in reversed(range(2 * RUN + 1, 4 * RUN))])
-        assert written == [RUN]
-        wanted = [row(n) if n != RUN + 3 else (*row(n)[:2], 1, *row(n)[3:]) for n in range(4 * RUN)]
+        await load(range(2 * RUN, 3 * RUN))
+        await load(range(RUN + RUN // 2, 2 * RUN, 2))
+        await load(range(RUN + RUN // 2 + 1, 2 * RUN, 2))
+        for once_more in (RUN - 2, RUN + 3, RUN + RUN // 2, 2 * RUN + 7):
+            await load(range(once_more, once_more + 2), new=False)
+        wanted = [row(n) if n != RUN + 3 else (*row(n)[:2], 1, *row(n)[3:]) for n in range(3 * RUN)]
         for _ in range(2):
             found = read(one, table, tenant=tenant) if not one._ended else stored(engine, table, tenant=tenant)
             assert repr(found) == repr(wanted)
@@ -159,6 +169,7 @@ def test_wide_rows_become_a_run_before_they_are_many(
 ) -> None:
     monkeypatch.setattr("kalamdb.txn.bulk.BULK_ROWS", 1_000_000)
     monkeypatch.setattr("kalamdb.txn.bulk.BULK_BYTES", 100_000)
+    monkeypatch.setattr("kalamdb.txn.bulk.RUN_BYTES", 100_000)
 
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, definition())
@@ -408,7 +419,7 @@ def test_rows_of_a_run_after_one_that_was_taken_back(run: Runner) -> None:
         waiting = await waiting_for(other.insert(table, [("", (1, "late"))]), other)
         one.rollback_to_level(2)
         assert await soon(waiting) == 1
-        assert one._runs_key not in other.locks
+        assert not any(key[0] == "runs" for key in other.locks)
         await one.insert(table, rows_from(10_000, 4 * RUN))
         late = [await waiting_for(each.insert(table, [("", (10_000 + number, "late"))]), each)
                 for number, each in enumerate([other, third])]
@@ -418,27 +429,6 @@ def test_rows_of_a_run_after_one_that_was_taken_back(run: Runner) -> None:
         await other.commit()
         third.rollback()
         assert stored(engine, table) == [(1, "late"), *expected((10_000, 10_000 + 4 * RUN))]
-        assert len(engine.locks) == 0
-
-    run(test)
-
-
-def test_a_load_while_somebody_still_has_the_key_of_its_runs(run: Runner) -> None:
-    async def test(engine: StoreEngine) -> None:
-        table = await create(engine, definition())
-        one, two, other = engine.begin(None), engine.begin(None), engine.begin(None)
-        assert engine.locks.try_lock(two, one._runs_key, share=True)
-        loading = await waiting_for(one.insert(table, rows_from(0, 4 * RUN)), one)
-        waiting = await waiting_for(other.insert(table, [("", (1, "late"))]), other)
-        two.rollback()
-        assert await soon(loading) == 4 * RUN
-        assert one._runs_key in one.locks
-        third = engine.begin(None)
-        await refused("55P03", third.lock(third.snapshot(), table, [("", (2,))], wait="nowait"))
-        third.rollback()
-        await one.commit()
-        await refused("23505", waiting)
-        other.rollback()
         assert len(engine.locks) == 0
 
     run(test)
@@ -539,20 +529,156 @@ def test_single_inserts_go_to_runs_too(run: Runner) -> None:
     run(test)
 
 
+async def batches(one: StoreTransaction, table: TableDef, first: int, count: int) -> None:
+    """Rows that become parts."""
+    for start in range(first, first + count, BATCH):
+        rows = [row for _, row in rows_from(start, min(BATCH, first + count - start))]
+        assert await one.insert_batch(table, "", batch_of(table, rows))
+
+
+def test_parts_of_a_savepoint_are_let_go_with_it(run: Runner) -> None:
+    """Who waits for a row of theirs need not wait for the end, whatever else the transaction has loaded."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one, other, third = engine.begin(None), engine.begin(None), engine.begin(None)
+        await batches(one, table, 0, BATCH)
+        one.set_level(1, 2)
+        await batches(one, table, 1000, BATCH)
+        late = await waiting_for(other.insert(table, [("", (1001, "late"))]), other)
+        latest = await waiting_for(third.insert(table, [("", (1, "late"))]), third)
+        one.rollback_to_level(2)
+        assert await soon(late) == 1
+        assert third.waits_for is not None
+        await other.commit()
+        await one.commit()
+        await refused("23505", latest)
+        third.rollback()
+        assert stored(engine, table) == [*expected((0, BATCH)), (1001, "late")]
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_savepoint_while_a_run_is_in_the_making(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                  kept: bool) -> None:
+    monkeypatch.setattr("kalamdb.txn.bulk.RUN_ROWS", 100 * RUN)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one, other = engine.begin(None), engine.begin(None)
+        await batches(one, table, 0, RUN + BATCH)
+        runs = one._overlay.tables[table.id].runs
+        first = runs.making
+        assert first is not None
+        one.set_level(1, 2)
+        await batches(one, table, 10_000, RUN + BATCH)
+        assert [segment.rows for segment, _ in runs.written] == [RUN + BATCH]
+        assert runs.making is not first
+        one.set_level(2, 3)
+        await batches(one, table, 20_000, BATCH)
+        late = await waiting_for(other.insert(table, [("", (20_001, "late"))]), other)
+        one.rollback_to_level(3)
+        assert await soon(late) == 1
+        wanted = [(0, RUN + BATCH), (10_000, 10_000 + RUN + BATCH)]
+        assert read(one, table) == expected(*wanted)
+        if not kept:
+            one.rollback_to_level(2)
+            del wanted[1]
+            assert read(one, table) == expected(*wanted)
+            await until(lambda: len(files(tmp_path)) == 1)
+        await batches(one, table, 5000, BATCH)
+        await one.commit()
+        await other.commit()
+        assert stored(engine, table) == sorted([*expected(*wanted, (5000, 5000 + BATCH)), (20_001, "late")])
+        assert len(engine.locks) == 0
+
+    run(test)
+    assert len(files(tmp_path)) == 1 + kept
+
+
+def test_rows_whose_keys_others_have_are_looked_at_one_by_one(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, (150, "cold"))
+        await engine.flush(table)
+        await put(engine, table, (50, "hot"))
+        one, other = engine.begin(None), engine.begin(None)
+        await other.insert(table, [("", (250, "other"))])
+        await batches(other, table, 300, BATCH)
+        assert await other.lock(other.snapshot(), table, [("", (450,))]) == [None]
+        await one.insert(table, [("", (550, "own"))])
+
+        async def load(first: int, count: int) -> bool:
+            return await one.insert_batch(table, "", batch_of(table, [row for _, row in rows_from(first, count)]))
+
+        for first in range(0, 600, BATCH):
+            assert not await load(first, BATCH)
+        assert not await load(-BATCH, 2 * BATCH)
+        twice = [row for _, row in [*rows_from(1000, BATCH), *rows_from(1000, 1)]]
+        assert not await one.insert_batch(table, "", batch_of(table, twice))
+        assert await load(0, 50)
+        assert await load(-BATCH, BATCH)
+        assert not await load(49, 2)
+        await refused("23505", one.insert(table, rows_from(49, 2)))
+        one.rollback()
+        other.rollback()
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
+def test_nothing_that_must_be_checked_goes_unseen(run: Runner) -> None:
+    """NULL in a column that is NOT NULL, or a check."""
+
+    async def test(engine: StoreEngine) -> None:
+        strict = await create(engine, definition("strict", optional=False))
+        one = engine.begin(None)
+        rows: list[Row] = [*[row for _, row in rows_from(0, BATCH)], (BATCH, None)]
+        assert not await one.insert_batch(strict, "", batch_of(strict, rows))
+        await refused("23502", one.insert(strict, [("", row) for row in rows]))
+        one.rollback()
+        checked = await create(engine, replace(definition("checked"), checks=(CheckDef("c", "id > 0", True),)))
+        one = engine.begin(None)
+        assert not await one.insert_batch(checked, "", batch_of(checked, rows[:-1]))
+        one.rollback()
+
+    run(test)
+
+
+def test_an_error_of_the_thread_that_writes(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load hears of it at the latest at the commit, which then stores nothing."""
+    monkeypatch.setattr("kalamdb.txn.bulk.RUN_ROWS", 100 * RUN)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = engine.begin(None)
+        await batches(one, table, 0, RUN - BATCH)
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.storages()[0], "scratch", full_disk(tmp_path))
+            await batches(one, table, RUN - BATCH, 2 * BATCH)
+            await refused("53100", one.commit())
+        assert stored(engine, table) == []
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
 @pytest.mark.parametrize("end", ["cancel", "rollback"])
 def test_ended_while_a_run_is_written(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, definition())
         there, go_on = threading.Event(), threading.Event()
-        write = Runs._write
+        finish = SegmentWriter.finish
 
-        def slow(self: Runs, *args: Any) -> Any:
-            written = write(self, *args)
+        def slow(self: SegmentWriter) -> Any:
+            written = finish(self)
             there.set()
             assert go_on.wait(DEADLINE)
             return written
 
-        monkeypatch.setattr(Runs, "_write", slow)
+        monkeypatch.setattr(SegmentWriter, "finish", slow)
         one = engine.begin(None)
         insert = asyncio.create_task(one.insert(table, rows_from(0, 2 * RUN)))
         await until(there.is_set)
@@ -564,7 +690,7 @@ def test_ended_while_a_run_is_written(run: Runner, tmp_path: Path, monkeypatch: 
         with pytest.raises((asyncio.CancelledError, KalamError)):
             await insert
         one.rollback()
-        assert files(tmp_path) == []
+        await until(lambda: files(tmp_path) == [])
 
     run(test)
 

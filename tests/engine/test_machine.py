@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine.model import Conflict, Model, ModelTransaction, View, plain
-from engine.rig import create, definition, every, refused, stored
+from engine.rig import batch_of, create, definition, every, refused, stored
 from kalamdb import types
 from kalamdb.api import Row
 from kalamdb.catalog.catalog import dump_table
@@ -129,6 +129,8 @@ class Engine(RuleBasedStateMachine):
         self.patch.setattr("kalamdb.txn.tiering.SEGMENT_ROWS", 7)
         self.patch.setattr("kalamdb.txn.tiers.CLEAN_ROWS", 2)
         self.patch.setattr("kalamdb.txn.bulk.BULK_ROWS", 2)
+        self.patch.setattr("kalamdb.txn.bulk.RUN_ROWS", 4)
+        self.patch.setattr("kalamdb.txn.bulk.PART_ROWS", 1)
         self.patch.setattr("kalamdb.store.columns.LEAST_ROWS", 1)
         self.patch.setattr("kalamdb.store.columns.CHANGES", 4)
         self.runner = asyncio.Runner()
@@ -255,7 +257,7 @@ class Engine(RuleBasedStateMachine):
                     self.lock(slot)
 
     def insert(self, slot: int) -> None:
-        skip, nowait = self.random.random() < 0.4, self.random.random() < 0.4
+        skip, nowait, batched = (self.random.random() < share for share in (0.4, 0.4, 0.5))
         pair, key = self.pair(slot), self.an_id()
         if pair.model.exists(self.same(key)) and self.random.random() < 0.9:
             return  # a failure would be the end of the transaction: not too often
@@ -265,6 +267,8 @@ class Engine(RuleBasedStateMachine):
 
         async def insert() -> int:
             if nowait and not skip and pair.real.insert_nowait(self.table, key[0], row):
+                return 1
+            if batched and await pair.real.insert_batch(self.table, key[0], batch_of(self.table, [row])):
                 return 1
             return await pair.real.insert(self.table, [(key[0], row)], skip_conflicts=skip)
 
@@ -532,7 +536,7 @@ class Engine(RuleBasedStateMachine):
     @invariant()
     def locks_are_those_of_the_model(self) -> None:
         held = sum(len(pair.model.locks) for pair in self.pairs.values())
-        rows = {key[1:] for key, _, _ in self.engine.locks.holders() if len(key) == 3}
+        rows = {key[1:] for key, _, _ in self.engine.locks.holders() if len(key) == 3 and key[0] != "runs"}
         for pair in self.pairs.values():
             rows |= self.in_runs(pair)
         assert len(rows) == held

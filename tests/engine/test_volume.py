@@ -19,7 +19,7 @@ from kalamdb.txn.engine import StoreEngine
 from kalamdb.txn.overlay import Overlay, TableOverlay
 from kalamdb.txn.transaction import _candidates
 
-MANY = 90_000  # as many as stay in memory
+MANY = 60_000  # as many as stay in memory
 #: bytes of one row in a transaction: its tuple and values, its key, its lock, its version
 ROW_BYTES = 600
 

@@ -6,7 +6,7 @@ function, or a place in the result of one query that computes all other expressi
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -149,7 +149,10 @@ class InsertPlan:
     async def _many(self, run: Run) -> Result:
         written: list[tuple[str, Row]] = []
         count = 0
-        async for batch, columns in self._batches(run):
+        async for batch in self._batches(run):
+            if isinstance(batch, int):
+                count += batch
+                continue
             if self.upsert is not None:
                 done = await self.upsert.run(run, batch)
             elif self.returning is not None and self.skip_conflicts:
@@ -158,8 +161,7 @@ class InsertPlan:
                 left = set(conflicts)
                 done = [one for place, one in enumerate(batch) if place not in left]
             else:
-                count += await run.transaction.insert(self.table, batch, skip_conflicts=self.skip_conflicts,
-                                                      batch=columns)
+                count += await run.transaction.insert(self.table, batch, skip_conflicts=self.skip_conflicts)
                 done = batch if self.returning is not None else []
                 written += done
                 continue
@@ -172,33 +174,37 @@ class InsertPlan:
             result.rows = await self.returning.rows(run, [(*row, None, tenant) for tenant, row in written])
         return result
 
-    async def _batches(self, run: Run) -> Any:
+    async def _batches(self, run: Run) -> AsyncIterator[list[tuple[str, Row]] | int]:
+        """Rows to be inserted, or how many have been already."""
         if self.arrow is not None:
             batches = types.batches_from_arrow(run.params[self.arrow], self.arrow_types)
             if self.order is not None:
-                kinds = [column.type for column in self.table.columns]
+                tenant, kinds = self._tenant(run), [column.type for column in self.table.columns]
                 for columns in batches:
                     whole = columns.select(self.order)
                     for at in range(0, whole.num_rows, BATCH_ROWS):
                         part = whole.slice(at, BATCH_ROWS)
-                        yield list(zip(repeat(self._tenant(run)), types.rows_of_batch(part, kinds))), part
+                        if self.upsert is None and await run.transaction.insert_batch(self.table, tenant, part):
+                            yield part.num_rows
+                        else:
+                            yield list(zip(repeat(tenant), types.rows_of_batch(part, kinds)))
                 return
             rows = [row for columns in batches for row in types.rows_of_batch(columns, self.arrow_types)]
             built = self._built(run, [self.source_cells], rows)
             while batch := _take(built, BATCH_ROWS):
-                yield batch, None
+                yield batch
         elif self.source is not None:
             source = self.source.source(run)
             try:
                 while rows := await source.read(BATCH_ROWS):
-                    yield list(self._built(run, [self.source_cells], rows)), None
+                    yield list(self._built(run, [self.source_cells], rows))
             finally:
                 source.close()
         else:
             computed: Computed = ()
             if self.computed is not None:
                 computed = await one_row(self.computed, run)
-            yield list(self._built(run, self.rows, (computed,))), None
+            yield list(self._built(run, self.rows, (computed,)))
 
     def _tenant(self, run: Run) -> str:
         """Of rows that name none."""

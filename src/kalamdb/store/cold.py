@@ -403,7 +403,7 @@ class ColdStore:
                 stats.groups += 1
                 stats.cold_rows += batch.num_rows
             if batch.num_rows:
-                yield _projected(batch, columns, layout, segment)
+                yield projected(batch, columns, layout, segment)
 
     # ---------- rows by their places ----------
     def places(self, segment: Segment, layout: Layout, wanted: ColdRange) -> tuple[int, int]:
@@ -436,7 +436,7 @@ class ColdStore:
             check()
             found = self.cache.get((segment.id, number))
             batch = self.read(segment, number, columns) if found is None else found.batch
-            yield _projected(batch, columns, layout, segment).take(pa.array(positions[low:high] - group.start))
+            yield projected(batch, columns, layout, segment).take(pa.array(positions[low:high] - group.start))
 
 
 def _first(group: Any) -> Key:
@@ -485,7 +485,8 @@ def _bounded(batch: pa.RecordBatch, wanted: ColdRange, *, shared: bool) -> pa.Re
     return batch
 
 
-def _projected(batch: pa.RecordBatch, columns: Sequence[str], layout: Layout, segment: Segment) -> pa.RecordBatch:
+def projected(batch: pa.RecordBatch, columns: Sequence[str], layout: Layout, segment: Segment) -> pa.RecordBatch:
+    """These columns of a segment's batch."""
     arrays = []
     names = batch.schema.names
     for name in columns:

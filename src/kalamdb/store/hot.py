@@ -181,6 +181,7 @@ class Layout:
         self.put = (f"REPLACE INTO {self.table} (_userid, k, _seq{''.join(f', {name}' for name in self.columns)}) "
                     f"VALUES (?, ?, ?{', ?' * len(self.columns)})")
         self.delete = f"DELETE FROM {self.table} WHERE _userid = ? AND k = ?"
+        self.any_between = f"SELECT 1 FROM {self.table} WHERE _userid = ? AND k BETWEEN ? AND ? LIMIT 1"
         self.last_key = f"SELECT max(k) FROM {self.table} WHERE _userid = ?"
         #: what rows show that are older than a column
         self.missing = {f"c{column.id}": column.missing for column in table.columns if column.late}
@@ -633,6 +634,9 @@ class LiveReader:
 
     def exists(self, layout: Layout, tenant: str, k: int | bytes) -> bool:
         return bool(self.query(layout.exists, (tenant, k)))
+
+    def any_between(self, layout: Layout, tenant: str, least: int | bytes, greatest: int | bytes) -> bool:
+        return bool(self.query(layout.any_between, (tenant, least, greatest)))
 
     def last_key(self, layout: Layout, tenant: str) -> int | bytes | None:
         found = self.query(layout.last_key, (tenant,))

@@ -198,7 +198,8 @@ class SegmentWriter:
         """Complete the file; at least one row must have been added."""
         if self._held:
             self._write(self._held)
-        assert self._first is not None and self._writer is not None
+        assert self._first is not None
+        assert self._writer is not None
         self._writer.add_key_value_metadata({
             _FORMAT: FORMAT, _INDEX: json.dumps(self._groups, separators=(",", ":")),
             _BLOOM: bloom.build(np.concatenate(self._hashes)),

@@ -53,7 +53,7 @@ def _named(engine: StoreEngine, owner: Owner, key: LockKey) -> tuple[str | None,
             return namespace, name, None, None
         case ("namespace", name):
             return name, None, None, None
-        case ("account" | "runs", _):
+        case ("account", _) | ("runs", _, _):
             return None, None, None, None
     table = _table(engine, owner, key[0])
     if table is None:

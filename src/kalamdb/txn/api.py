@@ -238,10 +238,13 @@ class Transaction(Protocol):
     # 'Key (id)=(5) already exists.'), NOT NULL (23502) and enforced checks (23514); read-only: 25006
     async def insert(
         self, table: TableDef, rows: Iterable[tuple[str, Row]], *, skip_conflicts: bool = False,
-        conflicts: list[int] | None = None, batch: pa.RecordBatch | None = None,
+        conflicts: list[int] | None = None,
     ) -> int:
-        """How many rows; ``skip_conflicts``: without those whose key is taken, whose places go to ``conflicts``.
-        ``batch``: the same rows, all of one tenant, as columns in the table's order."""
+        """How many rows; ``skip_conflicts``: without those whose key is taken, whose places go to ``conflicts``."""
+
+    async def insert_batch(self, table: TableDef, tenant: str, batch: pa.RecordBatch) -> bool:
+        """Insert the rows of a batch of the table's columns that are new without doubt, as those of a load mostly are.
+        False, and nothing was done, where each has to be looked at: ``insert`` does that."""
 
     def insert_nowait(self, table: TableDef, tenant: str, row: Row) -> bool:
         """Single row where no lock has to be waited for; False: call insert."""

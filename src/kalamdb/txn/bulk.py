@@ -1,45 +1,115 @@
-"""Rows of a large transaction that do not stay in memory: runs, ordered files that a commit publishes as segments.
+"""Rows of a large transaction that are not kept one by one: parts, batches in memory, and runs, files of ordered rows
+that a commit publishes as segments.
 
-Once a transaction has inserted ``BULK_ROWS`` rows, or ``BULK_BYTES`` of text, into a table they are written to a
-scratch file in a segment's form, with the position of each in the column ``_pos`` and without ``_seq``, which the
-commit decides. Only rows that are new go there: their keys are in no other run and in no committed row, so that a run
-is read as a cold segment is. What the transaction does to such a row later stays in its overlay and hides it.
+Both have a segment's form, with the position of each row in the column ``_pos`` and without ``_seq``, which the commit
+decides, and are read as cold segments are. Only rows that are new go there: their keys are in no other part or run and
+in no committed row. What the transaction does to such a row later stays in its overlay and hides it.
+
+A batch of a load whose keys lie where no row is becomes a part as it came. Once a transaction has ``BULK_ROWS`` rows of
+a table in parts, or ``BULK_BYTES``, they are written to a scratch file in a worker thread while more come
+(``Making``); they are in memory until the file is complete, which is when it has ``RUN_ROWS`` rows, or at the commit.
+Rows that are kept one by one become a run at the same numbers.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from operator import lt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from kalamdb import types
 from kalamdb.api import Row
+from kalamdb.errors import KalamError
 from kalamdb.store import bloom
-from kalamdb.store.cold import Absent, ColdRange, ColdStore, positions_in
-from kalamdb.store.files import unlink_scratch
+from kalamdb.store.cold import Absent, ColdRange, ColdStore, DecodedGroup, joined, positions_in, projected
+from kalamdb.store.files import told, unlink_scratch
 from kalamdb.store.hot import Layout
 from kalamdb.store.manifest import Manifest, Positions, Segment
-from kalamdb.store.segment import Key, SegmentWriter, Written, key_at, segment_schema
+from kalamdb.store.segment import GROUP_ROWS, Group, Key, SegmentFile, SegmentWriter, Written, key_at, segment_schema
 from kalamdb.txn.api import NotInMemory, TableDef
 
-if TYPE_CHECKING:
-    from kalamdb.txn.overlay import Loaded
-
 #: rows of one table that a transaction holds in memory before they become a run
-BULK_ROWS = 100_000
+BULK_ROWS = 2 * GROUP_ROWS
 #: or so much text in them
-BULK_BYTES = 64 << 20
+BULK_BYTES = 32 << 20
+#: a run that grows while a load goes on is complete with so many rows, or bytes in memory
+RUN_ROWS = 8 * GROUP_ROWS
+RUN_BYTES = 64 << 20
+#: a load waits while more than this is to be written
+QUEUE_BYTES = 16 << 20
+#: fewer rows than these are kept one by one
+PART_ROWS = 500
 CHUNK_ROWS = 8192
 CACHE_BYTES = 32 << 20
-_STORAGE = "scratch"
+_STORAGE, _MEMORY = "scratch", "memory"
 _EMPTY = Manifest(-1, 0)
+InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 _numbers = itertools.count(1)
+
+
+# ---------- parts ----------
+class Memory:
+    """A part's rows, to be read as a segment's file with one row group is."""
+
+    bloom = b"\xff" * 8  # every key may be in it
+
+    def __init__(self, batch: pa.RecordBatch, keys: npt.NDArray[np.int64] | list[bytes], group: Group) -> None:
+        self.batch = batch
+        self.keys = keys
+        self.groups = [group]
+        self.schema = batch.schema
+        self.rows = group.rows
+
+    @cached_property
+    def decoded(self) -> DecodedGroup:
+        return DecodedGroup(self.batch)
+
+    def read(self, number: int, columns: Sequence[str]) -> pa.RecordBatch:
+        return self.batch.select([name for name in columns if name in self.schema.names] or ["k"])
+
+    def between(self, low: Any, high: Any) -> range:
+        return range(1)
+
+    def key_list(self) -> list[Any]:
+        return self.keys.tolist() if isinstance(self.keys, np.ndarray) else self.keys
+
+    def shares_keys(self, other: Memory) -> bool:
+        """Is one of the other's keys here?"""
+        if isinstance(self.keys, np.ndarray):
+            places = self.keys.searchsorted(other.keys)
+            places[places == len(self.keys)] = 0
+            return bool((self.keys[places] == other.keys).any())
+        return not set(self.keys).isdisjoint(other.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Segment):
+    """Rows of one tenant in memory, in order."""
+
+    memory: Memory = field(kw_only=True, compare=False, repr=False)
+
+
+class RunStore(ColdStore):
+    """Parts and runs as segments."""
+
+    def file(self, segment: Segment) -> SegmentFile:
+        return segment.memory if isinstance(segment, Part) else ColdStore.file(self, segment)  # type: ignore[return-value]
+
+    def opened(self, segment: Segment) -> SegmentFile | None:
+        return self.file(segment) if isinstance(segment, Part) else ColdStore.opened(self, segment)
+
+    def group(self, segment: Segment, number: int, *, wait: bool = True) -> DecodedGroup:
+        return segment.memory.decoded if isinstance(segment, Part) else (
+            ColdStore.group(self, segment, number, wait=wait))
 
 
 class _Scratch:
@@ -68,36 +138,124 @@ class RunView:
 
 
 class Runs:
-    """The runs of one table in one transaction."""
+    """The parts and runs of one table in one transaction."""
 
     def __init__(self, table: TableDef, layout: Layout) -> None:
         self.table = table
         self.written: list[tuple[Segment, Written]] = []
+        self.parts: list[Part] = []
+        self.waiting: list[Part] = []  # of these, those that may become a run with others that come
+        self.making: Making | None = None
         self._layout = layout
         self._manifest = _EMPTY
+        self._run_of: dict[int, Segment] = {}  # by the number of a part that has become one with others
+        self._first_of: dict[int, int] = {}  # the number of a run's first part
 
     def altered(self, table: TableDef, layout: Layout) -> Runs:
-        """The same runs under another definition of the table; they are one transaction's, and end once."""
+        """The same runs under another definition of the table; they are one transaction's, and end once. None is in the
+        making."""
         made = Runs(table, layout)
-        made.written = list(self.written)
+        made.written, made.parts = list(self.written), list(self.parts)
+        made._run_of, made._first_of = dict(self._run_of), dict(self._first_of)
         made._renew()
         return made
 
     @cached_property
-    def _store(self) -> ColdStore:
+    def _store(self) -> RunStore:
         """Made by the first run: most transactions have none."""
-        return ColdStore({_STORAGE: _Scratch()}, CACHE_BYTES)
+        return RunStore({_STORAGE: _Scratch()}, CACHE_BYTES)
 
     def __bool__(self) -> bool:
-        return bool(self.written)
+        return bool(self._manifest.segments)
 
     @property
     def rows(self) -> int:
-        return sum(segment.rows for segment, _ in self.written)
+        return sum(segment.rows for segment in self._manifest.segments)
+
+    @property
+    def rows_in_parts(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def large(self) -> bool:
+        """Are there files, or should there be at the commit?"""
+        return bool(self.written or self.making) or self.rows_in_parts >= BULK_ROWS
 
     def view(self) -> RunView:
         """The runs of now, for a scan: those to come, which may be taken back, are none of its business."""
         return RunView(self._store, self._layout, self._manifest)
+
+    # ---------- parts ----------
+    def part_of(self, tenant: str, position: int, batch: pa.RecordBatch) -> Part | None:
+        """Of a batch of the table's columns, with no null among the keys. None where a key is there twice."""
+        codec, places = self._layout.codec, self.table.key
+        keys: Any
+        if codec.integer:
+            keys = batch.column(places[0]).cast(pa.int64()).to_numpy()
+            if not (keys[1:] > keys[:-1]).all():
+                places_in_order = np.argsort(keys)
+                keys, batch = keys[places_in_order], batch.take(pa.array(places_in_order))
+                if not (keys[1:] > keys[:-1]).all():
+                    return None
+            column, first, last = pa.array(keys), int(keys[0]), int(keys[-1])
+        else:
+            kinds = [self.table.columns[place].type for place in places]
+            keys = [codec.encode(key) for key in types.rows_of_batch(batch.select(places), kinds)]
+            if not all(map(lt, keys, keys[1:])):
+                order = sorted(range(len(keys)), key=keys.__getitem__)
+                keys, batch = [keys[place] for place in order], batch.take(pa.array(order))
+                if not all(map(lt, keys, keys[1:])):
+                    return None
+            column, first, last = pa.array(keys, pa.binary()), keys[0], keys[-1]
+        count = batch.num_rows
+        head = [] if self._layout.shared else [pa.repeat(tenant, count)]
+        whole = pa.RecordBatch.from_arrays(
+            [*head, column, pa.array(np.full(count, position, np.int64)), *batch.columns], schema=self._schema())
+        no_seq: Any = None
+        low, high = (tenant, first), (tenant, last)
+        return Part(-next(_numbers), _MEMORY, "", count, whole.nbytes, "", low, high, first, last, no_seq, no_seq, 0,
+                    memory=Memory(whole, keys, Group(0, count, low, high)))
+
+    def collides(self, part: Part) -> bool:
+        """Is one of a part's keys in another?"""
+        return any(other.overlaps(part.first, part.last) and other.memory.shares_keys(part.memory)
+                   for other in self.parts)
+
+    def may_be_in_files(self, part: Part) -> bool:
+        return any(segment.overlaps(part.first, part.last) for segment, _ in self.written)
+
+    def in_files(self, part: Part) -> bool:
+        """Is one of a part's keys in a run? In a worker thread."""
+        tenant, keys = part.first[0], part.memory.keys
+        hashes = bloom.key_hashes(None if self._layout.shared else [tenant] * part.rows, keys)
+        for segment, _ in self.written:
+            if segment.overlaps(part.first, part.last):
+                perhaps = np.flatnonzero(bloom.may_contain_many(self._store.file(segment).bloom, hashes))
+                if len(self.dead(segment, [(tenant, keys[place]) for place in perhaps])):
+                    return True
+        return False
+
+    def add_part(self, part: Part) -> None:
+        self.parts.append(part)
+        self.waiting.append(part)
+        self._renew()
+
+    def seal(self) -> None:
+        """What comes from now on may be taken back by itself."""
+        self.waiting = []
+        if self.making is not None:
+            self.making.sealed = True
+
+    def hot_rows(self) -> Iterator[tuple[str, int | bytes, Row]]:
+        """The rows in parts: (tenant, encoded key, row). Any thread."""
+        layout = self._layout
+        for part in self.parts:
+            batch = part.memory.batch
+            rows = types.rows_of_batch(projected(batch, layout.columns, layout, part), layout.types)
+            yield from zip(itertools.repeat(part.first[0]), batch.column("k").to_pylist(), rows)
+
+    def hot_keys(self) -> list[Key]:
+        return [(part.first[0], k) for part in self.parts for k in part.memory.batch.column("k").to_pylist()]
 
     # ---------- writing, in a worker thread ----------
     def write(self, path: Path, rows: Sequence[tuple[Key, int, Row]]) -> tuple[Segment, Written]:
@@ -105,78 +263,105 @@ class Runs:
         layout, schema = self._layout, self._schema()
         key = types.by_name("int8" if layout.codec.integer else "bytea")
         kinds = [*([] if layout.shared else [types.TEXT]), key, types.by_name("int8"), *layout.types]
-        return self._write(path, schema, (
-            types.rows_to_arrow([(*(key[1:] if layout.shared else key), position, *row)
-                                 for key, position, row in rows[start : start + CHUNK_ROWS]], kinds, schema)
-            for start in range(0, len(rows), CHUNK_ROWS)))
+        writer = SegmentWriter(path, self.table, schema)
+        try:
+            for start in range(0, len(rows), CHUNK_ROWS):
+                writer.add(types.rows_to_arrow([(*(key[1:] if layout.shared else key), position, *row)
+                                                for key, position, row in rows[start : start + CHUNK_ROWS]],
+                                               kinds, schema))
+            written = writer.finish()
+        except BaseException:
+            writer.abandon()
+            raise
+        return run_of(written), written
 
-    def write_loaded(self, path: Path, keys: Sequence[Key], loaded: Sequence[Loaded]) -> tuple[Segment, Written]:
-        """``write`` of rows as they came."""
-        schema = self._schema()
-        key_type, shared = schema.field("k").type, self._layout.shared
+    def make(self, path: Path, storage: str, in_thread: InThread) -> Making:
+        """Begin a run of parts."""
+        self.making = Making(SegmentWriter(path, self.table, self._schema()), storage, in_thread, self._fitted)
+        return self.making
 
-        def batches() -> Iterator[pa.RecordBatch]:
-            at = 0
-            for part in loaded:
-                count = part.batch.num_rows
-                head = [] if shared else [pa.array([part.tenant] * count, pa.string())]
-                head.append(pa.array([k for _, k in keys[at : at + count]], key_type))
-                head.append(pa.array(np.full(count, part.position, np.int64)))
-                yield pa.RecordBatch.from_arrays([*head, *part.batch.columns], schema=schema)
-                at += count
-
-        whole = pa.Table.from_batches(batches(), schema).combine_chunks()
-        return self._write(path, schema, whole.to_batches(max_chunksize=CHUNK_ROWS))
+    def _fitted(self, parts: Sequence[Part]) -> Iterator[pa.RecordBatch]:
+        """Rows of parts in order, as they are under the table's definition."""
+        schema, layout = self._schema(), self._layout
+        batches = [part.memory.batch if part.memory.schema.equals(schema) else
+                   projected(part.memory.batch, schema.names, layout, part) for part in parts]
+        yield from batches if in_order(parts) else [joined(batches, shared=layout.shared)]
 
     def _schema(self) -> pa.Schema:
         schema = segment_schema(self.table, seq=False)
         return schema.insert(schema.names.index("k") + 1, pa.field("_pos", pa.int64(), nullable=False))
 
-    def _write(self, path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> tuple[Segment, Written]:
-        writer = SegmentWriter(path, self.table, schema)
-        try:
-            for batch in batches:
-                writer.add(batch)
-            written = writer.finish()
-        except BaseException:
-            writer.abandon()
-            raise
-        no_seq: Any = None
-        segment = Segment(-next(_numbers), _STORAGE, str(path), written.rows, written.bytes, written.checksum,
-                          written.first, written.last, written.least, written.greatest, no_seq, no_seq, 0)
-        return segment, written
-
     def add(self, segment: Segment, written: Written) -> None:
         self.written.append((segment, written))
         self._renew()
 
+    def add_made(self, making: Making, segment: Segment, written: Written) -> None:
+        """A run in the making is complete."""
+        gone = {part.id for part in making.parts}
+        self._run_of.update(dict.fromkeys(gone, segment))
+        self._first_of[segment.id] = making.parts[0].id
+        self.parts = [part for part in self.parts if part.id not in gone]
+        self.making = None
+        self.add(segment, written)
+
+    def drop_part(self, number: int) -> None:
+        """A savepoint's rollback takes a part back, and with it all those of its run, which end with it."""
+        if self.making is not None and any(part.id == number for part in self.making.parts):
+            self.making.abandon()
+            self.making = None
+        if (run := self._run_of.pop(number, None)) is not None:
+            self.drop(run)
+        self.parts = [part for part in self.parts if part.id != number]
+        self.waiting = [part for part in self.waiting if part.id != number]
+        self._renew()
+
     def drop(self, segment: Segment) -> None:
-        """A savepoint's rollback takes the run back."""
+        """The same of a run."""
         self.written = [item for item in self.written if item[0] is not segment]
         self._store.forget(segment.id)
         unlink_scratch(Path(segment.file))
         self._renew()
 
     def clear(self) -> None:
-        if not self.written:
+        if self.making is not None:
+            self.making.abandon()
+            self.making = None
+        if not self:
             return
         for segment, _ in self.written:
             self._store.forget(segment.id)
             unlink_scratch(Path(segment.file))
-        self.written = []
+        self.written, self.parts, self.waiting = [], [], []
         self._renew()
 
     def _renew(self) -> None:
-        segments = sorted((segment for segment, _ in self.written), key=lambda segment: segment.first)
+        segments = [*self.parts, *(segment for segment, _ in self.written)]
+        segments.sort(key=lambda segment: segment.first)
         self._manifest = Manifest(-1, self._manifest.version + 1, tuple(segments))
 
     # ---------- reading ----------
     def may_hold(self, keys: Sequence[Key]) -> bool:
-        """Might one of these keys be in a run? Their bounds tell."""
-        if not self.written:
+        """Might one of these keys be here? Their bounds tell."""
+        if not self:
             return False
         least, greatest = min([k for _, k in keys]), max([k for _, k in keys])
-        return any(segment.least <= greatest and least <= segment.greatest for segment, _ in self.written)
+        return any(segment.least <= greatest and least <= segment.greatest for segment in self._manifest.segments)
+
+    def overlaps(self, low: Key, high: Key) -> bool:
+        return any(segment.overlaps(low, high) for segment in self._manifest.segments)
+
+    def number_with(self, key: Key) -> int | None:
+        """Of the part or run with a key; a run has the number of its first part. NotInMemory."""
+        possible = [segment for segment in self._manifest.segments if segment.may_hold(key)]
+        if not possible:
+            return None
+        try:
+            found = self._store.locate(self._manifest, *key, wait=False)
+        except Absent:
+            raise NotInMemory(partial(self.lookup, key, None, wait=True)) from None
+        except KalamError:  # the file has just moved, by the commit: it may be there
+            return self._first_of.get(possible[0].id, possible[0].id)
+        return None if found is None else self._first_of.get(found[0].id, found[0].id)
 
     def lookup(self, key: Key, position: int | None = None, *, wait: bool = False) -> Row | None:
         """The row of a key, (*columns, NULL, owner), if it was written at ``position`` or before. NotInMemory."""
@@ -207,12 +392,125 @@ class Runs:
 
     def has(self, keys: pa.RecordBatch) -> pa.RecordBatch:
         """Those of some keys, in order, that are in a run."""
+        written = Manifest(-1, 0, tuple([segment for segment, _ in self.written]))
         column: Any = keys.column("k")
         column = column.to_numpy() if self._layout.codec.integer else column.to_pylist()
         hashes = bloom.key_hashes(None if self._layout.shared else keys.column("_userid").to_pylist(), column)
         perhaps = np.zeros(keys.num_rows, np.bool_)
-        for segment in self._manifest.segments:
+        for segment in written.segments:
             perhaps |= bloom.may_contain_many(self._store.file(segment).bloom, hashes)
         places = [int(place) for place in np.flatnonzero(perhaps)
-                  if self.lookup(key_at(keys, int(place)), wait=True) is not None]
+                  if self._store.locate(written, *key_at(keys, int(place)), wait=True) is not None]
         return keys.take(pa.array(places, pa.int64()))
+
+
+def run_of(written: Written) -> Segment:
+    no_seq: Any = None
+    return Segment(-next(_numbers), _STORAGE, str(written.path), written.rows, written.bytes, written.checksum,
+                   written.first, written.last, written.least, written.greatest, no_seq, no_seq, 0)
+
+
+class Making:
+    """A run that is written in worker threads while more of its rows come. ``in_thread`` runs something to its end,
+    whatever happens to the task that waits.
+
+    After an error there, which ``drained`` and ``finish`` raise, nothing more is written.
+    """
+
+    def __init__(self, writer: SegmentWriter, storage: str, in_thread: InThread,
+                 fitted: Callable[[Sequence[Part]], Iterator[pa.RecordBatch]]) -> None:
+        self.parts: list[Part] = []
+        self.sealed = False  # no more rows may come
+        self.rows = self.nbytes = 0
+        self._writer = writer
+        self._storage = storage
+        self._in_thread = in_thread
+        self._fitted = fitted
+        self._queue: list[list[Part]] = []
+        self._queued = 0
+        self._task: asyncio.Task[None] | None = None
+        self._error: BaseException | None = None
+        self._abandoned = self._closing = False
+        self._made: tuple[Segment, Written] | None = None
+
+    @property
+    def full(self) -> bool:
+        return self.rows >= RUN_ROWS or self.nbytes >= RUN_BYTES
+
+    @property
+    def behind(self) -> bool:
+        """Is as much to be written as may be?"""
+        return self._queued > QUEUE_BYTES
+
+    def takes(self, parts: Sequence[Part]) -> bool:
+        """May these follow what is there?"""
+        return not self.sealed and (not self.parts or (self.parts[-1].last < parts[0].first and in_order(parts)))
+
+    def add(self, parts: Sequence[Part]) -> None:
+        """In any order where they are the first; the run then begins with the least."""
+        self._queue.append(list(parts))
+        self.parts += parts if in_order(parts) else sorted(parts, key=lambda part: part.last)
+        self.rows += sum(part.rows for part in parts)
+        nbytes = sum(part.bytes for part in parts)
+        self.nbytes += nbytes
+        self._queued += nbytes
+        self._go_on()
+
+    async def _work(self) -> None:
+        """Until there is nothing to be written."""
+        try:
+            while self._error is None and not self._abandoned:
+                if self._queue:
+                    parts = self._queue.pop(0)
+                    await self._in_thread(partial(self._write, parts))
+                    self._queued -= sum(part.bytes for part in parts)
+                elif self._closing and self._made is None:
+                    self._made = await self._in_thread(self._complete)
+                else:
+                    break
+        except BaseException as error:
+            self._error = error  # for whoever asks next
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._task = None
+            if self._abandoned:
+                self._writer.abandon()
+
+    def _write(self, parts: Sequence[Part]) -> None:
+        with told("write", self._writer.path.name, self._storage):
+            for batch in self._fitted(parts):
+                self._writer.add(batch)
+
+    def _complete(self) -> tuple[Segment, Written]:
+        with told("write", self._writer.path.name, self._storage):
+            written = self._writer.finish()
+        return run_of(written), written
+
+    def _go_on(self) -> None:
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._work())
+
+    async def drained(self) -> None:
+        while self._task is not None:
+            await asyncio.wait([self._task])
+        if self._error is not None:
+            raise self._error
+
+    async def finish(self) -> tuple[Segment, Written]:
+        """The complete file. It is still to be abandoned where nobody takes it."""
+        self.sealed = self._closing = True
+        self._go_on()
+        await self.drained()
+        assert self._made is not None
+        return self._made
+
+    def abandon(self) -> None:
+        """Nobody wants it."""
+        self._abandoned = True
+        if self._task is None:
+            self._writer.abandon()
+
+
+def in_order(parts: Sequence[Part]) -> bool:
+    return all(one.last < other.first for one, other in itertools.pairwise(parts))

@@ -335,6 +335,15 @@ class StoreEngine:
             keys.append(hot)
         return max(keys, default=None)
 
+    def any_between(self, layout: Layout, tenant: str, least: Any, greatest: Any) -> bool:
+        """Might there be a committed row of the tenant in this range of keys?"""
+        if self.live.any_between(layout, tenant, least, greatest):
+            return True
+        found = self.cold.as_of(self.live.query, layout.table_id)  # after the hot ones: rows only go there
+        return found is not None and any(segment.least <= greatest and least <= segment.greatest
+                                         and segment.overlaps((tenant, least), (tenant, greatest))
+                                         for segment in found.segments)
+
     async def load(self, missing: NotInMemory) -> None:
         """Read what a look-up did not find in memory; its file stays there meanwhile."""
         number = self.readers.enter()
@@ -357,7 +366,7 @@ class StoreEngine:
         """Store a transaction's writes; its sequence number, after the data are on the disk. What follows from that is
         done by then, whether or not anybody still waits. ``alone``: nobody else would have to, so that the event loop
         may do it at once."""
-        large = [overlay for overlay in overlays if overlay.runs]
+        large = [overlay for overlay in overlays if overlay.runs.large]
         if not large:
             return self._write(transaction.id if transaction.named else None, overlays, changes, (), alone=alone)
         task = asyncio.ensure_future(self._write_large(transaction, overlays, changes, large))
@@ -368,6 +377,8 @@ class StoreEngine:
     async def _write_large(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
                            changes: CatalogChanges | None, large: Sequence[TableOverlay]) -> int:
         txn_id = transaction.id if transaction.named else None
+        for overlay in large:
+            await transaction.settle_runs(overlay)
         async with self.tiers.publishing(large) as bulk:
             seq: int = await outcome(self._write(txn_id, overlays, changes, bulk))
             return seq
@@ -409,7 +420,7 @@ class StoreEngine:
                 dug = tombstones(table_id) if table_id in self.tiered else None
                 apply_rows(connection, overlay.layout, seq, overlay.changes(), dug)
                 self._last_written[table_id] = seq
-                self.columns.changed(overlay.layout, overlay.rows.keys())
+                self.columns.changed(overlay.layout, overlay.keys())
             for made in bulk:
                 made.publish(connection, seq)
             if txn_id is not None:
@@ -446,7 +457,7 @@ class StoreEngine:
     def _stored(self, overlays: Sequence[TableOverlay], changes: CatalogChanges | None) -> None:
         for overlay in overlays:  # not before: whoever counts rows now must find them
             table_id = overlay.table.id
-            self._rows_written[table_id] = self._rows_written.get(table_id, 0) + len(overlay.rows)
+            self._rows_written[table_id] = self._rows_written.get(table_id, 0) + overlay.count
         faults.reach("commit.durable")
         if changes:
             self.catalog.publish(changes)
@@ -562,7 +573,7 @@ def _claimer(number: int, cutoff: int) -> Callable[[apsw.Connection], bool]:
 
 def _weight(overlays: Sequence[TableOverlay]) -> int | None:
     """Of a light job; None where these are too many rows, or too much in them, for the event loop."""
-    rows = sum(len(overlay.rows) for overlay in overlays)
+    rows = sum(overlay.count for overlay in overlays)
     if rows > LIGHT_ROWS:
         return None
     size = 0

@@ -99,6 +99,14 @@ class LockTable:
         owner.locks.extend(keys)
         return True
 
+    def others_have(self, owner: Owner, table_id: int, tenant: str, keys: Sequence[Any]) -> bool:
+        """Has anybody else a lock on one of these rows, or perhaps on one between them? The keys are in order."""
+        if len(self._held) > len(keys):
+            return any(self._held.get((table_id, tenant, key), owner) is not owner for key in keys)
+        least, greatest = keys[0], keys[-1]
+        return any(key[0] == table_id and len(key) == 3 and key[1] == tenant and least <= key[2] <= greatest
+                   and held is not owner for key, held in self._held.items())
+
     async def lock(self, owner: Owner, key: LockKey, *, share: bool = False, timeout_ms: int = 0) -> bool:
         """Take a lock, waiting for it; True if it had to wait. 40P01 in a deadlock, 55P03 after ``timeout_ms``."""
         if self.try_lock(owner, key, share=share):

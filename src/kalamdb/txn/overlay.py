@@ -10,10 +10,8 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
-from operator import itemgetter, lt
+from operator import itemgetter
 from typing import Any
-
-import pyarrow as pa
 
 from kalamdb.api import Row
 from kalamdb.catalog.catalog import CatalogChanges
@@ -21,22 +19,12 @@ from kalamdb.store.hot import Layout
 from kalamdb.store.manifest import Segment
 from kalamdb.store.segment import Written
 from kalamdb.txn.api import TableDef
-from kalamdb.txn.bulk import Runs
+from kalamdb.txn.bulk import Part, Runs
 
 RowKey = tuple[str, int | bytes]
 #: (position, row or None for deleted, the version before)
 Version = tuple[int, Row | None, Any]
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """Rows of a load as they came: a batch of the table's columns."""
 
-    tenant: str
-    position: int
-    batch: pa.RecordBatch
-
-
-#: of rows that are kept as they came
-LOADED_BYTES = 64 << 20
 #: so many keys are put in order one by one
 FEW = 16
 
@@ -44,7 +32,7 @@ FEW = 16
 class TableOverlay:
     """Own versions of one table's rows."""
 
-    __slots__ = ("_order", "_wide", "fresh", "layout", "loaded", "loaded_bytes", "rows", "runs", "table", "weight")
+    __slots__ = ("_order", "_wide", "fresh", "layout", "rows", "runs", "table", "weight")
 
     def __init__(self, table: TableDef, layout: Layout) -> None:
         self.table = table
@@ -53,8 +41,6 @@ class TableOverlay:
         self.fresh: list[RowKey] = []  # inserted since the last savepoint or run: these may become a run
         self.weight = 0  # characters and bytes in those, about
         self._wide = [place for place, column in enumerate(table.columns) if column.type.layout in ("utf8", "binary")]
-        self.loaded: list[Loaded] | None = []  # the same rows as they came; None: something happened to them
-        self.loaded_bytes = 0
         self.rows: dict[RowKey, Version] = {}
         self._order: list[RowKey] = []  # keys in order, those that came last perhaps missing
 
@@ -62,7 +48,7 @@ class TableOverlay:
         """The same rows under another definition."""
         made = TableOverlay(table, layout)
         made.runs = self.runs.altered(table, layout)
-        made.fresh, made.weight, made.loaded = list(self.fresh), self.weight, None
+        made.fresh, made.weight = list(self.fresh), self.weight
         places = {column.id: place for place, column in enumerate(self.table.columns)}
         sources = [(places.get(column.id), column.missing) for column in table.columns]
         for key, version in self.rows.items():
@@ -72,7 +58,6 @@ class TableOverlay:
     def forget_fresh(self) -> None:
         self.fresh.clear()
         self.weight = 0
-        self.loaded, self.loaded_bytes = [], 0
 
     def add_fresh(self, keys: Sequence[RowKey], rows: Sequence[Row]) -> None:
         """Of many rows one in four is weighed: looking at all would take longer than the rest."""
@@ -80,14 +65,6 @@ class TableOverlay:
         step = 4 if len(rows) >= FEW else 1
         for place in self._wide:
             self.weight += step * sum(len(row[place]) for row in rows[::step] if row[place] is not None)
-
-    def note_loaded(self, part: Loaded) -> None:
-        """These fresh rows came so. Not for ever: they are in memory twice."""
-        if self.loaded is not None:
-            self.loaded.append(part)
-            self.loaded_bytes += part.batch.nbytes
-            if self.loaded_bytes > LOADED_BYTES:
-                self.loaded = None
 
     def forget(self, key: RowKey) -> None:
         del self.rows[key]
@@ -136,13 +113,6 @@ class TableOverlay:
         found.sort(key=itemgetter(0))
         return found
 
-    def loaded_in_order(self) -> list[Loaded] | None:
-        """The fresh rows as they came, if they all came in order as columns and nothing has happened to them."""
-        loaded, fresh = self.loaded, self.fresh
-        if not loaded or sum([part.batch.num_rows for part in loaded]) != len(fresh):
-            return None
-        return loaded if all(map(lt, fresh, islice(fresh, 1, None))) else None
-
     def size(self, enough: int) -> int:
         """Characters and bytes of the texts and blobs to be stored; once there are more than ``enough``, what has been
         counted."""
@@ -160,7 +130,21 @@ class TableOverlay:
                 break
         return total
 
+    @property
+    def count(self) -> int:
+        """Of rows that are not in a file."""
+        return len(self.rows) + self.runs.rows_in_parts
+
+    def keys(self) -> list[RowKey]:
+        """Of the same."""
+        return [*self.rows, *self.runs.hot_keys()]
+
     def changes(self) -> Iterator[tuple[str, int | bytes, Row | None]]:
+        """The same. Any thread."""
+        rows = self.rows
+        for tenant, k, row in self.runs.hot_rows():
+            if (tenant, k) not in rows:
+                yield tenant, k, row
         for (tenant, k), version in self.rows.items():
             yield tenant, k, version[1]
 
@@ -198,7 +182,7 @@ class Overlay:
     def __init__(self) -> None:
         self.tables: dict[int, TableOverlay] = {}
         self.position = 0
-        self._undo: list[tuple[TableOverlay, RowKey | Segment] | tuple[None, CatalogChanges | None]] = []
+        self._undo: list[tuple[TableOverlay, RowKey | Segment | int] | tuple[None, CatalogChanges | None]] = []
         self._marks: list[_Mark] = []
 
     @property
@@ -218,7 +202,6 @@ class Overlay:
 
     def write(self, overlay: TableOverlay, key: RowKey, row: Row | None) -> None:
         before = overlay.rows.get(key)
-        overlay.loaded = None
         if self._marks:
             self._undo.append((overlay, key))
         elif before is not None and before[0] == self.position:  # no reader can want it, nothing can bring it back
@@ -237,6 +220,12 @@ class Overlay:
         overlay.add_fresh(keys, rows)
         if self._marks:
             self._undo.extend([(overlay, key) for key in keys])
+
+    def insert_part(self, overlay: TableOverlay, part: Part) -> None:
+        """Rows of keys that nobody had before."""
+        overlay.runs.add_part(part)
+        if self._marks:
+            self._undo.append((overlay, part.id))
 
     def to_run(self, overlay: TableOverlay, keys: Sequence[RowKey], segment: Segment, written: Written) -> None:
         """The rows of these keys are in a run now."""
@@ -271,6 +260,7 @@ class Overlay:
     def open_level(self, locks: int) -> None:
         for overlay in self.tables.values():
             overlay.forget_fresh()
+            overlay.runs.seal()
         self._marks.append(_Mark(len(self._undo), locks))
 
     def release_level(self) -> None:
@@ -291,6 +281,9 @@ class Overlay:
                 continue
             if isinstance(key, Segment):
                 overlay.runs.drop(key)
+                continue
+            if isinstance(key, int):
+                overlay.runs.drop_part(key)
                 continue
             before: Version | None = overlay.rows[key][2]
             if before is None:

@@ -11,7 +11,9 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice, repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -38,8 +40,9 @@ from kalamdb.txn.api import (
     StaleDefinition,
     TableDef,
 )
+from kalamdb.txn.bulk import Part
 from kalamdb.txn.locks import LockKey, Waiter
-from kalamdb.txn.overlay import FEW, Loaded, Overlay, RowKey, TableOverlay, Version
+from kalamdb.txn.overlay import FEW, Overlay, RowKey, TableOverlay, Version
 from kalamdb.txn.sample import StoreSample
 from kalamdb.txn.scan import StoreScan
 
@@ -258,7 +261,7 @@ class StoreTransaction:
         return True
 
     async def insert(self, table: TableDef, rows: Iterable[tuple[str, Row]], *, skip_conflicts: bool = False,
-                     conflicts: list[int] | None = None, batch: pa.RecordBatch | None = None) -> int:
+                     conflicts: list[int] | None = None) -> int:
         await self._enter(table)
         layout = self._engine.layouts.of(table)
         overlay = self._overlay.table(table, layout)
@@ -268,8 +271,6 @@ class StoreTransaction:
             taken: list[int] = []
             if not self._insert_new(overlay, part, last):
                 await self._insert_each(overlay, part, last, taken if skip_conflicts else None)
-            elif batch is not None:
-                overlay.note_loaded(Loaded(part[0][0], self._overlay.position, batch.slice(seen, len(part))))
             count += len(part) - len(taken)
             if conflicts is not None:
                 conflicts += [seen + place for place in taken]
@@ -281,6 +282,102 @@ class StoreTransaction:
                 await self._spill(overlay)
         await self._spill(overlay)
         return count
+
+    async def insert_batch(self, table: TableDef, tenant: str, batch: pa.RecordBatch) -> bool:
+        await self._enter(table)
+        layout = self._engine.layouts.of(table)
+        if layout.stream or layout.files or not table.key or table.checks or batch.num_rows < bulk.PART_ROWS or any(
+                batch.column(place).null_count for place, column in enumerate(table.columns)
+                if column.not_null or place in table.key):
+            return False
+        overlay = self._overlay.table(table, layout)
+        if overlay.runs.making is not None and overlay.runs.making.sealed:
+            await self._finish_run(overlay)
+        part = overlay.runs.part_of(tenant, self._overlay.position, batch)
+        if part is None:
+            return False
+        if overlay.runs.may_be_in_files(part):
+            known = await self._engine.tiers.in_thread(partial(overlay.runs.in_files, part), pool="bulk")
+            self._check_alive()
+            if known:
+                return False
+        if not self._is_new(overlay, part):
+            return False
+        self._overlay.insert_part(overlay, part)
+        self._engine.locks.try_lock(self, self._run_key(part.id))
+        self._engine.loading.setdefault(table.id, {})[self] = None
+        await asyncio.sleep(0)
+        self._check_alive()
+        await self._write_parts(overlay)
+        return True
+
+    def _is_new(self, overlay: TableOverlay, part: Part) -> bool:
+        """Has nobody a row in the range of a part's keys, or a lock?"""
+        table, (tenant, least), greatest = overlay.table, part.first, part.last[1]
+        if overlay.rows and overlay.in_range(tenant, ((">=", least), ("<=", greatest))):
+            return False
+        return not (
+            overlay.runs.collides(part)
+            or any(other.overlaps_runs(table, part) for other in self._loaders(table))
+            or self._engine.locks.others_have(self, table.id, tenant, part.memory.key_list())
+            or self._engine.any_between(overlay.layout, tenant, least, greatest))
+
+    async def _write_parts(self, overlay: TableOverlay) -> None:
+        """Parts beyond what a transaction may hold in memory are written to a run."""
+        runs = overlay.runs
+        many = sum(part.rows for part in runs.waiting) >= bulk.BULK_ROWS or (
+            sum(part.bytes for part in runs.waiting) >= bulk.BULK_BYTES)
+        if runs.making is not None and runs.making.takes(runs.waiting):
+            self._make_run(overlay, runs.waiting)
+        elif many:
+            if runs.making is not None:
+                await self._finish_run(overlay)
+            self._make_run(overlay, runs.waiting)
+            if overlay.table.id in self._engine.catalog.by_id:  # else it is this transaction's own
+                await self._engine.tiers.begin(overlay.table)  # while more rows come, not at the commit
+                self._check_alive()
+        making = runs.making
+        if making is None:
+            return
+        if making.full:
+            await self._finish_run(overlay)
+        elif making.behind:
+            await making.drained()
+            self._check_alive()
+
+    def _make_run(self, overlay: TableOverlay, parts: Sequence[Part]) -> None:
+        """These go to the run in the making, or a new one."""
+        runs, tiers = overlay.runs, self._engine.tiers
+        making = runs.making
+        if making is None:
+            storage = tiers.storage(overlay.table)
+            making = runs.make(storage.scratch(), storage.id, partial(tiers.in_thread, pool="bulk"))
+        making.add(parts)
+        runs.waiting = []
+
+    async def _finish_run(self, overlay: TableOverlay) -> None:
+        """The run in the making takes its parts' place, and is locked as its first part is."""
+        making = overlay.runs.making
+        assert making is not None
+        segment, written = await making.finish()
+        if self._ended or overlay.runs.making is not making:
+            self._check_alive()
+            return
+        overlay.runs.add_made(making, segment, written)
+        self._engine.locks.forget(self, {self._run_key(part.id) for part in making.parts[1:]},
+                                  self._overlay.locks_before)
+
+    async def settle_runs(self, overlay: TableOverlay) -> None:
+        """Before the commit: of the parts that are left, those become a run that may go with others, or are many."""
+        runs = overlay.runs
+        made = {part.id for part in runs.making.parts} if runs.making is not None else set()
+        rest = sorted((part for part in runs.parts if part.id not in made), key=attrgetter("first"))
+        if rest and runs.making is not None and not runs.making.takes(rest):
+            await self._finish_run(overlay)
+        if rest and (runs.making is not None or sum(part.rows for part in rest) >= bulk.BULK_ROWS):
+            self._make_run(overlay, rest)
+        if runs.making is not None:
+            await self._finish_run(overlay)
 
     def _insert_new(self, overlay: TableOverlay, part: Sequence[tuple[str, Row]], last: dict[str, Any]) -> bool:
         """Insert rows whose keys lie where no row is, as those of a load mostly do, all at once. False where each has
@@ -329,9 +426,8 @@ class StoreTransaction:
         had need not stay in memory either."""
         if not _spills(overlay):
             return
-        loaded = overlay.loaded_in_order()
-        rows = [] if loaded else overlay.for_run()
-        keys = list(overlay.fresh) if loaded else [key for key, _, _ in rows]
+        rows = overlay.for_run()
+        keys = [key for key, _, _ in rows]
         if not keys:
             overlay.forget_fresh()
             return
@@ -340,23 +436,20 @@ class StoreTransaction:
 
         def write() -> tuple[Segment, Written]:
             with told("write", path.name, storage.id):
-                return overlay.runs.write_loaded(path, keys, loaded) if loaded else overlay.runs.write(path, rows)
+                return overlay.runs.write(path, rows)
 
         try:
             segment, written = await self._engine.tiers.in_thread(write, pool="bulk")
             self._check_alive()
-            await self._lock(self._runs_key)  # who waited for runs that were taken back may have it for a moment
         except BaseException:
             unlink_scratch(path)
             raise
         self._overlay.to_run(overlay, keys, segment, written)
         self._engine.loading.setdefault(overlay.table.id, {})[self] = None
         lock_keys, keep = _lock_keys(overlay.table, keys), self._overlay.locks_before
-        if self.locks[-1:] == [self._runs_key]:  # the lock that was taken last
-            self.locks.insert(keep, self.locks.pop())
-            keep += 1
         if not self._engine.locks.forget_last(self, lock_keys, keep):
             self._engine.locks.forget(self, set(lock_keys), keep)
+        self._engine.locks.try_lock(self, self._run_key(segment.id))
 
     def _exists(self, overlay: TableOverlay, key: tuple[str, int | bytes], last: dict[str, Any] | None = None) -> bool:
         """Is there a row of this key now? The key's lock is held. ``last`` spares look-ups beyond the highest key."""
@@ -488,7 +581,7 @@ class StoreTransaction:
                 break
             if not wait:
                 return False
-            await self._wait_for_runs(other, timeout_ms)
+            await self._wait_for_run(other, timeout_ms)
             if aside is not None:
                 aside.clear()
         lock_key = (table.id, *key)
@@ -501,35 +594,34 @@ class StoreTransaction:
             aside.clear()
         return True
 
-    async def _wait_for_runs(self, other: StoreTransaction, timeout_ms: int) -> None:
-        """Until a transaction has ended, or taken back runs. Its key is given back at once: it may load again."""
-        key = other._runs_key
+    async def _wait_for_run(self, key: LockKey, timeout_ms: int) -> None:
+        """Until it was committed or taken back."""
         try:
             await self._lock(key, share=True, timeout_ms=timeout_ms)
         finally:
             self._engine.locks.release_one(self, key)
 
-    @property
-    def _runs_key(self) -> LockKey:
-        """Who waits for a row in one of this transaction's runs waits for its end."""
-        return ("runs", self.id)
+    def _run_key(self, number: int) -> LockKey:
+        """Who waits for a row in a part or run of this transaction waits for this."""
+        return ("runs", self.id, number)
 
     def _loaders(self, table: TableDef) -> list[StoreTransaction]:
         """Others that have runs of the table."""
         loading = self._engine.loading.get(table.id)
         return [] if loading is None else [other for other in loading if other is not self]
 
-    def _loader_of(self, table: TableDef, key: RowKey) -> StoreTransaction | None:
-        """Who has a key in a run."""
-        return next((other for other in self._loaders(table) if other.holds_in_run(table, key)), None)
+    def _loader_of(self, table: TableDef, key: RowKey) -> LockKey | None:
+        """What to wait for where somebody has a key in a run. NotInMemory."""
+        return next(filter(None, (other.run_with(table, key) for other in self._loaders(table))), None)
 
-    def holds_in_run(self, table: TableDef, key: RowKey) -> bool:
-        """Raises NotInMemory."""
+    def run_with(self, table: TableDef, key: RowKey) -> LockKey | None:
         overlay = self._overlay.tables.get(table.id)
-        try:
-            return overlay is not None and bool(overlay.runs) and overlay.runs.lookup(key) is not None
-        except KalamError:  # the file has just moved, by the commit: it may be there
-            return True
+        found = None if overlay is None else overlay.runs.number_with(key)
+        return None if found is None else self._run_key(found)
+
+    def overlaps_runs(self, table: TableDef, part: Part) -> bool:
+        overlay = self._overlay.tables.get(table.id)
+        return overlay is not None and overlay.runs.overlaps(part.first, part.last)
 
     def may_hold_in_run(self, table: TableDef, keys: Sequence[RowKey]) -> bool:
         overlay = self._overlay.tables.get(table.id)
@@ -700,6 +792,9 @@ class StoreTransaction:
                                  table=table.name)
         made = replace(table, version=self._engine.catalog.next_definition(),
                        last_column=max(before.next_column, table.next_column) - 1)
+        own = self._overlay.tables.get(table.id)
+        if own is not None and own.runs.making is not None:
+            await self._finish_run(own)
         self._define((self.catalog.changes or CatalogChanges()).with_altered(before, made, self._version()))
         self._overlay.alter(made, self._engine.layouts.of(made))
         return made
