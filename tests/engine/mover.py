@@ -10,6 +10,8 @@ import asyncio
 import os
 from pathlib import Path
 
+import pyarrow as pa
+
 import kalamdb.store.hot
 import kalamdb.store.segment
 import kalamdb.txn.bulk
@@ -24,6 +26,7 @@ LARGE = 30
 INT8 = types.by_name("int8")
 #: key (commit, place) of a session → value
 State = dict[tuple[int, int], int]
+Row = tuple[str, tuple[int, ...]]  # tenant, values
 Step = tuple[str, int, int, int]  # put, set or delete; commit, place, value
 
 
@@ -61,6 +64,8 @@ def make_small() -> None:
     kalamdb.store.hot.LOG_PAGES = 200
     kalamdb.store.segment.GROUP_ROWS = 16
     kalamdb.txn.bulk.BULK_ROWS = 20
+    kalamdb.txn.bulk.RUN_ROWS = 30
+    kalamdb.txn.bulk.PART_ROWS = 4
     kalamdb.txn.tiering.CHUNK_ROWS = 8
     kalamdb.txn.tiering.SEGMENT_ROWS = 200
     kalamdb.txn.tiers.CLEAN_ROWS = 5
@@ -83,9 +88,14 @@ async def table_of(engine: StoreEngine) -> TableDef:
     return found
 
 
+def batch_of(rows: list[Row]) -> pa.RecordBatch:
+    schema = types.arrow_schema([(column.name, INT8) for column in definition().columns])
+    return types.rows_to_arrow([values for _, values in rows], [INT8] * 4, schema)
+
+
 async def commit(engine: StoreEngine, table: TableDef, session: int, number: int) -> None:
     one = engine.begin(None, txn_id=f"{session}.{number}")
-    puts = []
+    puts: list[Row] = []
     for verb, first, place, value in steps(number):
         key = (session, first, place)
         if verb == "put":
@@ -94,7 +104,10 @@ async def commit(engine: StoreEngine, table: TableDef, session: int, number: int
             await one.update(table, [(("", key), {3: value})])
         else:
             await one.delete(table, [("", key)])
-    await one.insert(table, puts)
+    for start in range(0, len(puts), 8):
+        part = puts[start : start + 8]
+        if number % 2 == 0 or not await one.insert_batch(table, "", batch_of(part)):
+            await one.insert(table, part)
     await one.commit()
 
 
