@@ -6,6 +6,7 @@
  * kalam_connection.c  the cache of connections, and how one is made
  * kalam_capability.c  what the server says it can do
  * kalam_request.c     one statement there and its answer back
+ * kalam_wait.c        waiting for the answer
  * kalam_cancel.c      the end of a statement nobody waits for any more
  * kalam_transaction.c what PostgreSQL's transactions mean over there
  * kalam_commit.c      COMMIT, on one server or several
@@ -47,6 +48,8 @@ struct KalamConn
 	Oid			userid;			/* for whom it was made; shown by kalam_connections() */
 	PGconn	   *pg;				/* NULL: not connected */
 	struct WaitEventSet *waits;	/* for its answers; NULL until the first */
+	int			poll_rest;		/* answers without busy polling from now on */
+	int			poll_next_rest; /* after the next time in vain */
 	KalamCapTable *caps;		/* stays when the connection goes, for plans made with it */
 	bool		asked;			/* caps are this connection's */
 	uint64		made;			/* how many there were so far: a cursor belongs to one of them */
@@ -147,17 +150,6 @@ extern void kalam_abandon_result(KalamConn *conn, PGresult *res);
 /* frees with the context; the result itself is returned */
 extern PGresult *kalam_result_guard(PGresult *res);
 KALAM_NORETURN extern void kalam_raise(KalamConn *conn, PGresult *res, const char *sql, uint32 flags);
-extern long kalam_ms_until(TimestampTz deadline);	/* 0 when it has passed */
-/* what pg_stat_activity shows while a backend waits */
-typedef enum KalamWait
-{
-	KALAM_WAIT_CONNECT,
-	KALAM_WAIT_ANSWER,
-	KALAM_WAIT_CANCEL,			/* for the end of a statement that nobody waits for any more */
-	KALAM_WAIT_OUTCOME,			/* to learn what became of a commit */
-} KalamWait;
-
-extern uint32 kalam_wait_event(KalamWait wait);
 extern void kalam_emit_notices(KalamConn *conn);
 extern int64 kalam_count_round_trips(void);
 /* the server's text in this database's encoding, palloc'd */
@@ -177,6 +169,22 @@ typedef enum KalamCommit
 
 /* takes in a COMMIT's answer, without letting an interrupt hide it; in_vain: the server is asked to stop */
 extern KalamCommit kalam_receive_commit(KalamConn *conn, PGresult **res, bool in_vain);
+
+/* ---------- kalam_wait.c ---------- */
+extern long kalam_ms_until(TimestampTz deadline);	/* 0 when it has passed */
+/* what pg_stat_activity shows while a backend waits */
+typedef enum KalamWait
+{
+	KALAM_WAIT_CONNECT,
+	KALAM_WAIT_ANSWER,
+	KALAM_WAIT_CANCEL,			/* for the end of a statement that nobody waits for any more */
+	KALAM_WAIT_OUTCOME,			/* to learn what became of a commit */
+} KalamWait;
+
+extern uint32 kalam_wait_event(KalamWait wait);
+/* one wait, and what has come is taken in; unsent: the socket is waited for to be written, too */
+extern void kalam_wait_for_answer(KalamConn *conn, bool unsent, TimestampTz deadline);
+extern int	kalam_busy_poll;	/* GUC kalam.busy_poll, in microseconds; 0: off */
 
 /* ---------- kalam_cancel.c ---------- */
 /* within a second: the running statement is over, or the connection dropped (false) */

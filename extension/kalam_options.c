@@ -795,5 +795,8 @@ kalam_options_init(void)
 	DefineCustomIntVariable("kalam.node_id", "Node number of snowflake_id().",
 							"-1: the one that the server has given this PostgreSQL.",
 							&kalam_node_id, -1, -1, 1023, PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kalam.busy_poll", "Microseconds to look out for the server's answer before sleeping.",
+							"0: the process sleeps at once.",
+							&kalam_busy_poll, 500, 0, 10000, PGC_USERSET, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("kalam");
 }

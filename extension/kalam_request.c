@@ -15,16 +15,11 @@
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
-#if PG_VERSION_NUM >= 180000
-#include "storage/waiteventset.h"
-#endif
 #include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/wait_event.h"
 
 #include "kalam_core.h"
 
@@ -344,28 +339,6 @@ is_success(PGresult *res)
 
 /* ---------- waiting ---------- */
 
-long
-kalam_ms_until(TimestampTz deadline)
-{
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
-}
-
-/* PostgreSQL before 17 knows no names: it shows "Extension". */
-uint32
-kalam_wait_event(KalamWait wait)
-{
-#if PG_VERSION_NUM >= 170000
-	static const char *const names[] = {"KalamDBConnect", "KalamDBAnswer", "KalamDBCancel", "KalamDBOutcome"};
-	static uint32 events[lengthof(names)];
-
-	if (events[wait] == 0)
-		events[wait] = WaitEventExtensionNew(names[wait]);
-	return events[wait];
-#else
-	return PG_WAIT_EXTENSION;
-#endif
-}
-
 /* An interrupt's error is raised only when the server has been told. */
 static void
 check_interrupts(KalamConn *conn)
@@ -396,47 +369,6 @@ request_timed_out(KalamConn *conn)
 			(errcode(ERRCODE_QUERY_CANCELED),
 			 errmsg("KalamDB at %s did not answer within %d ms", conn->where, conn->timeout),
 			 errhint("The server's option \"timeout\" bounds every request.")));
-}
-
-/* What is waited for is the same each time, and making the set costs more than waiting with it. */
-static WaitEventSet *
-wait_set(KalamConn *conn)
-{
-	WaitEventSet *set = conn->waits;
-
-	if (set != NULL)
-		return set;
-#if PG_VERSION_NUM >= 170000
-	set = CreateWaitEventSet(NULL, 3);
-#else
-	set = CreateWaitEventSet(TopMemoryContext, 3);
-#endif
-	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	AddWaitEventToSet(set, WL_SOCKET_READABLE, PQsocket(conn->pg), NULL, NULL);
-	conn->waits = set;
-	return set;
-}
-
-/* One wait for the socket. True if the latch was set. */
-static bool
-wait_for_answer(KalamConn *conn, bool unsent, TimestampTz deadline)
-{
-	long		timeout = deadline ? kalam_ms_until(deadline) : -1;
-	WaitEvent	event;
-	int			rc = 0;
-
-	if (unsent)
-		rc = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_SOCKET_READABLE |
-							   WL_SOCKET_WRITEABLE | (deadline ? WL_TIMEOUT : 0),
-							   PQsocket(conn->pg), timeout, kalam_wait_event(KALAM_WAIT_ANSWER));
-	else if (WaitEventSetWait(wait_set(conn), timeout, &event, 1, kalam_wait_event(KALAM_WAIT_ANSWER)) > 0)
-		rc = event.events;
-	if (rc & WL_SOCKET_READABLE)
-		(void) PQconsumeInput(conn->pg);	/* a failure shows in the connection's status */
-	if (rc & WL_LATCH_SET)
-		ResetLatch(MyLatch);
-	return (rc & WL_LATCH_SET) != 0;
 }
 
 /* Takes a result in; the first error stays. */
@@ -511,7 +443,7 @@ receive(KalamConn *conn)
 		check_interrupts(conn);
 		if (deadline && kalam_ms_until(deadline) == 0)
 			request_timed_out(conn);
-		(void) wait_for_answer(conn, unsent > 0, deadline);
+		kalam_wait_for_answer(conn, unsent > 0, deadline);
 	}
 	return answer_complete(conn);
 }
@@ -567,7 +499,7 @@ kalam_receive_commit(KalamConn *conn, PGresult **res, bool in_vain)
 			return KALAM_COMMIT_INTERRUPTED;
 		if (!interrupted)
 			check_but_cancels();
-		(void) wait_for_answer(conn, unsent > 0, deadline);
+		kalam_wait_for_answer(conn, unsent > 0, deadline);
 	}
 	*res = answer_complete(conn);
 	if (PQstatus(conn->pg) != CONNECTION_OK || *res == NULL)

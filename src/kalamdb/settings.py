@@ -167,6 +167,10 @@ class RpcSettings:
     max_message: int = _setting(
         256, _integer(1, 1023), "Largest message of an authenticated client, in MiB; a larger one ends the connection."
     )
+    busy_poll: int = _setting(
+        300, _integer(0, 10_000), "Microseconds that the server looks out for the next statement of a client who alone "
+        "sends some, before it sleeps; 0: it sleeps at once. Its processor is busy meanwhile."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,89 @@ def test_a_numbered_snapshot_stays(run: Runner, isolation: Isolation) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+def test_a_snapshot_that_read_nothing_yet_stays_over_commits(run: Runner, isolation: Isolation) -> None:
+    """It has no read transaction of its own until somebody commits; light and heavy commits, in loop and thread."""
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, (1, "a"), (2, "b"))
+        one = engine.begin(None, isolation=isolation)
+        late = one.snapshot(1)
+        assert len(engine.readers.late) == 1
+        alone = engine.begin(None)
+        assert alone.change_nowait(table, "", (1,), lambda row: True, lambda row: {1: "changed"})
+        await alone.commit(alone=True)
+        assert not engine.readers.late
+        assert one.get(late, table, "", (1,))[:2] == (1, "a")  # type: ignore[index]
+        other = engine.begin(None, isolation="repeatable read")
+        before = other.snapshot()
+        await put(engine, table, *[(number, "many") for number in range(10, 1000)])
+        later = engine.begin(None)
+        await later.delete(table, [("", (2,))])
+        await later.commit()
+        assert [read(each, table, number=1) for each in (one, other)] == [
+            [(1, "a"), (2, "b")], [(1, "changed"), (2, "b")]]
+        assert other.get(before, table, "", (2,)) is not None
+        assert other.get(before, table, "", (500,)) is None
+        one.rollback()
+        other.rollback()
+        assert len(stored(engine, table)) == 991
+
+    run(test)
+
+
+def test_snapshots_that_are_let_go_leave_nothing_to_settle(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, (1, "a"))
+        one = engine.begin(None)
+        for number in range(1, 50):
+            assert one.get(one.snapshot(number), table, "", (1,)) is not None
+            one.release(number)
+        gc.collect()
+        assert not engine.readers.late
+        kept = one.snapshot(50)
+        one.rollback()
+        assert not engine.readers.late
+        with pytest.raises(KalamError, match="has ended"):
+            kept.hot.get(engine.layouts.of(table), "", 1)
+
+    run(test)
+
+
+def test_a_snapshot_that_cannot_be_settled_shows_nothing_else(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, (1, "a"))
+        one = engine.begin(None, isolation="repeatable read")
+        late = one.snapshot()
+        with monkeypatch.context() as patch:
+            def no_reader() -> None:
+                raise KalamError("58030", "no more files")
+
+            patch.setattr(engine.readers, "take", no_reader)
+            await put(engine, table, (2, "b"))
+        with pytest.raises(KalamError, match="has ended"):
+            one.get(late, table, "", (2,))
+        one.rollback()
+        assert len(stored(engine, table)) == 2
+
+    run(test)
+
+
+def test_rows_just_committed_are_read_through_the_connection_that_has_them(run: Runner) -> None:
+    """Another one would read their pages from the log again."""
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        await put(engine, table, (1, "a"))
+        asked: list[str] = []
+        engine.live.writing = lambda: asked.append("writer") or engine._writer.free()  # type: ignore[func-returns-value]
+        assert engine.get_newest(table, "", (1,)) is not None
+        assert asked == ["writer"]
+
+    run(test)
+
+
 def test_every_version_of_an_own_row_stays_for_its_snapshot(run: Runner) -> None:
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, definition())

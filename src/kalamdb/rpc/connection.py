@@ -76,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._decoder.feed(data)
         if self.session is not None:
             self.session.advance()
+            self._listener.polling.answered(self)
         else:
             if self._handshake is not None:
                 self._handshake.advance()

@@ -14,6 +14,7 @@ from kalamdb.auth.authenticator import Authenticator
 from kalamdb.errors import KalamError
 from kalamdb.rpc import wire
 from kalamdb.rpc.connection import Connection
+from kalamdb.rpc.polling import BusyPoll
 from kalamdb.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Listener:
         self.settings = settings
         self.executor = executor
         self.authenticator = authenticator
+        self.polling = BusyPoll(settings.rpc.busy_poll)
         self._socket = sock  # bound and listening
         self.http_url: str | None = None
         self._connections: set[Connection] = set()

@@ -17,7 +17,8 @@ from functools import partial
 from itertools import count, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
+from weakref import ref
 
 import apsw
 
@@ -27,6 +28,8 @@ from kalamdb.errors import KalamError
 from kalamdb.order import NAN, NUMERIC_FUNCTION, is_float, key_function, numeric_bytes
 from kalamdb.store.keys import KeyCodec
 from kalamdb.txn.api import Scan, TableDef
+
+T = TypeVar("T")
 
 #: Rows read per hold of a snapshot's lock, so that several scans of one snapshot take turns. Few enough to be in the
 #: processor's cache still when they are turned into arrays, which halves the time of that.
@@ -440,11 +443,15 @@ class HotSnapshot:
     """Committed rows as of one instant. Ends with ``close``, or with the last reference to it.
 
     Who reads in a thread holds it: then it ends with the last ``drop``, if that comes later.
+
+    ``late``: it need not have a read transaction of its own as long as nothing is committed. In the event loop's thread
+    its rows are read through the connection that commits, which has in its cache what it wrote; ``ReaderPool.settle``
+    opens the read transaction before the next commit. ``pin`` before another thread reads from it.
     """
 
-    __slots__ = ("_closed", "_held", "_lock", "_number", "_pinned", "_pool", "_reader", "since")
+    __slots__ = ("__weakref__", "_closed", "_held", "_late", "_lock", "_number", "_pinned", "_pool", "_reader", "since")
 
-    def __init__(self, pool: ReaderPool) -> None:
+    def __init__(self, pool: ReaderPool, *, late: bool = False) -> None:
         self._pool = pool
         self._number = pool.enter()
         self.since = pool.done()  # it sees all groups of commits up to this one
@@ -453,6 +460,17 @@ class HotSnapshot:
         self._lock = threading.Lock()
         self._held = 0
         self._closed = False
+        self._late = late and pool.writing() is not None
+        if self._late:
+            pool.late[self._number] = ref(self)
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        """A read transaction of its own, whose instant is that of the first read."""
+        self._late = False
+        pool = self._pool
+        pool.late.pop(self._number, None)
         try:
             self._reader = pool.take()
             self._reader.connection.execute("BEGIN")
@@ -465,38 +483,54 @@ class HotSnapshot:
     @property
     def reader(self) -> Reader:
         """34000 after the end: the connection may be another snapshot's by then."""
+        if self._late and not self._closed:
+            self._open()
         reader = self._reader
         if self._closed or reader is None:
             raise KalamError("34000", "the snapshot's transaction has ended")
         return reader
 
+    def fix(self) -> None:
+        """Fix the instant now, not at the first read; for the event loop's thread."""
+        if not self._late:
+            self.pin()
+
     def pin(self) -> None:
-        """Fix the instant now, not at the first read."""
+        """The same, for any thread."""
         if not self._pinned:
-            self.query("SELECT 1 FROM kalam_meta LIMIT 1", ())
+            reader = self.reader
+            self._pinned = True
+            self._run(reader, lambda connection: connection.execute("SELECT 1 FROM kalam_meta LIMIT 1").fetchall())
+
+    def _run(self, reader: Reader, read: Callable[[apsw.Connection], T]) -> T:
+        with reader.lock:
+            try:
+                return read(reader.connection)
+            except apsw.Error as error:
+                _fail(error)
+
+    def _read(self, read: Callable[[apsw.Connection], T]) -> T:
+        if self._late and not self._closed:
+            lent = self._pool.writing()
+            if lent is not None:
+                try:
+                    return read(lent)
+                except apsw.Error as error:
+                    _fail(error)
+        reader = self.reader
+        self._pinned = True
+        return self._run(reader, read)
 
     def get(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
         """(*columns, _seq, _userid) as stored, or None."""
-        reader = self.reader
-        self._pinned = True
-        with reader.lock:
-            return _first_row(reader.connection, layout, layout.get, (tenant, k))
+        return self._read(lambda connection: _first_row(connection, layout, layout.get, (tenant, k)))
 
     def get_tiered(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
         """``Layout.get_tiered``; None where the snapshot is older than the table's cold tier."""
-        reader = self.reader
-        self._pinned = True
-        with reader.lock:
-            return _first_row(reader.connection, layout, layout.get_tiered, (tenant, k))
+        return self._read(lambda connection: _first_row(connection, layout, layout.get_tiered, (tenant, k)))
 
     def query(self, text: str, values: Sequence[Any]) -> list[Row]:
-        reader = self.reader
-        self._pinned = True
-        with reader.lock:
-            try:
-                return reader.connection.execute(text, values).fetchall()
-            except apsw.Error as error:
-                _fail(error)
+        return self._read(lambda connection: connection.execute(text, values).fetchall())
 
     @staticmethod
     def instant() -> AbstractContextManager[None]:
@@ -527,6 +561,10 @@ class HotSnapshot:
         if reader is not None:
             self._pool.give_back(reader)
             self._pool.leave(self._number)
+        elif self._late:
+            self._late = False
+            self._pool.late.pop(self._number, None)
+            self._pool.leave(self._number)
 
     def __del__(self) -> None:
         with suppress(Exception):  # at the interpreter's end
@@ -538,10 +576,14 @@ def _no_table(error: apsw.Error) -> bool:
 
 
 class ReaderPool:
-    """``done``: the number of the group of commits that ended last."""
+    """``done``: the number of the group of commits that ended last. ``writing``: the connection that commits, while
+    nothing is committed."""
 
-    def __init__(self, path: Path, done: Callable[[], int] = int) -> None:
+    def __init__(self, path: Path, done: Callable[[], int] = int,
+                 writing: Callable[[], apsw.Connection | None] = lambda: None) -> None:
         self.done = done
+        self.writing = writing
+        self.late: dict[int, ref[HotSnapshot]] = {}  # by their numbers
         self._path = path
         self._idle: deque[Reader] = deque()
         self._closed = False
@@ -561,6 +603,16 @@ class ReaderPool:
     def nobody_before(self, number: int) -> bool:
         """Have all that entered before this number left?"""
         return min(tuple(self._entered), default=number) >= number
+
+    def settle(self) -> None:
+        """Before something is committed: snapshots of until now get read transactions of their own."""
+        for each in tuple(self.late.values()):
+            snapshot = each()
+            if snapshot is not None:
+                try:
+                    snapshot.pin()
+                except (KalamError, apsw.Error):  # it must not show what comes now
+                    snapshot.close()
 
     # ---------- connections ----------
 
@@ -603,8 +655,11 @@ class LiveReader:
         self._within: apsw.Connection | None = None
         self.writing: Callable[[], apsw.Connection | None] = lambda: None
 
+    def _best(self) -> apsw.Connection:
+        return self._within or self.writing() or self._connection
+
     def query(self, text: str, values: Sequence[Any], layout: Layout | None = None) -> list[Row]:
-        connection = self._within or self.writing() or self._connection
+        connection = self._best()
         try:
             if layout is not None:
                 return run_fitted(connection, layout, text, values).fetchall()
@@ -626,11 +681,11 @@ class LiveReader:
             connection.execute("COMMIT")
 
     def get(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
-        return _first_row(self._connection, layout, layout.get, (tenant, k))
+        return _first_row(self._best(), layout, layout.get, (tenant, k))
 
     def get_tiered(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
         """``Layout.get_tiered``."""
-        return _first_row(self._connection, layout, layout.get_tiered, (tenant, k))
+        return _first_row(self._best(), layout, layout.get_tiered, (tenant, k))
 
     def exists(self, layout: Layout, tenant: str, k: int | bytes) -> bool:
         return bool(self.query(layout.exists, (tenant, k)))

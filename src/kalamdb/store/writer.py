@@ -84,13 +84,15 @@ class Item:
 
 
 class Writer:
-    """``connection`` and ``keeper``, a second one for checkpoints, are the writer's from here on."""
+    """``connection`` and ``keeper``, a second one for checkpoints, are the writer's from here on. ``before_group`` is
+    called in the event loop before a group is begun, ``after_group`` as part of it, where the connection is."""
 
     def __init__(self, connection: apsw.Connection, keeper: apsw.Connection, loop: asyncio.AbstractEventLoop,
-                 after_group: Callable[[apsw.Connection], None]) -> None:
+                 before_group: Callable[[], None], after_group: Callable[[apsw.Connection], None]) -> None:
         self._connection = connection
         self._keeper = keeper
         self._loop = loop
+        self._before_group = before_group
         self._after_group = after_group
         self._closed = False
         self.begun = self.done = 0  # groups: the number of the last one
@@ -150,6 +152,7 @@ class Writer:
 
     def _commit_here(self, item: Item) -> None:
         began = time.monotonic()
+        self._before_group()
         _settle(self._commit([item]))
         ended = time.monotonic()
         if ended - began > SLOW:
@@ -162,6 +165,7 @@ class Writer:
 
     def _begin(self) -> None:
         """The next group."""
+        self._before_group()
         queue = self._queue
         group = [queue.popleft() for _ in range(min(len(queue), GROUP))]
         applied: list[Outcome] | None = None

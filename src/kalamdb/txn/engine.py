@@ -109,7 +109,7 @@ class StoreEngine:
         self._row_numbers = Clock(last_seq)
         self._latest_ms = 0
         self._recorded = 0  # the commit whose number this group keeps together with its outcome
-        self.readers = ReaderPool(path, lambda: self._writer.done)
+        self.readers = ReaderPool(path, lambda: self._writer.done, lambda: self._writer.free())
         self.cold = ColdStore(storages, cache_bytes)
         self.tiered = self.cold.tables
         for (number,) in self.live.query("SELECT table_id FROM kalam_manifests", ()):
@@ -117,7 +117,7 @@ class StoreEngine:
         self._last_written: dict[int, int] = {}  # by table, the last commit of this life of the server
         self._rows_written: dict[int, int] = {}
         self._writer = Writer(connection, open_connection(path, read_only=True), asyncio.get_running_loop(),
-                              self._keep_clock)
+                              self.readers.settle, self._keep_clock)
         self.live.writing = self._writer.free
         self.columns = ColumnCache(lambda: self._writer.begun)
         self._active: dict[str, StoreTransaction] = {}  # those that the client named
@@ -208,8 +208,9 @@ class StoreEngine:
         finally:
             snapshot.close()
 
-    def hot_snapshot(self) -> HotSnapshot:
-        return HotSnapshot(self.readers)
+    def hot_snapshot(self, *, late: bool = False) -> HotSnapshot:
+        """``late``: see there; for the event loop's thread."""
+        return HotSnapshot(self.readers, late=late)
 
     def storages(self) -> list[Storage]:
         return list(self._storages.values())

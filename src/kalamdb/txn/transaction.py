@@ -109,13 +109,13 @@ class StoreTransaction:
         made = TxnSnapshot(self._committed(), self._overlay.position)
         self._overlay.position += 1
         if number:  # more statements will name it: fixed now, whether this one reads or not
-            made.hot.pin()
+            made.hot.fix()
             self._snapshots[number] = made
         return made
 
     def newest(self) -> TxnSnapshot:
-        hot = self._engine.hot_snapshot()
-        hot.pin()
+        hot = self._engine.hot_snapshot(late=True)
+        hot.fix()
         made = TxnSnapshot(hot, self._overlay.position)
         self._overlay.position += 1
         return made
@@ -140,10 +140,10 @@ class StoreTransaction:
 
     def _committed(self) -> HotSnapshot:
         if self.isolation == "read committed":
-            return self._engine.hot_snapshot()
+            return self._engine.hot_snapshot(late=True)
         if self._pinned is None:
-            self._pinned = self._engine.hot_snapshot()
-            self._pinned.pin()
+            self._pinned = self._engine.hot_snapshot(late=True)
+            self._pinned.fix()
         return self._pinned
 
     def release(self, number: int) -> None:
