@@ -2,6 +2,7 @@
  * kalam_core.h: what the files around the connection know of each other.
  *
  * kalam_options.c     settings and options
+ * kalam_table.c       what the options of a table say
  * kalam_secret.c      where secrets may stand, and what logs may show
  * kalam_connection.c  the cache of connections, and how one is made
  * kalam_capability.c  what the server says it can do

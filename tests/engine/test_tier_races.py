@@ -40,9 +40,9 @@ def test_a_deletion_committed_while_tiering_begins(run: Runner, monkeypatch: pyt
         looks: list[int] = []
         look, refresh = engine.hot_snapshot, engine.tiers._cold.refresh
 
-        def looking() -> HotSnapshot:
+        def looking(**how: bool) -> HotSnapshot:
             looks.append(1)
-            return look()
+            return look(**how)
 
         def late(*arguments: Any) -> None:
             assert applied.wait(DEADLINE)  # the deletion is written, not committed; it knows of no cold tier

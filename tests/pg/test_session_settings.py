@@ -29,6 +29,8 @@ SETTINGS = [
     "array_nulls = off",
     "transform_null_equals = on",
     "client_encoding = 'LATIN1'",
+    "kalam.busy_poll = 0",
+    "kalam.busy_poll = 10000",
     "lc_numeric = 'C.UTF-8'; SET lc_monetary = 'C.UTF-8'",
 ]
 
