@@ -52,6 +52,7 @@ CHUNK_ROWS = 8192
 CACHE_BYTES = 32 << 20
 _STORAGE, _MEMORY = "scratch", "memory"
 _EMPTY = Manifest(-1, 0)
+Keys = npt.NDArray[np.int64] | list[bytes]
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 _numbers = itertools.count(1)
 
@@ -62,7 +63,7 @@ class Memory:
 
     bloom = b"\xff" * 8  # every key may be in it
 
-    def __init__(self, batch: pa.RecordBatch, keys: npt.NDArray[np.int64] | list[bytes], group: Group) -> None:
+    def __init__(self, batch: pa.RecordBatch, keys: Keys, group: Group) -> None:
         self.batch = batch
         self.keys = keys
         self.groups = [group]
@@ -186,27 +187,30 @@ class Runs:
         return RunView(self._store, self._layout, self._manifest)
 
     # ---------- parts ----------
-    def part_of(self, tenant: str, position: int, batch: pa.RecordBatch) -> Part | None:
-        """Of a batch of the table's columns, with no null among the keys. None where a key is there twice."""
+    def keys_of(self, batch: pa.RecordBatch) -> Keys:
+        """Encoded keys of a batch of the table's columns, with no null among them."""
         codec, places = self._layout.codec, self.table.key
-        keys: Any
         if codec.integer:
-            keys = batch.column(places[0]).cast(pa.int64()).to_numpy()
-            if not (keys[1:] > keys[:-1]).all():
-                places_in_order = np.argsort(keys)
-                keys, batch = keys[places_in_order], batch.take(pa.array(places_in_order))
-                if not (keys[1:] > keys[:-1]).all():
-                    return None
-            column, first, last = pa.array(keys), int(keys[0]), int(keys[-1])
-        else:
-            kinds = [self.table.columns[place].type for place in places]
-            keys = [codec.encode(key) for key in types.rows_of_batch(batch.select(places), kinds)]
-            if not all(map(lt, keys, keys[1:])):
+            keys: npt.NDArray[np.int64] = batch.column(places[0]).cast(pa.int64()).to_numpy()
+            return keys
+        kinds = [self.table.columns[place].type for place in places]
+        encode: Callable[[Row], Any] = codec.encode
+        return [encode(key) for key in types.rows_of_batch(batch.select(places), kinds)]
+
+    def part_of(self, tenant: str, position: int, batch: pa.RecordBatch, keys: Keys) -> Part | None:
+        """Of a batch and its ``keys_of``. None where a key is there twice."""
+        if not _ascending(keys):
+            if isinstance(keys, np.ndarray):
+                order: Any = np.argsort(keys)
+                keys = keys[order]
+            else:
                 order = sorted(range(len(keys)), key=keys.__getitem__)
-                keys, batch = [keys[place] for place in order], batch.take(pa.array(order))
-                if not all(map(lt, keys, keys[1:])):
-                    return None
-            column, first, last = pa.array(keys, pa.binary()), keys[0], keys[-1]
+                keys = [keys[place] for place in order]
+            if not _ascending(keys):
+                return None
+            batch = batch.take(pa.array(order))
+        column = pa.array(keys, pa.int64() if isinstance(keys, np.ndarray) else pa.binary())
+        first, last = column[0].as_py(), column[-1].as_py()
         count = batch.num_rows
         head = [] if self._layout.shared else [pa.repeat(tenant, count)]
         whole = pa.RecordBatch.from_arrays(
@@ -402,6 +406,13 @@ class Runs:
         places = [int(place) for place in np.flatnonzero(perhaps)
                   if self._store.locate(written, *key_at(keys, int(place)), wait=True) is not None]
         return keys.take(pa.array(places, pa.int64()))
+
+
+def _ascending(keys: Keys) -> bool:
+    """Each after the one before?"""
+    if isinstance(keys, np.ndarray):
+        return bool((keys[1:] > keys[:-1]).all())
+    return all(map(lt, keys, keys[1:]))
 
 
 def run_of(written: Written) -> Segment:

@@ -293,7 +293,8 @@ class StoreTransaction:
         overlay = self._overlay.table(table, layout)
         if overlay.runs.making is not None and overlay.runs.making.sealed:
             await self._finish_run(overlay)
-        part = overlay.runs.part_of(tenant, self._overlay.position, batch)
+        keys = await self._keys_of(overlay, batch)
+        part = overlay.runs.part_of(tenant, self._overlay.position, batch, keys)
         if part is None:
             return False
         if overlay.runs.may_be_in_files(part):
@@ -310,6 +311,17 @@ class StoreTransaction:
         self._check_alive()
         await self._write_parts(overlay)
         return True
+
+    async def _keys_of(self, overlay: TableOverlay, batch: pa.RecordBatch) -> bulk.Keys:
+        """Of a batch; those that have to be encoded one by one let others have their turns."""
+        if overlay.layout.codec.integer:
+            return overlay.runs.keys_of(batch)
+        keys: list[Any] = []
+        for start in range(0, batch.num_rows, TURN):
+            keys += overlay.runs.keys_of(batch.slice(start, TURN))
+            await asyncio.sleep(0)
+            self._check_alive()
+        return keys
 
     def _is_new(self, overlay: TableOverlay, part: Part) -> bool:
         """Has nobody a row in the range of a part's keys, or a lock?"""
