@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -382,6 +383,42 @@ def test_a_table_larger_than_the_budget_is_tried_once(run: Runner) -> None:
         await engine.flush(table)
         again = cache.gather(reader.snapshot(1).hot, layout, "", ["k", "c1", "c2"])
         assert again is not None
+        reader.rollback()
+
+    run(test)
+
+
+@pytest.mark.parametrize("columns_of", ["id int2, v text", "id int4, v text", "id date, v text",
+                                        "id timestamptz, v text", "id text, v text"])
+def test_keys_that_are_columns(run: Runner, columns_of: str) -> None:
+    """The key of a row and its tenant follow from what is read; they are what says which rows have changed."""
+    make: Any = str if "id text" in columns_of else int
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(columns=columns_of, kind="user"))
+        for tenant in ("a", "b"):
+            await put(engine, table, *[(make(number), f"{tenant}{number}") for number in range(300)], tenant=tenant)
+        for wanted in ((1,), (0, 1)):  # with the key's column, and without
+            for whose, of in (("a", "a"), (None, "ab")):
+                reader = engine.begin(None)
+                everything = [(make(number), f"{tenant}{number}") for tenant in of for number in range(300)]
+                assert columns(reader, table, whose, wanted) == shown([row[wanted[0]:] for row in everything])
+                assert is_kept(engine, table, whose, ["c2", "k", "_userid"])
+                reader.rollback()
+        writer = engine.begin(None)
+        await writer.update(table, [(("a", (make(7),)), {1: "new"})])
+        await writer.delete(table, [("b", (make(8),))])
+        await writer.insert(table, [("a", (make(301), "in"))])
+        own = columns(writer, table, None, (0, 1))
+        await writer.commit()
+        reader = engine.begin(None)
+        assert is_kept(engine, table, None, ["c1"])
+        found = columns(reader, table, None, (0, 1))
+        assert found == own
+        assert len(found) == 600
+        assert repr((make(7), "new")) in found
+        assert repr((make(8), "b8")) not in found
+        assert repr((make(8), "a8")) in found
         reader.rollback()
 
     run(test)

@@ -134,5 +134,7 @@ async def table_size(statement: ShowTableSize, run: Run) -> Result:
     except KalamError:
         tenant = None
     one = None if not tenant or tenant == access.EVERYONE else tenant
-    facts = await run.workers.run(run.session, lambda: None, lambda: run.engine.table_size(table, one))
+    facts = run.engine.table_size_nowait(table, one)
+    if facts is None:
+        facts = await run.workers.run(run.session, lambda: None, lambda: run.engine.table_size(table, one))
     return Result("SHOW", columns=STATS, rows=list(facts.items()))

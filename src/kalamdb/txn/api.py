@@ -498,6 +498,9 @@ class Engine(Protocol):
     def table_size(self, table: TableDef, tenant: str | None) -> Mapping[str, int]:
         """``rows``, ``bytes``, and ``tenant_rows`` where a tenant is named: estimates. In a worker thread."""
 
+    def table_size_nowait(self, table: TableDef, tenant: str | None) -> Mapping[str, int] | None:
+        """The same where it takes microseconds; None: it does not. In the event loop."""
+
     def dropped_tables(self) -> Sequence[DroppedTable]:
         """Committed drops that can be taken back, the latest first."""
 

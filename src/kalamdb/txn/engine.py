@@ -256,6 +256,9 @@ class StoreEngine:
     def table_size(self, table: TableDef, tenant: str | None) -> dict[str, int]:
         return self.sizes.of(table, tenant)
 
+    def table_size_nowait(self, table: TableDef, tenant: str | None) -> dict[str, int] | None:
+        return self.sizes.at_hand(table, tenant)
+
     def dropped_tables(self) -> list[DroppedTable]:
         cutoff = now_ms() - self._drop_grace_ms
         found = self.live.query("SELECT id, definition, dropped_at FROM kalam_tables WHERE dropped_at > ? "

@@ -11,7 +11,7 @@ import operator
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
@@ -344,39 +344,54 @@ class StoreScan:
         for tenant, keys in groupby(found.changed, itemgetter(0)):
             wanted = [k for _, k in keys]
             bound = apsw.carray(array("q", wanted) if self._layout.codec.integer else tuple(wanted))
-            text = (f"SELECT {', '.join(names)} FROM {self._layout.table} "
-                    "WHERE _userid = ? AND k IN carray(?) ORDER BY k")
-            yield from self._read_columns(text, (tenant, bound), names)
+            yield from self._read_columns("WHERE _userid = ? AND k IN carray(?) ORDER BY k", (tenant, bound), names,
+                                          tenant)
 
     def _gathered(self, gathering: Gathering) -> Iterator[pa.RecordBatch]:
         names = gathering.names
         tenant = self._scan.tenant
-        where, values = ("", ()) if tenant is None else ("WHERE _userid = ?", (tenant,))
-        text = f"SELECT {', '.join(names)} FROM {self._layout.table} {where} ORDER BY _userid, k"
+        clause, values = ("", ()) if tenant is None else ("WHERE _userid = ? ", (tenant,))
         self._gathering = gathering
-        for batch in self._read_columns(text, values, names):
+        for batch in self._read_columns(f"{clause}ORDER BY _userid, k", values, names, tenant):
             gathering.add(batch)
             yield batch
         gathering.keep()
 
-    def _read_columns(self, text: str, values: tuple[Any, ...], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Hot rows of a statement that selects columns by these names, as batches of them."""
+    def _read_columns(self, clause: str, values: tuple[Any, ...], names: Sequence[str], tenant: str | None
+                      ) -> Iterator[pa.RecordBatch]:
+        """Hot rows, of this tenant or of all, as batches of columns of these names."""
         layout = self._layout
         places = {name: place for place, name in enumerate(layout.columns)}
         key = types.by_name("int8" if layout.codec.integer else "bytea")
         others = {"_userid": types.TEXT, "k": key, "_seq": types.by_name("int8")}
-        kinds = [layout.types[places[name]] if name in places else others[name] for name in names]
-        load = layout.loader([places.get(name, SEQ) for name in names])
-        wide = [place for place, kind in enumerate(kinds) if kind.arrow in WIDE]
+        kinds = {name: layout.types[places[name]] if name in places else others[name] for name in names}
+        derived = self._derived(names, tenant)
+        read = [name for name in names if name not in derived]
+        load = layout.loader([places.get(name, SEQ) for name in read])
+        wide = [place for place, name in enumerate(read) if kinds[name].arrow in WIDE]
         self._sizes = Sizes(wide) if wide else None
-        schema = pa.schema([pa.field(name, kind.arrow) for name, kind in zip(names, kinds, strict=True)])
+        text = f"SELECT {', '.join(read)} FROM {layout.table} {clause}"
         cursor = self._cursor = self._reader.execute(layout, text, values, self._stop)
         if cursor is None:
             return
         parts = iter(lambda: self._reader.rows(cursor, TURN_ROWS, self._stop, self._sizes), [])
-        yield from self._rows_as_batches((rows if load is None else load(rows) for rows in parts), kinds, schema)
+        whole, part = (pa.schema([pa.field(name, kinds[name].arrow) for name in some]) for some in (names, read))
+        for batch in self._rows_as_batches((rows if load is None else load(rows) for rows in parts),
+                                           [kinds[name] for name in read], part):
+            yield pa.RecordBatch.from_arrays(
+                [derived[name](batch) if name in derived else batch.column(name) for name in names], schema=whole)
         self._cursor = None
         self._reader.finish(cursor)
+
+    def _derived(self, names: Sequence[str], tenant: str | None) -> dict[str, Callable[[pa.RecordBatch], pa.Array]]:
+        """Columns that follow from others, which is quicker than reading them for each row."""
+        layout = self._layout
+        found: dict[str, Callable[[pa.RecordBatch], pa.Array]] = {}
+        if tenant is not None:
+            found["_userid"] = lambda batch: pa.repeat(pa.scalar(tenant, pa.string()), batch.num_rows)
+        if layout.codec.integer and layout.key and (key := layout.columns[layout.key[0]]) in names:
+            found["k"] = lambda batch: batch.column(key).cast(pa.int64())
+        return found
 
     def _masked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The rows that satisfy the condition."""

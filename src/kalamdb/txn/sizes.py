@@ -1,7 +1,8 @@
 """How large tables are, for planners: cheap enough to be asked while a query is planned.
 
 Hot rows are counted, and counted anew only when enough has been written since to matter. Cold rows are what manifests
-say. A row that is in both tiers counts twice: these are estimates. Everything here is for worker threads.
+say. A row that is in both tiers counts twice: these are estimates. ``at_hand`` is for the event loop, all else for
+worker threads.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ FEW_WRITES = 100
 GOOD_MS = 300_000
 #: of one tenant, no more hot rows are counted
 MOST_COUNTED = 100_000
+#: the event loop counts no more hot rows of one tenant, and in no more bytes of the table than this
+COUNTED_AT_ONCE, BYTES_AT_ONCE = 2000, 256 << 10
 FORGET_AT = 1000
+#: tenants
+FORGET_TENANTS_AT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,46 +43,107 @@ class _Hot:
     at: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Tenant:
+    """``rows``: of both tiers; the others as of ``_Hot``."""
+
+    rows: int
+    written: int
+    version: int
+    at: int
+
+
 class Sizes:
     def __init__(self, engine: StoreEngine, cold: ColdStore) -> None:
         self._engine = engine
         self._cold = cold
         self._hot: dict[int, _Hot] = {}
+        self._tenants: dict[tuple[int, str], _Tenant] = {}
 
     def of(self, table: TableDef, tenant: str | None) -> dict[str, int]:
         """``rows`` and ``bytes`` of the table; ``tenant_rows`` where a tenant is named."""
         found = self._cold.tables.get(table.id)
-        hot = self._hot_of(table, 0 if found is None else found.version)
+        hot = self._hot_of(table, found)
+        if tenant is None or table.kind == "shared":
+            return self._sizes(hot, found, None)
+        rows = self._known_tenant(table, found, tenant)
+        if rows is None:
+            written = self._engine.rows_written(table.id)
+            rows = self._hot_rows_of(table, tenant, MOST_COUNTED) + self._cold_rows_of(found, tenant)
+            self._know_tenant(table, found, tenant, rows, written)
+        return self._sizes(hot, found, rows)
+
+    def at_hand(self, table: TableDef, tenant: str | None) -> dict[str, int] | None:
+        """The same where it takes no longer than reading some rows; None: ask a worker."""
+        found = self._cold.tables.get(table.id)
+        hot = self._known_hot(table, found)
+        if hot is None:
+            return None
+        if tenant is None or table.kind == "shared":
+            return self._sizes(hot, found, None)
+        rows = self._known_tenant(table, found, tenant)
+        if rows is None:
+            if found is not None and any(_may_have(segment, tenant) for segment in found.segments):
+                return None
+            most = min(COUNTED_AT_ONCE, BYTES_AT_ONCE * max(hot.rows, 1) // max(hot.bytes, 1))
+            written = self._engine.rows_written(table.id)
+            rows = self._hot_rows_of(table, tenant, most)
+            if rows >= most:
+                return None
+            self._know_tenant(table, found, tenant, rows, written)
+        return self._sizes(hot, found, rows)
+
+    @staticmethod
+    def _sizes(hot: _Hot, found: Manifest | None, tenant_rows: int | None) -> dict[str, int]:
         segments = found.segments if found is not None else ()
         sizes = {
             "rows": hot.rows + sum(segment.live for segment in segments),
             "bytes": hot.bytes + sum(segment.bytes for segment in segments),
         }
-        if tenant is not None and table.kind != "shared":
-            of_tenant = self._hot_rows_of(table, tenant) + self._cold_rows_of(found, tenant)
-            sizes["tenant_rows"] = min(sizes["rows"], of_tenant)
+        if tenant_rows is not None:
+            sizes["tenant_rows"] = min(sizes["rows"], tenant_rows)
         return sizes
 
+    def _known_tenant(self, table: TableDef, found: Manifest | None, tenant: str) -> int | None:
+        known = self._tenants.get((table.id, tenant))
+        if known is None or known.version != _version(found) or now_ms() - known.at >= GOOD_MS or (
+                self._engine.rows_written(table.id) - known.written > known.rows // 10):
+            return None
+        return known.rows
+
+    def _know_tenant(self, table: TableDef, found: Manifest | None, tenant: str, rows: int, written: int) -> None:
+        if table.kind == "stream":  # its rows expire
+            return
+        if len(self._tenants) >= FORGET_TENANTS_AT:
+            self._tenants.clear()
+        self._tenants[table.id, tenant] = _Tenant(rows, written, _version(found), now_ms())
+
     # ---------- hot rows ----------
-    def _hot_of(self, table: TableDef, version: int) -> _Hot:
-        written, now = self._engine.rows_written(table.id), now_ms()
-        found = self._hot.get(table.id)
-        if found is not None and now - found.at < GOOD_MS and version == found.version and (
-                written - found.written <= max(FEW_WRITES, found.rows // 10)):
-            return found
+    def _known_hot(self, table: TableDef, found: Manifest | None) -> _Hot | None:
+        known = self._hot.get(table.id)
+        if known is None or now_ms() - known.at >= GOOD_MS or known.version != _version(found) or (
+                self._engine.rows_written(table.id) - known.written > max(FEW_WRITES, known.rows // 10)):
+            return None
+        return known
+
+    def _hot_of(self, table: TableDef, manifest: Manifest | None) -> _Hot:
+        known = self._known_hot(table, manifest)
+        if known is not None:
+            return known
+        written = self._engine.rows_written(table.id)
         name = self._engine.layouts.of(table).table
         ((rows,),) = self._query(f"SELECT count(*) FROM {name}{self._alive(table)}", ())
         ((taken,),) = self._query("SELECT sum(pgsize) FROM dbstat WHERE name = ? AND aggregate = 1", (name,))
         if len(self._hot) >= FORGET_AT:
             self._hot.clear()
-        found = self._hot[table.id] = _Hot(int(rows), int(taken or 0), written, version, now)
-        return found
+        known = self._hot[table.id] = _Hot(int(rows), int(taken or 0), written, _version(manifest), now_ms())
+        return known
 
-    def _hot_rows_of(self, table: TableDef, tenant: str) -> int:
+    def _hot_rows_of(self, table: TableDef, tenant: str, most: int) -> int:
         name = self._engine.layouts.of(table).table
         alive = self._alive(table, " AND")
         ((rows,),) = self._query(f"SELECT count(*) FROM (SELECT 1 FROM {name} WHERE _userid = ?{alive} LIMIT ?)",
-                                 (tenant, MOST_COUNTED))
+                                 (tenant, most))
         return int(rows)
 
     def _alive(self, table: TableDef, word: str = " WHERE") -> str:
@@ -98,7 +164,7 @@ class Sizes:
     def _cold_rows_of(self, found: Manifest | None, tenant: str) -> int:
         return sum(
             self._in_segment(segment, tenant) for segment in (found.segments if found is not None else ())
-            if segment.first[0] <= tenant <= segment.last[0]
+            if _may_have(segment, tenant)
         )
 
     def _in_segment(self, segment: Segment, tenant: str) -> int:
@@ -111,3 +177,11 @@ class Sizes:
                 owners = self._cold.read(segment, number, ["_userid"]).column("_userid")
                 rows += int(pc.sum(pc.equal(owners, tenant)).as_py() or 0)
         return rows * segment.live // segment.rows
+
+
+def _version(manifest: Manifest | None) -> int:
+    return 0 if manifest is None else manifest.version
+
+
+def _may_have(segment: Segment, tenant: str) -> bool:
+    return bool(segment.first[0] <= tenant <= segment.last[0])
