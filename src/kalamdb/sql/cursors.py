@@ -31,6 +31,11 @@ def _nothing() -> None:
     pass
 
 
+def size_of(row: Row) -> int:
+    """Bytes of a row, about."""
+    return sum([len(value) if isinstance(value, str | bytes) else 16 for value in row])
+
+
 class Source(Protocol):
     """Rows of one execution."""
 
@@ -131,7 +136,7 @@ class Sized(ListSource):
     async def read(self, count: int) -> list[Row]:
         end, size = self._at, 0
         while end < min(self._at + count, len(self._rows)) and size < CHUNK_BYTES:
-            size += sum(len(value) if isinstance(value, str | bytes) else 16 for value in self._rows[end])
+            size += size_of(self._rows[end])
             end += 1
         self.full = size >= CHUNK_BYTES
         rows, self._at = self._rows[self._at : end], end
@@ -146,6 +151,7 @@ class BatchSource:
         self.columns = columns
         self._batches = batches
         self._at_hand = False
+        self._wanted = 1
         self._inner = ThreadSource(workers, session, self._fetch, interrupt, close)
 
     @classmethod
@@ -156,19 +162,31 @@ class BatchSource:
         made._at_hand = True
         return made
 
-    def _fetch(self, count: int) -> list[Any]:
-        """One batch as a list of one; ``BatchChunks`` counts the rows."""
-        batch = next(self._batches, None)
-        return [] if batch is None else [batch]
+    def _fetch(self, _: int) -> list[Any]:
+        """What ``read`` gives, as a list of one: threads are changed once for a chunk, not for each batch."""
+        found: list[pa.RecordBatch] = []
+        rows = size = 0
+        while rows < self._wanted and size < CHUNK_BYTES:
+            batch = next(self._batches, None)
+            if batch is None:
+                return [(found, True)]
+            found.append(batch)
+            rows += batch.num_rows
+            size += batch.nbytes
+        return [(found, False)]
 
-    async def read(self) -> pa.RecordBatch | None:
+    async def read(self, count: int) -> tuple[Sequence[pa.RecordBatch], bool]:
+        """Batches of so many rows, if their bytes allow it; and True where that is all."""
         if self._at_hand:
-            return next(self._batches, None)
-        found = await self._inner.read(1)
-        return found[0] if found else None
+            return list(self._batches), True
+        self._wanted = count
+        (found,) = await self._inner.read(1)
+        return found
 
-    def ahead(self) -> None:
+    def ahead(self, count: int) -> None:
+        """Begin to read so many rows."""
         if not self._at_hand:
+            self._wanted = count
             self._inner.ahead(1)
 
     def rows(self, batches: Sequence[pa.RecordBatch]) -> list[Row]:
@@ -181,7 +199,7 @@ class BatchSource:
 
 
 class BatchChunks:
-    """Batches cut into chunks of rows, always one batch ahead, so that ``more`` is known."""
+    """Batches cut into chunks of rows, always one row ahead at least, so that ``more`` is known."""
 
     def __init__(self, source: BatchSource) -> None:
         self.source = source
@@ -202,13 +220,12 @@ class BatchChunks:
     async def peek(self, count: int) -> int:
         """Hold more than one row, and ``count`` if there are so many and their bytes allow it."""
         while self._rows < count and not self._ended and not (self.full and self._rows > 1):
-            batch = await self.source.read()
-            if batch is None:
-                self._ended = True
-            elif batch.num_rows:
-                self._held.append(batch)
-                self._rows += batch.num_rows
-                self._bytes += batch.nbytes
+            batches, self._ended = await self.source.read(count - self._rows)
+            for batch in batches:
+                if batch.num_rows:
+                    self._held.append(batch)
+                    self._rows += batch.num_rows
+                    self._bytes += batch.nbytes
         return self._rows
 
     async def take(self, count: int) -> list[pa.RecordBatch]:
@@ -237,7 +254,7 @@ class BatchChunks:
 
     def ahead(self, count: int) -> None:
         if self._rows <= count and not self._ended and not self.full:
-            self.source.ahead()
+            self.source.ahead(count + 1 - self._rows)
 
 
 class Chunks:

@@ -19,6 +19,7 @@ from kalamdb.errors import KalamError
 from kalamdb.order import part_encoder
 from kalamdb.sql import access
 from kalamdb.sql.bind import Params, identifier, place_of
+from kalamdb.sql.cursors import size_of
 from kalamdb.sql.query import QueryPlan, given_table
 from kalamdb.sql.read import LOCK_ROWS, Lock, LockSource, LockWait, limit_value
 from kalamdb.sql.run import Run, answer
@@ -309,8 +310,9 @@ class LockedJoinPlan:
         return self._rows(run)
 
     def _rows(self, run: Run) -> LockSource:
-        async def locked(found: Sequence[Row]) -> list[Row]:
-            return [match.values for match in await self.join.matches(run, found, once=False)]
+        async def locked(found: Sequence[Row]) -> tuple[list[Row], int]:
+            matches = await self.join.matches(run, found, once=False)
+            return [match.values for match in matches], sum(size_of(row) for match in matches for row in match.rows)
 
         limit = limit_value(self.limit, run)
         return LockSource(self.join.plan.source(run), limit, locked)

@@ -20,7 +20,7 @@ from kalamdb.errors import KalamError
 from kalamdb.order import part_encoder
 from kalamdb.sql import access, activity
 from kalamdb.sql.bind import Binder, NotSimple, Params, identifier, parameter_index
-from kalamdb.sql.cursors import BatchSource, ListSource, Source, ThreadSource
+from kalamdb.sql.cursors import CHUNK_BYTES, BatchSource, ListSource, Source, ThreadSource, size_of
 from kalamdb.sql.mask import bind, compile_mask
 from kalamdb.sql.predicate import (
     FAMILIES,
@@ -40,8 +40,10 @@ from kalamdb.sql.system import is_system
 from kalamdb.txn.api import Key, NotInMemory, Scan, ScanStats, TableDef
 
 LockWait = Literal["wait", "nowait", "skip"]
-#: rows locked with one call
-LOCK_ROWS = 1000
+#: rows locked with one call: at first, and at most
+FIRST_LOCKED, LOCK_ROWS = 4, 1000
+#: of so many bytes that twice as many may be locked with the next
+SMALL_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,26 +232,33 @@ class ReadPlan:
             inner = SortSource(inner, self.table)
         return LockSource(inner, limit_value(self.limit, run), lambda found: self._locked(run, found))
 
-    async def _locked(self, run: Run, found: Sequence[Row]) -> list[Row]:
-        """Rows in their newest version; those that match no longer are left out."""
+    async def _locked(self, run: Run, found: Sequence[Row]) -> tuple[list[Row], int]:
+        """Rows in their newest version, and their bytes; those that match no longer are left out."""
         assert self.lock is not None
-        rows = await run.transaction.lock(
+        whole = await run.transaction.lock(
             run.snapshot, self.table, [(row[0], row[1]) for row in found], share=self.lock.share, wait=self.lock.wait,
             timeout_ms=run.lock_timeout,
         )
-        return [self.pick(row) for row in rows if row is not None and self.filter.matches(row, run.params)]
+        rows = [row for row in whole if row is not None]
+        return ([self.pick(row) for row in rows if self.filter.matches(row, run.params)], sum(map(size_of, rows)))
 
 
 class LockSource:
-    """Rows locked as they are read, and no more than LIMIT lets through. ``lock`` gives what of them is the answer."""
+    """Rows locked as they are read, and no more than LIMIT lets through. ``lock`` gives what of them is the answer, and
+    the bytes of what was locked.
 
-    full = False
+    Their size is known only then: so few are locked at first, and more at once as long as they are small. A read ends
+    after ``CHUNK_BYTES``.
+    """
 
-    def __init__(self, inner: Source, limit: int | None, lock: Callable[[Sequence[Row]], Awaitable[list[Row]]]) -> None:
+    def __init__(self, inner: Source, limit: int | None,
+                 lock: Callable[[Sequence[Row]], Awaitable[tuple[list[Row], int]]]) -> None:
+        self.full = False
         self._inner = inner
         self._left = limit
         self._lock = lock
-        self._held: list[Row] = []
+        self._found: list[Row] = []  # and not locked yet
+        self._step = FIRST_LOCKED
         self._ended = False
 
     def ahead(self, count: int) -> None:
@@ -257,18 +266,29 @@ class LockSource:
 
     async def read(self, count: int) -> list[Row]:
         wanted = count if self._left is None else min(count, self._left)
-        while len(self._held) < wanted and not self._ended:
-            await self._lock_some(min(LOCK_ROWS, wanted - len(self._held)))
-        rows, self._held = self._held[:wanted], self._held[wanted:]
+        rows: list[Row] = []
+        size = 0
+        self.full = False
+        while len(rows) < wanted and not self.full and (self._found or not self._ended):
+            locked, taken = await self._lock_some(wanted - len(rows))
+            rows += locked
+            size += taken
+            self.full = size >= CHUNK_BYTES
         if self._left is not None:
             self._left -= len(rows)
         return rows
 
-    async def _lock_some(self, count: int) -> None:
-        found = await self._inner.read(count)
-        self._ended = len(found) < count and not self._inner.full
-        if found:
-            self._held += await self._lock(found)
+    async def _lock_some(self, count: int) -> tuple[list[Row], int]:
+        if not self._found:
+            self._found = await self._inner.read(min(LOCK_ROWS, count))
+            self._ended = len(self._found) < min(LOCK_ROWS, count) and not self._inner.full
+            if not self._found:
+                return [], 0
+        step = min(self._step, count)
+        part, self._found = self._found[:step], self._found[step:]
+        rows, size = await self._lock(part)
+        self._step = min(2 * self._step, LOCK_ROWS) if size < SMALL_BYTES else max(1, self._step // 4)
+        return rows, size
 
     def close(self) -> None:
         self._inner.close()

@@ -163,8 +163,8 @@ async def _plain(run: Run, chunks: Chunks, columns: tuple[Column, ...]) -> Resul
 
 async def _wire(run: Run, chunks: Chunks, columns: tuple[Column, ...], context: Context) -> Result:
     size = max(1, min(context.fetch, MAX_FETCH))
-    # no further than the first chunk: rows may be locked as they are read
-    large = size > SMALL and (await chunks.peek(SMALL + 1) > SMALL or chunks.full)
+    held = await chunks.peek(size + 1)
+    large = size > SMALL and (held > SMALL or chunks.full)
     schema = types.arrow_schema([(column.name, column.type) for column in columns]) if context.arrow and large else None
     rows = await chunks.take(size)
     result = Result(f"SELECT {len(rows)}", columns=columns)
@@ -181,7 +181,8 @@ async def _wire(run: Run, chunks: Chunks, columns: tuple[Column, ...], context: 
 
 async def _batches(run: Run, chunks: BatchChunks, columns: tuple[Column, ...], context: Context) -> Result:
     size = max(1, min(context.fetch, MAX_FETCH))
-    large = size > SMALL and (await chunks.peek(SMALL + 1) > SMALL or chunks.full)
+    held = await chunks.peek(size + 1)
+    large = size > SMALL and (held > SMALL or chunks.full)
     taken = await chunks.take(size)
     count = sum(batch.num_rows for batch in taken)
     result = Result(f"SELECT {count}", columns=columns)
