@@ -165,7 +165,7 @@ class RpcSettings:
     host: str = _setting("127.0.0.1", _text, "Address the RPC listener (PostgreSQL wire protocol) binds to.")
     port: int = _setting(9188, _integer(0, 65535), "Its port; 0: a free one, written to `server.json`.")
     max_message: int = _setting(
-        256, _integer(1, 1023), "Largest message of an authenticated client, in MiB; a larger one ends the connection."
+        256, _integer(1, 1023), "Largest message of an authenticated client, in MiB; a larger one is an error (54000)."
     )
     busy_poll: int = _setting(
         300, _integer(0, 10_000), "Microseconds that the server looks out for the next statement of a client who alone "

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
+import apsw
 import pytest
 
 from engine.rig import Runner, create, definition, every, put, read, refused, soon, stored, waiting
@@ -463,3 +464,23 @@ def test_what_expired_stays_so_when_the_clock_goes_back(run: Runner, later: Call
     run(test)
     later(-200)
     run(again)
+
+
+def test_a_row_beyond_what_the_store_takes(run: Runner) -> None:
+    """It fails its transaction, and no other of the same group of commits."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        connection = engine._writer.free()
+        assert connection is not None
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, 100_000)
+        large, small = engine.begin(None), engine.begin(None)
+        await large.insert(table, [("", (1, "x")), ("", (2, "x" * 200_000))])
+        await small.insert(table, [("", (3, "x"))])
+        done = await asyncio.gather(large.commit(), small.commit(), return_exceptions=True)
+        assert isinstance(done[0], KalamError)
+        assert (done[0].sqlstate, done[0].hint) == ("54000", "Nothing of the transaction was stored.")
+        assert isinstance(done[1], int)
+        assert [row[0] for row in stored(engine, table)] == [3]
+
+    run(test)

@@ -20,6 +20,9 @@ _NULL: Final = b"\xff\xff\xff\xff"
 
 ARROW_DESCRIPTION: Final = wire.row_description([wire.Field("arrow", ARROW_OID, -1, -1, 1)])
 
+#: of a DataRow with its length, which is a signed word
+_MOST: Final = 0x7FFF_FFFF
+
 Formats = tuple[int, ...]
 Encoder = Callable[[Any], bytes]
 
@@ -60,9 +63,16 @@ def _with_length(encode: Encoder) -> Encoder:
 
     def cell(value: Any) -> bytes:
         data = encode(value)
+        if len(data) > _MOST:
+            raise _too_large()
         return pack(len(data)) + data
 
     return cell
+
+
+def _too_large() -> KalamError:
+    return KalamError("54000", "a row of the result is larger than the protocol takes",
+                      detail=f"The limit is {_MOST} bytes.", hint="Ask for fewer columns, or for parts of the values.")
 
 
 #: The SQL layer keeps one tuple of columns for each cached plan, so identity finds it again.
@@ -98,6 +108,8 @@ def data_rows(columns: tuple[Column, ...], formats: Formats, rows: Sequence[Row]
     for row in rows:
         data = b"".join([_NULL if value is None else encode(value)
                          for encode, value in zip(encoders, row, strict=True)])
+        if len(data) > _MOST - 6:
+            raise _too_large()
         out.append(_ROW_HEAD.pack(b"D", 6 + len(data), width))
         out.append(data)
     return b"".join(out)
@@ -109,6 +121,8 @@ def arrow_rows(result: Result) -> list[Any]:
     messages = [] if result.schema is None else [result.schema.serialize()]
     messages += [batch.serialize() for batch in result.batches or ()]
     for message in messages:
+        if message.size > _MOST - 10:
+            raise _too_large()
         pieces.append(_ROW_HEAD.pack(b"D", message.size + 10, 1) + _LENGTH.pack(message.size))
         pieces.append(message)
     return pieces

@@ -83,7 +83,7 @@ def _add_functions(connection: apsw.Connection) -> None:
 
 
 #: of the size of a statement, whatever wrote it
-_LIMITS = re.compile(r"tree is too large|stack overflow|too many|too big", re.IGNORECASE)
+_LIMITS = re.compile(r"tree is too large|stack overflow|too many", re.IGNORECASE)
 _DISK = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.NotADBError, apsw.BusyError, apsw.ProtocolError,
          apsw.PermissionsError)
 
@@ -100,7 +100,10 @@ def storage_error(error: BaseException, action: str = "write to") -> BaseExcepti
                           hint="kalam check tells more; restore it from a backup.")
     if isinstance(error, _DISK):
         return KalamError("58030", f"could not {action} the data directory: {error}", hint=hint)
-    if isinstance(error, apsw.SQLError | apsw.TooBigError) and _LIMITS.search(str(error)):
+    if isinstance(error, apsw.TooBigError):
+        return KalamError("54000", "a row is larger than the hot store takes", detail="The limit is 1000000000 bytes.",
+                          hint=hint)
+    if isinstance(error, apsw.SQLError) and _LIMITS.search(str(error)):
         return KalamError("54001", "statement is too complex", detail=f"{str(error)[:1].upper()}{str(error)[1:]}.")
     return error
 
