@@ -114,7 +114,7 @@ def at_rest(observer: Observer) -> None:
     *(("request lost", place) for place in PLACES),
     *(("all lost", place) for place in ("size", "first chunk", "a chunk ahead")),
     *(("answer lost", place) for place in ("first chunk", "a later chunk")),
-    *(("answer crawls", place) for place in ("first chunk", "a chunk ahead", "analyze")),
+    *(("answer crawls", place) for place in ("size", "first chunk", "a later chunk", "a chunk ahead", "analyze")),
 ])
 def test_cancel(db: Session, ns: str, proxy: Proxy, table: str, observer: Observer, place: str, silence: str) -> None:
     """All lost: the cancel, too, goes nowhere, and all that helps is to close the connection."""
@@ -130,9 +130,14 @@ def test_cancel(db: Session, ns: str, proxy: Proxy, table: str, observer: Observ
     usable(db, proxy, table)
 
 
-@pytest.mark.parametrize("place", ["capabilities", "size", "first chunk", "analyze"])
-def test_statement_timeout(db: Session, ns: str, proxy: Proxy, table: str, observer: Observer, place: str) -> None:
-    sql, _ = prepare(db, ns, table, proxy, place, "hold")
+@pytest.mark.parametrize(("place", "fault"), [
+    *((place, "hold") for place in ("capabilities", "size", "estimate", "first chunk", "a later chunk", "a chunk ahead",
+                                    "analyze")),
+    *((place, "crawl") for place in ("size", "first chunk", "a later chunk")),
+])
+def test_statement_timeout(db: Session, ns: str, proxy: Proxy, table: str, observer: Observer, place: str, fault: Fault
+                           ) -> None:
+    sql, _ = prepare(db, ns, table, proxy, place, fault, 20)
     proxy.lose_cancels()
     db("SET statement_timeout = '300ms'")
     Running(db, sql).fails({"57014"}, "statement timeout")
@@ -197,7 +202,7 @@ def test_cut_in_a_block(db: Session, ns: str, proxy: Proxy, table: str, observer
     usable(db, proxy, table)
 
 
-@pytest.mark.parametrize("place", ["size", "a later chunk"])
+@pytest.mark.parametrize("place", ["size", "estimate", "first chunk", "a later chunk"])
 def test_server_that_dies(db: Session, ns: str, proxy: Proxy, table: str, server: KalamServer, place: str) -> None:
     sql, trap = prepare(db, ns, table, proxy, place, "hold")
     running = Running(db, sql)
@@ -209,7 +214,7 @@ def test_server_that_dies(db: Session, ns: str, proxy: Proxy, table: str, server
     usable(db, proxy, table)
 
 
-@pytest.mark.parametrize("place", ["size", "first chunk", "a chunk ahead", "analyze"])
+@pytest.mark.parametrize("place", ["size", "estimate", "first chunk", "a later chunk", "a chunk ahead", "analyze"])
 def test_server_that_is_stopped(db: Session, ns: str, proxy: Proxy, table: str, server: KalamServer,
                                 observer: Observer, place: str) -> None:
     """A process that the system does not let run accepts connections and cancels, and answers neither."""
