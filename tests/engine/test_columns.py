@@ -422,3 +422,46 @@ def test_keys_that_are_columns(run: Runner, columns_of: str) -> None:
         reader.rollback()
 
     run(test)
+
+
+@pytest.mark.parametrize("few", [0, 5, 1000], ids=["none", "some", "all"])
+@pytest.mark.parametrize("kind", ["shared", "user"])
+def test_what_hides_cold_rows(run: Runner, monkeypatch: pytest.MonkeyPatch, few: int, kind: Any) -> None:
+    """Whether it is read once for a scan or for each batch: of all rows, of a tenant's, of a range of keys."""
+    monkeypatch.setattr(scan, "FEW_HIDDEN", few)
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(kind=kind))
+        tenants = ["a", "b"] if kind == "user" else [""]
+        rows: dict[tuple[str, int], str] = {}
+        for tenant in tenants:
+            await put(engine, table, *[(number, "old") for number in range(100)], tenant=tenant)
+            rows.update({(tenant, number): "old" for number in range(100)})
+        await engine.flush(table)
+        writer = engine.begin(None)
+        for tenant in tenants:
+            await writer.update(table, [((tenant, (number,)), {1: "new"}) for number in (0, 7, 50)])
+            await writer.delete(table, [(tenant, (number,)) for number in (8, 51, 99)])
+            rows.update({(tenant, number): "new" for number in (0, 7, 50)})
+            for number in (8, 51, 99):
+                del rows[tenant, number]
+        await writer.commit()
+        reader = engine.begin(None)
+        for whose in (*tenants, None):
+            for low, high in ((None, None), ((7, True), (51, True)), ((51, True), None)):
+                first, last = low[0] if low else 0, high[0] if high else 100
+                wanted = shown([(key[1], text) for key, text in rows.items()
+                                if whose in (None, key[0]) and first <= key[1] <= last])
+                part = Scan(table, whose, (0, 1), low=low, high=high)
+                cursor = reader.scan(reader.snapshot(), part)
+                batches = cursor.batches()
+                assert batches is not None
+                kinds = [column.type for column in table.columns]
+                assert shown([row for batch in batches for row in types.rows_of_batch(batch, kinds)]) == wanted
+                cursor.close()
+                cursor = reader.scan(reader.snapshot(), part)
+                assert shown(cursor.fetch(1000)) == wanted
+                cursor.close()
+        reader.rollback()
+
+    run(test)

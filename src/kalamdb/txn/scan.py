@@ -36,6 +36,8 @@ from kalamdb.types import PgType
 BATCH_ROWS = 8_192
 #: so many that are in memory, and their bytes, are given at once
 AT_HAND_ROWS, AT_HAND_BYTES = 4_096, 1 << 20
+#: keys of hot rows and tombstones that a scan reads once, not for each batch of cold rows
+FEW_HIDDEN = 256
 #: a fetch ends after about so many bytes, as after so many rows
 CHUNK_BYTES = 8 << 20
 WIDE = (pa.string(), pa.binary())
@@ -76,6 +78,8 @@ class StoreScan:
         self._gathering: Gathering | None = None
         self._sizes: Sizes | None = None
         self._cold_bytes = 0
+        self._hidden: list[RowKey] | None = None  # hot rows and tombstones in the range, if they are few
+        self._few_hidden = False
         self.full = False
 
     def fetch(self, n: int) -> list[Row]:
@@ -410,8 +414,43 @@ class StoreScan:
             if version is not None:
                 yield key, version
 
-    def _hiding(self, batch: pa.RecordBatch) -> list[Any]:
+    def _hiding(self, batch: pa.RecordBatch) -> Sequence[RowKey]:
+        """Keys of hot rows and tombstones among those of an ordered batch of cold rows."""
+        if self._hidden is None:
+            found = self._hidden_in_range()
+            self._few_hidden = len(found) <= FEW_HIDDEN
+            self._hidden = found if self._few_hidden else []
+        if self._few_hidden:
+            return _among(self._hidden, batch)
         return hiding_keys(self._reader, self._layout, batch, self._stop)
+
+    def _hidden_in_range(self) -> list[RowKey]:
+        """All that hides cold rows of the scan's range, in order, or more of it than FEW_HIDDEN.
+
+        Once for a scan: where SQLite looks for a key, it reads rows that it compares as a whole, however wide they are.
+        """
+        layout, wanted = self._layout, self._range()
+        if wanted is None:
+            return []
+        tenant = "" if layout.shared and wanted.bounds else None if layout.shared else wanted.tenant
+        conditions = [] if tenant is None else ["_userid = ?"]
+        values: list[Any] = [] if tenant is None else [tenant]
+        for sign, value in wanted.bounds:
+            conditions.append(f"k {sign} ?")
+            values.append(value)
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        found: list[RowKey] = []
+        for table in (layout.table, tombstones(layout.table_id)):
+            cursor = self._reader.execute(
+                layout, f"SELECT _userid, k FROM {table}{where} ORDER BY _userid, k LIMIT ?",
+                (*values, FEW_HIDDEN + 1), self._stop)
+            if cursor is None:
+                continue
+            while rows := self._reader.rows(cursor, TURN_ROWS, self._stop):
+                found += rows
+            self._reader.finish(cursor)
+        found.sort()
+        return found
 
     # ---------- merged with own rows ----------
     def _merged(self) -> Iterator[list[Row]]:
