@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -627,3 +628,39 @@ def test_double_precision_is_computed_as_postgresql_does(wire: Wire, db: Client,
             assert wire(*arguments).tag == "UPDATE 1"
         else:
             assert wire.fails("22003", *arguments).message == f"value out of range: {message}"
+
+
+# ---------- much RETURNING ----------
+@pytest.mark.parametrize("sql", [
+    'DELETE FROM {t} RETURNING "id", "b", "a"',
+    'UPDATE {t} SET "a" = ("id" + $1) RETURNING "id", "b", "a"',
+    'UPDATE {t} r1 SET "a" = (r1."id" + $1) FROM {u} r2 WHERE (r2."id" = r1."id") RETURNING r1."id", r1."b", r1."a"',
+], ids=["DELETE", "UPDATE", "UPDATE FROM"])
+def test_rows_of_returning_wait_on_the_disk(wire: Wire, db: Client, ns: str, t: str, server: KalamServer, sql: str
+                                            ) -> None:
+    """More than a bound in memory goes to a file, which goes with the cursor."""
+    width, count = 6000, 16_000
+    db.run("CREATE TABLE u (id bigint PRIMARY KEY)")
+    db.run(f"INSERT INTO t SELECT i, i, repeat('w', {width} - length(i::text)) || i FROM generate_series(1, {count}) i")
+    db.run(f"INSERT INTO u SELECT id FROM t WHERE id > {count // 4}")
+    maps = Path(f"/proc/{server.pid}/maps")
+    params = [] if "DELETE" in sql else [("int8", "5")]
+    first = wire(sql.format(t=t, u=f'"{ns}"."u"'), *params, txn=TXN, arrow=True)
+    assert "kalam-query-" in maps.read_text()
+    chunk, rows = first, first.rows
+    if "DELETE" in sql:  # nobody wants the rest
+        wire("ROLLBACK")
+        assert wire(f'SELECT count(*) FROM {t}').rows == [(count,)]
+        wait_until(lambda: "kalam-query-" not in maps.read_text(), "the file's end")
+        return
+    while chunk.cursor is not None:
+        assert sum(len(row[1]) for row in chunk.rows) < 16 << 20
+        chunk = wire(f"FETCH 10000 FROM {chunk.cursor}", txn=TXN)
+        rows += chunk.rows
+    changed = range(count // 4 + 1 if "FROM {u}" in sql else 1, count + 1)
+    assert first.tag.split()[:2] == [sql.split()[0], str(len(changed))]
+    assert [(row[0], row[1].lstrip("w"), row[2]) for row in sorted(rows)] == [
+        (i, str(i), i + 5) for i in changed]
+    wire("ROLLBACK")
+    assert wire(f'SELECT count(*) FROM {t}').rows == [(count,)]
+    wait_until(lambda: "kalam-query-" not in maps.read_text(), "the file's end")

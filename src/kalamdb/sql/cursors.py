@@ -196,6 +196,8 @@ class BatchSource:
 
     def close(self) -> None:
         self._inner.close()
+        if self._at_hand:  # a file's, perhaps, whose space is free when nobody has them any more
+            self._batches = iter(())
 
 
 class BatchChunks:

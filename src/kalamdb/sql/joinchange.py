@@ -17,7 +17,7 @@ from kalamdb.errors import KalamError
 from kalamdb.sql.bind import Params, identifier
 from kalamdb.sql.joined import Engine, JoinPlan, Match, Resolve, plan_join, table_alias
 from kalamdb.sql.read import Lock
-from kalamdb.sql.returning import Returning, returned
+from kalamdb.sql.returning import Gathered, Returning
 from kalamdb.sql.run import Run
 from kalamdb.sql.update import (
     FIND_ROWS,
@@ -58,23 +58,30 @@ class JoinChangePlan:
     async def _run(self, run: Run) -> Result:
         writing_tenant(run, self.table, self.verb, named=self.names_tenant)
         source = self.join.plan.source(run)
-        count, written, rows = 0, [], []
+        count = 0
+        written: list[Row] = []  # for RETURNING that takes a query
+        gathered = None if self.columns is None else Gathered(run, self.columns)
         try:
             while found := await source.read(FIND_ROWS):
                 matches = await self.join.matches(run, found, once=True)
                 made = await self._write(run, matches)
                 count += len(made)
-                if self.picks is not None:
-                    rows += [self._picked(row, match.values) for row, match in zip(made, matches, strict=True)]
-                elif self.returning is not None:
+                if self.returning is not None and self.returning.query is not None:
                     written += made
+                elif gathered is not None:
+                    await gathered.add(await self._returned(run, made, matches))
         finally:
             source.close()
-        if self.columns is None:
+        if gathered is None:
             return Result(f"{self.verb} {count}")
         if self.returning is not None:
-            rows = await self.returning.rows(run, written)
-        return await returned(run, f"{self.verb} {count}", self.columns, rows)
+            await gathered.add(await self.returning.rows(run, written))
+        return await gathered.answer(f"{self.verb} {count}")
+
+    async def _returned(self, run: Run, made: Sequence[Row], matches: Sequence[Match]) -> list[Row]:
+        if self.returning is not None:
+            return await self.returning.rows(run, made)
+        return [self._picked(row, match.values) for row, match in zip(made, matches, strict=True)]
 
     async def _write(self, run: Run, matches: Sequence[Match]) -> list[Row]:
         """The rows written: as they are now, or as they were before DELETE."""

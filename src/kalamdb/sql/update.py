@@ -33,7 +33,7 @@ from kalamdb.sql.insert import (
 from kalamdb.sql.predicate import SEQ, USERID, Condition, Field, KeyRange, conjunction, evaluate
 from kalamdb.sql.query import QueryPlan, column_type, rows_tree
 from kalamdb.sql.read import Filter, picker, qualifiers
-from kalamdb.sql.returning import Returning, returned
+from kalamdb.sql.returning import Gathered, Returning
 from kalamdb.sql.rows import RowQuery
 from kalamdb.sql.run import Run
 from kalamdb.sql.select import conjuncts
@@ -416,19 +416,24 @@ class ChangePlan:
 
     async def _run(self, run: Run) -> Result:
         tenant = writing_tenant(run, self.table, self.verb, named=self.names_tenant)
-        count, written = 0, []
+        count = 0
+        written: list[Row] = []  # for a query, which comes last
+        returning = self.returning
+        gathered = None if returning is None else Gathered(run, returning.columns)
         async for ids in self.finder.batches(run, tenant):
             if self._direct(run, tenant):
                 count += await self._write_direct(run, ids)
                 continue
             changed = await self._write_checked(run, ids)
             count += len(changed)
-            if self.returning is not None:
+            if returning is not None and returning.query is not None:
                 written += changed
-        if self.returning is None:
+            elif returning is not None and gathered is not None:
+                await gathered.add(await returning.rows(run, changed))
+        if returning is None or gathered is None:
             return Result(f"{self.verb} {count}")
-        return await returned(run, f"{self.verb} {count}", self.returning.columns,
-                              await self.returning.rows(run, written))
+        await gathered.add(await returning.rows(run, written))
+        return await gathered.answer(f"{self.verb} {count}")
 
     def _direct(self, run: Run, tenant: str | None) -> bool:
         """Nothing to look at in the row before it is written?"""
