@@ -93,10 +93,12 @@ def position_of(batch: pa.RecordBatch | pa.Table, key: tuple[Any, ...], *, after
     """How many rows come before ``key`` (or up to it, with ``after``) in an ordered batch. A key of one part: its
     tenant's rows."""
     low, high = 0, batch.num_rows
-    parts = len(key)
+    tenants = batch.column("_userid") if batch.schema.get_field_index("_userid") >= 0 else None
+    keys = batch.column("k") if len(key) > 1 else None
     while low < high:
         middle = (low + high) // 2
-        found = key_at(batch, middle)[:parts]
+        tenant = "" if tenants is None else tenants[middle].as_py()
+        found = (tenant,) if keys is None else (tenant, keys[middle].as_py())
         if found < key or (after and found == key):
             low = middle + 1
         else:
