@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import apsw
-import pyarrow.compute as pc
 
-from kalamdb.store.cold import ColdStore
+from kalamdb.store.cold import ColdStore, Room
 from kalamdb.store.manifest import Manifest, Segment
+from kalamdb.store.segment import position_of
 from kalamdb.txn.api import TableDef
 from kalamdb.txn.clock import now_ms
 
@@ -29,6 +29,8 @@ GOOD_MS = 300_000
 MOST_COUNTED = 100_000
 #: the event loop counts no more hot rows of one tenant, and in no more bytes of the table than this
 COUNTED_AT_ONCE, BYTES_AT_ONCE = 2000, 256 << 10
+#: of one row group, the tenants of its rows stay decoded if they take no more: the next tenant is looked up there, too
+KEPT_BYTES = 4 << 20
 FORGET_AT = 1000
 #: tenants
 FORGET_TENANTS_AT = 10_000
@@ -174,8 +176,8 @@ class Sizes:
             if group.first[0] == group.last[0] == tenant:
                 rows += group.rows
             elif group.first[0] <= tenant <= group.last[0]:
-                owners = self._cold.read(segment, number, ["_userid"]).column("_userid")
-                rows += int(pc.sum(pc.equal(owners, tenant)).as_py() or 0)
+                owners = self._cold.read_kept(segment, number, ["_userid"], Room(KEPT_BYTES))
+                rows += position_of(owners, (tenant,), after=True) - position_of(owners, (tenant,))
         return rows * segment.live // segment.rows
 
 
