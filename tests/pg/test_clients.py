@@ -47,6 +47,9 @@ SCRIPT = r"""
 SELECT max(id) AS top, count(*) AS rows FROM items \gset
 \echo top :top rows :rows
 INSERT INTO items VALUES (:top + 1, :rows, :'top');
+INSERT INTO items VALUES (1, 0, 'only described') RETURNING id, t, n * 1.5 AS m \gdesc
+UPDATE items SET n = 0 RETURNING items \gdesc
+SELECT n, count(*) FROM items GROUP BY n \gdesc
 \set ON_ERROR_ROLLBACK on
 BEGIN;
 INSERT INTO items VALUES (5, 5, 'kept');

@@ -16,7 +16,9 @@ import sqlalchemy as sa
 from django.apps import apps
 from django.conf import settings
 from django.db import IntegrityError, connection, models, transaction
+from django.db.models import functions
 from sqlalchemy import orm
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
 from .pair import Pair
@@ -122,6 +124,21 @@ def use_orm(engine: sa.Engine) -> list[Any]:
         session.delete(session.get_one(Author, 2))  # and its books, one by one
         session.commit()
         seen.append(shelf(session))
+
+        upsert = postgresql.insert(Author).values([{"id": i, "name": f"new {i}"} for i in (1, 7)])
+        seen.append(len(session.execute(upsert.on_conflict_do_nothing().returning(Author.id)).all()))
+        upsert = postgresql.insert(Author).values([{"id": i, "name": f"newest {i}"} for i in (7, 8)])
+        upsert = upsert.on_conflict_do_update(index_elements=["id"], set_={"name": upsert.excluded.name + "!"})
+        seen.append(sorted(map(tuple, session.execute(upsert.returning(Author.id, Author.name)))))
+        merged = session.merge(Author(id=7, name="merged", notes={"k": [1]}))
+        session.merge(Author(id=9, name="came by merge"))
+        session.flush()
+        session.refresh(merged, with_for_update=True)
+        merged.name = Author.name + sa.func.upper("?")
+        session.commit()
+        seen.append((merged.name, merged.notes))
+        seen.append(sorted(session.scalars(sa.delete(Author).where(Author.id > 6).returning(Author.id))))
+        session.commit()
 
     # optimistic locking: the second of two sessions loses
     with orm.Session(engine) as one, orm.Session(engine) as two:
@@ -229,6 +246,30 @@ def use_models(writer: Any, novel: Any) -> list[Any]:
         one = novel.objects.select_for_update().get(id=7)
         one.version += 1
         one.save(update_fields=["version"])
+    seen.append(writer.objects.get_or_create(id=3, defaults={"name": "unused"})[1])
+    cyd = writer.objects.get(id=3)
+    cyd.name = functions.Upper(models.F("name"))
+    cyd.save()
+    cyd.refresh_from_db()
+    seen.append(cyd.name)
+    cyd.notes = {"a": 1}
+    cyd.save(update_fields=["notes"])
+    novel(id=500, title="saved", author=cyd).save()
+    novel(id=500, title="saved again", author=cyd).save()  # UPDATE first, which finds it
+    novel.objects.bulk_create([novel(id=i, title=f"late {i}", author=cyd) for i in (500, 501)], ignore_conflicts=True)
+    novel.objects.bulk_create(
+        [novel(id=i, title=f"newest {i}", author=cyd) for i in (501, 502)], update_conflicts=True,
+        unique_fields=["id"], update_fields=["title"])
+    seen.append({key: each.title for key, each in novel.objects.in_bulk([500, 501, 502, 999]).items()})
+    seen.append(novel.objects.filter(id=502).update(version=models.F("version") + models.F("id"), price=None))
+    after: list[str] = []
+    with transaction.atomic():
+        transaction.on_commit(lambda: after.append("committed"))
+        rows = novel.objects.select_for_update(skip_locked=True).filter(id__range=(500, 999)).order_by("id")
+        seen.append([(each.id, each.version) for each in rows])
+        seen.append(novel.objects.select_for_update(nowait=True).get(id=501).delete()[0])
+        seen.append((novel.objects.filter(id=501).exists(), after))
+    seen.append((list(after), novel.objects.filter(id__in=[500, 502]).delete()[0]))
     seen.append([each.title for each in novel.objects.order_by("-id").iterator(chunk_size=20) if each.id <= 200][:3])
     seen.append(sum(novel.objects.filter(author_id=2).values_list("version", flat=True)))
     seen.append(writer.objects.get(id=2).delete()[0])

@@ -475,3 +475,32 @@ def test_postgres_killed(db: Session, pg: Postgres, dsn: str, server: KalamServe
         assert conn.execute(f"SELECT id, body FROM {table} ORDER BY id").fetchall() == [
             (1, "new"), (2, "kept"), (3, "kept")]
         assert conn.execute(f"SELECT id FROM {ns}.local").fetchall() == [(3,)]
+
+
+def has_ended(db: Session) -> bool:
+    try:
+        db("SELECT 1")
+    except psycopg.OperationalError:
+        return True
+    return False
+
+
+def test_backend_killed(db: Session, pg: Postgres, dsn: str, server: KalamServer, table: str) -> None:
+    """kill -9 of one backend: its locks on the server are gone at once, and PostgreSQL restarts."""
+    with psycopg.connect(server.dsn(), autocommit=True) as there:
+        holder = psycopg.connect(dsn, autocommit=True)
+        holder.execute(f"BEGIN; UPDATE {table} SET body = 'lost'; INSERT INTO {table} VALUES (3, 'lost')")
+        left = "SELECT count(*) FROM system.transactions WHERE rows_written > 0"
+        assert there.execute(left).fetchone() == (1,)
+        os.kill(holder.info.backend_pid, signal.SIGKILL)
+        wait_until(lambda: there.execute(left).fetchone() == (0,), "the end of its transaction")
+        namespace, _, name = table.partition(".")
+        there.execute("SET lock_timeout = '1s'")
+        there.execute(f"UPDATE {namespace}.{name} SET body = 'free'")
+    holder.close()
+    wait_until(lambda: has_ended(db), "the end of all sessions")
+    pg.start()
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(f"INSERT INTO {table} VALUES (3, 'after')")
+        assert conn.execute(f"SELECT id, body FROM {table} ORDER BY id").fetchall() == [
+            (1, "free"), (2, "free"), (3, "after")]
