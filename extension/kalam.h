@@ -101,7 +101,8 @@ typedef struct KalamConn KalamConn;
 typedef struct KalamCap
 {
 	Oid			oid;			/* hash key: operator, function or type OID */
-	char		kind;			/* 'o' operator, 'f' function, 'a' aggregate, 'w' window function, 't' type */
+	char		kind;			/* 'o' operator, 'f' function, 'a' aggregate, 'w' window function, 't' type, 'i' and 'u' its
+								 * input and output function */
 	char	   *remote;			/* template, or type name in server SQL */
 	char	   *layout;			/* types: wire layout */
 	bool		needs_c;		/* only under a code-point collation */

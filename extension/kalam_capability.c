@@ -105,6 +105,8 @@ resolve(char kind, const char *name, const char *text)
 		return InvalidOid;
 	if (kind == 't')
 		return type_oid(name);
+	if (kind == 'i' || kind == 'u') /* from or to text */
+		return type_oid(kind == 'i' ? name : text);
 	nargs = parse_args(text, args);
 	if (nargs < 0)
 		return InvalidOid;
@@ -126,6 +128,10 @@ kind_letter(const char *kind)
 		return 'a';
 	if (strcmp(kind, "window") == 0)
 		return 'w';
+	if (strcmp(kind, "input") == 0)
+		return 'i';
+	if (strcmp(kind, "output") == 0)
+		return 'u';
 	return '\0';				/* a newer server's */
 }
 
@@ -140,6 +146,17 @@ has_flag(const char *flags, const char *flag)
 			return true;
 	}
 	return false;
+}
+
+/* "from16" and "before16": in PostgreSQL from, or before, that version on */
+static bool
+is_of_this_version(const char *flags)
+{
+	const char *from = strstr(flags, "from");
+	const char *before = strstr(flags, "before");
+
+	return (from == NULL || PG_VERSION_NUM / 10000 >= atoi(from + strlen("from"))) &&
+		(before == NULL || PG_VERSION_NUM / 10000 < atoi(before + strlen("before")));
 }
 
 static void
@@ -163,7 +180,7 @@ add_cap(KalamCapTable *table, PGresult *rows, int row)
 	KalamCap	key = {0};
 	KalamCap   *cap;
 
-	if (kind == '\0')
+	if (kind == '\0' || !is_of_this_version(flags))
 		return;
 	key.kind = kind;
 	key.oid = resolve(kind, PQgetvalue(rows, row, 1), args);

@@ -58,10 +58,8 @@ deparse_parameter(Node *node, KalamDeparse *cxt)
 }
 
 static void
-deparse_call(char kind, Oid oid, List *args, KalamDeparse *cxt)
+deparse_template(const KalamCap *cap, List *args, KalamDeparse *cxt)
 {
-	const KalamCap *cap = kalam_capability(cxt->scope->conn, kind, oid);
-
 	for (const char *c = cap->remote; *c; c++)
 	{
 		int			place = c[0] == '$' && c[1] >= '1' && c[1] <= '9' ? c[1] - '1' : -1;
@@ -78,6 +76,12 @@ deparse_call(char kind, Oid oid, List *args, KalamDeparse *cxt)
 			c++;
 		}
 	}
+}
+
+static void
+deparse_call(char kind, Oid oid, List *args, KalamDeparse *cxt)
+{
+	deparse_template(kalam_capability(cxt->scope->conn, kind, oid), args, cxt);
 }
 
 /* The elements of an array, as constants or expressions; a constant NULL is a NULL pointer. */
@@ -585,6 +589,10 @@ kalam_deparse(Node *node, KalamDeparse *cxt)
 			break;
 		case T_BooleanTest:
 			deparse_test(((BooleanTest *) node)->arg, boolean_test_name(((BooleanTest *) node)->booltesttype), cxt);
+			break;
+		case T_CoerceViaIO:
+			deparse_template(kalam_conversion(cxt->scope->conn, (CoerceViaIO *) node),
+							 list_make1(((CoerceViaIO *) node)->arg), cxt);
 			break;
 		case T_RelabelType:
 			kalam_deparse((Node *) ((RelabelType *) node)->arg, cxt);

@@ -48,6 +48,8 @@ extern Relids kalam_placeholder_relids(PlannerInfo *root, PlaceHolderVar *phv);
 extern bool kalam_is_parameter(Relids relids, Expr *expr);
 /* "=", where it is IN, or NOT IN; otherwise invalid */
 extern Oid	kalam_in_equality(ScalarArrayOpExpr *expr);
+/* a cast by output and input functions, one of which is text's; NULL: not there, or not the same */
+extern const KalamCap *kalam_conversion(KalamConn *conn, CoerceViaIO *expr);
 /* how ANY and ALL travel */
 typedef enum KalamArrayForm
 {

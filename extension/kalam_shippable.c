@@ -364,6 +364,29 @@ ship_call(char kind, Oid oid, Oid collation, List *args, ShipContext *cxt)
 	return cap_allowed(cap, collation, cxt) && ship_operands(args, cxt);
 }
 
+static bool
+is_text(Oid type)
+{
+	return type == TEXTOID || type == VARCHAROID;
+}
+
+const KalamCap *
+kalam_conversion(KalamConn *conn, CoerceViaIO *expr)
+{
+	Oid			from = getBaseType(exprType((Node *) expr->arg));
+
+	if (is_text(expr->resulttype))
+		return kalam_capability(conn, 'u', from);
+	return is_text(from) ? kalam_capability(conn, 'i', expr->resulttype) : NULL;
+}
+
+static bool
+ship_conversion(CoerceViaIO *expr, ShipContext *cxt)
+{
+	return cap_allowed(kalam_conversion(cxt->scope->conn, expr), exprCollation((Node *) expr->arg), cxt) &&
+		ship_operand((Node *) expr->arg, cxt);
+}
+
 /* "=", where it is IN, or NOT IN; otherwise invalid */
 Oid
 kalam_in_equality(ScalarArrayOpExpr *expr)
@@ -467,7 +490,7 @@ ship_relabel(RelabelType *expr, ShipContext *cxt)
 	Oid			from = getBaseType(exprType((Node *) expr->arg));
 	Oid			to = getBaseType(expr->resulttype);
 
-	if (from != to && !((from == TEXTOID || from == VARCHAROID) && (to == TEXTOID || to == VARCHAROID)))
+	if (from != to && !(is_text(from) && is_text(to)))
 		return false;
 	return ship((Node *) expr->arg, cxt);
 }
@@ -664,7 +687,7 @@ may_fail(Node *node, ShipContext *cxt)
 
 	if (node == NULL || IsA(node, Aggref) || kalam_is_parameter(cxt->scope->relids, (Expr *) node))
 		return false;
-	if (IsA(node, FuncExpr))
+	if (IsA(node, FuncExpr) || IsA(node, CoerceViaIO))
 		return true;
 	if (IsA(node, OpExpr))
 	{
@@ -763,6 +786,8 @@ ship(Node *node, ShipContext *cxt)
 			return ship((Node *) ((BooleanTest *) node)->arg, cxt);
 		case T_RelabelType:
 			return ship_relabel((RelabelType *) node, cxt);
+		case T_CoerceViaIO:
+			return ship_conversion((CoerceViaIO *) node, cxt);
 		default:
 			return !cxt->scope->plain && ship_more(node, cxt);
 	}

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from kalamdb import composed, kept
 from kalamdb.errors import KalamError
+from kalamdb.numbers import MAX_SCALE, SPACE, invalid, read_integer, read_numeric
 
 #: type OID of a value that is an Arrow IPC message or stream (docs/protocol.md)
 ARROW_OID = 90002
@@ -94,22 +95,18 @@ def _utf8(data: bytes) -> str:
     return text
 
 
-def _invalid(display: str, text: str) -> KalamError:
-    return KalamError("22P02", f'invalid input syntax for type {display}: "{text}"')
-
-
 # ---------- boolean ----------
 _TRUE = ("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1")
 _FALSE = ("f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0")
 
 
 def _read_bool(text: str) -> int:
-    word = text.strip().lower()
+    word = text.strip(SPACE).lower()
     if word in _TRUE:
         return 1
     if word in _FALSE:
         return 0
-    raise _invalid("boolean", text)
+    raise invalid("boolean", text)
 
 
 def _read_bool_binary(data: bytes) -> int:
@@ -119,25 +116,11 @@ def _read_bool_binary(data: bytes) -> int:
 
 
 # ---------- integers ----------
-_SPACE = " \t\n\r\v\f"  # what PostgreSQL skips around a number
-_INTEGER = re.compile(r"[+-]?\d+(_\d+)*", re.ASCII)
-
-
 def _integer(display: str, bits: int) -> tuple[Reader, BinaryReader, BinaryWriter]:
-    limit = 1 << (bits - 1)
     form = struct.Struct({16: ">h", 32: ">i", 64: ">q"}[bits])
 
     def read(text: str) -> int:
-        word = text.strip(_SPACE)
-        if not _INTEGER.fullmatch(word):
-            raise _invalid(display, text)
-        digits = word.lstrip("+-0_") or "0"
-        # the length first: Python does not convert thousands of digits
-        number = int(digits) if len(digits) <= 40 else 2 * limit
-        number = -number if word[0] == "-" else number
-        if not -limit <= number < limit:
-            raise KalamError("22003", f'value "{text}" is out of range for type {display}')
-        return number
+        return read_integer(text, display, bits)
 
     def read_binary(data: bytes) -> int:
         number: int = form.unpack(data)[0]
@@ -147,8 +130,11 @@ def _integer(display: str, bits: int) -> tuple[Reader, BinaryReader, BinaryWrite
 
 
 # ---------- floats ----------
-_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_SPECIAL = {"nan": float("nan"), "infinity": float("inf"), "inf": float("inf"), "+infinity": float("inf"),
+#: what strtod() takes
+_FLOAT = re.compile(r"[+-]?(?:0x(?P<hex>[\da-f]+\.?[\da-f]*|\.[\da-f]+)(?:p[+-]?\d+)?|"
+                    r"(?P<decimal>\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)", re.ASCII | re.IGNORECASE)
+_NAN = re.compile(r"[+-]?nan(\(\w*\))?", re.ASCII)
+_SPECIAL = {"infinity": float("inf"), "inf": float("inf"), "+infinity": float("inf"),
             "+inf": float("inf"), "-infinity": float("-inf"), "-inf": float("-inf")}
 
 
@@ -189,20 +175,25 @@ def _float(display: str, *, single: bool) -> tuple[Reader, Writer, BinaryReader,
     form = struct.Struct(">f" if single else ">d")
 
     def read(text: str) -> float:
-        word = text.strip(_SPACE).lower()
-        if word in _SPECIAL:
-            return _SPECIAL[word]
-        if not _FLOAT.fullmatch(word):
-            raise _invalid(display, text)
-        value = float(word)
-        too_large = value in (float("inf"), float("-inf"))
-        if single and not too_large:
-            try:
+        """22003, as far as it is a number, before 22P02 for the rest."""
+        word = text.strip(SPACE)
+        found = _FLOAT.match(word)
+        if found is None:
+            if _NAN.fullmatch(word.lower()):
+                return float("nan")
+            if word.lower() not in _SPECIAL:
+                raise invalid(display, text)
+            return _SPECIAL[word.lower()]
+        try:
+            value = float(found[0]) if found["hex"] is None else float.fromhex(found[0])
+            if single and abs(value) != float("inf"):
                 value = struct.unpack(">f", struct.pack(">f", value))[0]
-            except OverflowError:
-                too_large = True
-        if too_large or (value == 0 and re.search(r"[1-9]", re.split("e", word)[0])):
-            raise KalamError("22003", f'"{text}" is out of range for type {display}')
+        except OverflowError:
+            value = float("inf")
+        if abs(value) == float("inf") or (value == 0 and (found["hex"] or found["decimal"]).strip("0.")):
+            raise KalamError("22003", f'"{found[0]}" is out of range for type {display}')
+        if found.end() < len(word):
+            raise invalid(display, text)
         return value
 
     def read_binary(data: bytes) -> float:
@@ -216,37 +207,6 @@ def _float(display: str, *, single: bool) -> tuple[Reader, Writer, BinaryReader,
 
 
 # ---------- numeric ----------
-_NUMERIC = re.compile(r"([+-]?)(\d+(?:_\d+)*)?(?:\.(\d*(?:_\d+)*))?(?:[eE]([+-]?\d+))?", re.ASCII)
-_NUMERIC_SPECIAL = {"nan": "NaN", "infinity": "Infinity", "inf": "Infinity", "+infinity": "Infinity",
-                    "+inf": "Infinity", "-infinity": "-Infinity", "-inf": "-Infinity"}
-_MAX_INTEGRAL, _MAX_SCALE = 131_072, 16_383
-
-
-def read_numeric(text: str) -> str:
-    """PostgreSQL's own text of a number: no exponent, its scale kept."""
-    word = text.strip(_SPACE)
-    special = _NUMERIC_SPECIAL.get(word.lower())
-    if special is not None:
-        return special
-    match = _NUMERIC.fullmatch(word)
-    if not match or not (match[2] or match[3]):
-        raise _invalid("numeric", text)
-    whole, fraction = (match[2] or "").replace("_", ""), (match[3] or "").replace("_", "")
-    power = match[4] or "0"
-    exponent = int(power) if len(power) <= 1000 else 3 * _MAX_INTEGRAL
-    if abs(exponent) > 2 * _MAX_INTEGRAL:
-        raise KalamError("22003", "value overflows numeric format")
-    digits, scale = whole + fraction, len(fraction) - exponent
-    if scale < 0:
-        digits, scale = digits + "0" * -scale, 0
-    digits = digits.rjust(scale + 1, "0")
-    whole, fraction = digits[: len(digits) - scale].lstrip("0") or "0", digits[len(digits) - scale :]
-    if len(whole) > _MAX_INTEGRAL or scale > _MAX_SCALE:
-        raise KalamError("22003", "value overflows numeric format")
-    minus = "-" if match[1] == "-" and (whole != "0" or fraction.strip("0")) else ""
-    return minus + whole + ("." + fraction if fraction else "")
-
-
 _NUMERIC_SIGNS = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}
 
 
@@ -257,7 +217,7 @@ def _read_numeric_binary(data: bytes) -> str:
     groups = struct.unpack(f">{count}H", data[8:])
     if sign not in (0, 0x4000):
         raise KalamError("22P03", 'invalid sign in external "numeric" value')
-    if scale > _MAX_SCALE:
+    if scale > MAX_SCALE:
         raise KalamError("22P03", 'invalid scale in external "numeric" value')
     if any(group > 9999 for group in groups):
         raise KalamError("22P03", 'invalid digit in external "numeric" value')
@@ -314,7 +274,7 @@ def _read_bytea(text: str) -> bytes:
 
     def unescape(match: re.Match[bytes]) -> bytes:
         if match[1] is None:
-            raise _invalid("bytea", text)
+            raise invalid("bytea", text)
         return b"\\" if match[1] == b"\\" else bytes([int(match[1], 8)])
 
     return _ESCAPED.sub(unescape, text.encode())
@@ -327,7 +287,7 @@ def _write_bytea(value: bytes) -> str:
 def _read_uuid(text: str) -> bytes:
     inner = text[1:-1] if text[:1] == "{" and text[-1:] == "}" else text
     if not re.fullmatch(r"([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}", inner):
-        raise _invalid("uuid", text)
+        raise invalid("uuid", text)
     return bytes.fromhex(inner.replace("-", ""))
 
 
@@ -912,7 +872,7 @@ def _read_array(column: pa.Array, kind: PgType) -> pa.Array:
     if kind.layout != "utf8" or kind.name in ("text", "varchar") or column.null_count == len(column):
         return column
     if kind.name == "numeric" and _all(pc.match_substring_regex(column, _PLAIN_NUMERIC)) and (
-            pc.max(pc.binary_length(column)).as_py() <= _MAX_SCALE):
+            pc.max(pc.binary_length(column)).as_py() <= MAX_SCALE):
         return column
     texts = column.to_pylist()
     values = [None if text is None else kind.read(_read_plain(text)) for text in texts]

@@ -36,6 +36,30 @@ ARGUMENTS: dict[str, list[str]] = {
 FIELDS = ["microseconds", "milliseconds", "second", "minute", "hour", "day", "week", "month", "quarter", "year",
           "decade", "century", "millennium", "dow", "isodow", "doy", "isoyear", "epoch", "julian", "YEAR", "yrs",
           "timezone", "nonsense"]  # fmt: skip
+#: texts of numbers, or nearly so
+NUMBERS = [
+    "5", " 5 ", "+5", "-5", "", "  ", "-", "+", "--5", "- 5", "1 2", "5\n", "\v5\f", "5\x01", "\u00a05", "\uff15", "-0",
+    "00000000000000000000005", "1e3", "1.0", "1.5x", "1 _", "07", "-000000001", "123456789", "999999999999999999",
+    # of other bases and with underscores, since 16
+    "1_000", "1__0", "_1", "1_", "0_1", "1_e5", "0x1F", "0X1f", "0x", "0x_1F", "0x1_", "0xg", "0x1F.5", "-0x10", "+0b1",
+    "0b101", "0b_1", "0b2", "0o17", "0o8", "0x00000000000000000000001", "-0xff", "0x0", "-0x0", "0b" + "1" * 63,
+    "0b" + "1" * 64, "0x7fff", "0x8000", "-0x8000", "0x7fffffff", "0x80000000", "-0x80000000", "0x80000001g",
+    "0x7fffffffffffffff", "0x8000000000000000", "-0x8000000000000000", "0xFFFFFFFFF_", "0o1_7", "1.5_5", "1._5", "1_.5",
+    # too large, and what else is wrong with them
+    "32767", "32768", "-32768", "-32769", "32768x", "32769x", "327680x", "2147483647", "2147483648", "-2147483648",
+    "-2147483649", "2147483648abc", "2147483649abc", "21474836490abc", "214748364_9", "9223372036854775807",
+    "9223372036854775808", "-9223372036854775808", "-9223372036854775809", "9223372036854775809x",
+    "9223372036854775810x", "9" * 400, "0" * 6000 + "1", "1" * 5000, "1" * 131072, "1" * 131073, "1" * 131073 + "x",
+    # numeric and double precision
+    ".5", "5.", ".", "+.", "-.5", "+.5e1", "NaN", "nan ", "+nan", "-nan", "nanx", "nan(5)", "nan(", "Infinity", "inf",
+    "+inf", "-INF", "infinit", "inf x", "1.5.5", "1 e5", "1e5 ", "1e", "1e+", "1e 5", "1e\t5", "1e+ 5", "1e1_0", "1e_1",
+    "1e0_5", "1e+05", "1e5_", "0.0", "-0.00", "0e-5", "0e300000", "0.0e200000", "1e-16383", "1e-16384", "1e131071",
+    "1e131072", "1e99999999999", "1e99999999999x", "0e99999999999", "1e-99999999999", "0e1073741822", "0e1073741823",
+    "0e1073741824", "1e1073741823x", "1e-1073741824x", "0." + "0" * 16382 + "1", "0." + "0" * 150000 + "1e150001",
+    "0x" + "f" * 100000, "0x" + "f" * 109000, "0x" + "0" * 150000 + "1", "0x" + "f" * 109000 + "g",
+    "1e400", "1e400x", "-1e400", "1e-400", "5e-324", "2e-324", "1e-310", "0x1p3", "0x.8", "0x1.8p1x", "0x1p99999",
+    "0x1p-1080", "0x1p-1074", "1.7976931348623157e308", "1.7976931348623159e308", "0.1", "9007199254740993", " inf\t",
+]  # fmt: skip
 #: arguments that stand for something, by function and place
 SPECIAL: dict[tuple[str, int], list[str]] = {
     ("encode", 1): ["hex", "base64", "escape", "nonsense"], ("decode", 1): ["hex", "base64", "escape", "nonsense"],
@@ -54,6 +78,15 @@ SPECIAL: dict[tuple[str, int], list[str]] = {
     ("->int4", 1): ["0", "1", "-1", "2", "-5"], ("->>int4", 1): ["0", "1", "-1", "2", "-5"],
     ("extract", 0): FIELDS, ("date_part", 0): FIELDS, ("date_trunc", 0): FIELDS,
     ("numeric", 1): ["393222", "1310724", "-1", "198656"],
+    **{(name + "text", 0): NUMBERS for name in ("int2", "int4", "int8", "numeric", "float8")},
+    ("booltext", 0): ["t", "T", "tr", " true ", "o", "of", "on", "yes", "ye", "\u00a0t", "1", "0", "01", "", "\vt", "n",
+                      "truex", "TRUE", "no", "1 ", "y\u0131", "falſe"],
+    ("uuidtext", 0): ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+                      "{a0eebc99-9c0b4ef8-bb6d-6bb9bd380a11}", "a0ee-bc99-9c0b-4ef8-bb6d-6bb9-bd38-0a11",
+                      " a0eebc999c0b4ef8bb6d6bb9bd380a11", "a0eebc999c0b4ef8bb6d6bb9bd380a11\n", "",
+                      "a0eebc999c0b4ef8bb6d6bb9bd380a11", "{a0eebc999c0b4ef8bb6d6bb9bd380a11",
+                      "a0eebc999c0b4ef8bb6d6bb9bd380a1", "a0eebc99--9c0b4ef8bb6d6bb9bd380a11",
+                      "a-0eebc999c0b4ef8bb6d6bb9bd380a11", "a0eebc999c0b4ef8bb6d6bb9bd380a11-"],
     ("translate", 1): ["lo", "", "héw"], ("translate", 2): ["01", "", "abc"],
 }  # fmt: skip
 

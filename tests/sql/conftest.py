@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -30,17 +31,33 @@ def server() -> Iterator[KalamServer]:
         server.close()
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+@contextmanager
+def running(name: str) -> Iterator[Postgres]:
     """A PostgreSQL without the extension."""
-    config = pg_config_of("bundled16")
+    try:
+        config = pg_config_of(name)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
     version = ask(config, "version").split()[1]
-    pg = Postgres(Installed("bundled16", version, config.parent), shared_preload_libraries="", timezone="UTC")
+    pg = Postgres(Installed(name, version, config.parent), shared_preload_libraries="", timezone="UTC")
     try:
         pg.start()
         yield pg
     finally:
         pg.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with running("bundled16") as pg:
+        yield pg
+
+
+@pytest.fixture(scope="module")
+def postgres_of(request: pytest.FixtureRequest) -> Iterator[Postgres]:
+    """Of the version that the test names."""
+    with running(request.param) as pg:
+        yield pg
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from decimal import Decimal
+from random import Random
 
 import pytest
 
@@ -20,6 +21,7 @@ from kalamdb.sql.capabilities import (
     aggregates,
     capabilities,
     comparisons,
+    conversions,
     scalars,
     windows,
 )
@@ -27,8 +29,8 @@ from kalamdb.types import by_name, write_text
 from support.postgres import Postgres
 from support.server import KalamServer
 
-from .arguments import ARGUMENTS, arguments, literal, texts
-from .client import Client, Wire, batch
+from .arguments import ARGUMENTS, NUMBERS, arguments, literal, texts
+from .client import Client, Failed, Wire, batch
 from .proof import Call, Sides, agree, outcome, over
 from .values import VALUES
 
@@ -44,6 +46,8 @@ def locally(row: CapabilityRow, columns: list[str]) -> str:
     """The call in PostgreSQL, whose name is nobody else's."""
     kind, name, args, _, _ = row
     typed = [f"{column}::{type_}" for column, type_ in zip(columns, args.split(","), strict=True)]
+    if kind in ("input", "output"):
+        return f"{typed[0]}::{name}"
     if kind == "operator":
         return f"({' '.join(typed[:-1])} OPERATOR(pg_catalog.{name}) {typed[-1]})"
     return f'pg_catalog."{name}"({", ".join(typed)})'
@@ -61,6 +65,51 @@ def test_scalars(row: CapabilityRow, sides: Sides) -> None:
     kinds = row[2].split(",")
     columns = list("abcd"[: len(kinds)])
     agree(sides, [(locally(row, columns), remotely(row, columns))], columns, arguments(row[1], kinds))
+
+
+VERSIONS = {"debian15": 15, "bundled16": 16, "bundled18": 18}
+
+
+def is_of(row: CapabilityRow, version: int) -> bool:
+    return not (("from16" in row[4] and version < 16) or ("before16" in row[4] and version >= 16))
+
+
+@pytest.fixture(scope="module")
+def sides_of(server: KalamServer, postgres_of: Postgres) -> Iterator[Sides]:
+    sides = Sides(Client(postgres_of.dsn()), Client(server.dsn()))
+    yield sides
+    sides.close()
+
+
+def answer(client: Client, sql: str) -> object:
+    """A value, or an error's SQLSTATE and words."""
+    try:
+        return client.value(sql)
+    except Failed as error:
+        return error.sqlstate, error.message
+
+
+def some_numbers(count: int) -> list[str]:
+    random = Random(16)
+    alphabet = "0123456789" * 2 + "__xXoObBaAfF+-..eEpP \n"
+    return ["".join(random.choices(alphabet, k=random.randint(1, 7))) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("postgres_of", "row"), [
+    pytest.param(name, row, id=f"{name}-{row[2]}-{row[1]}") for name, version in VERSIONS.items()
+    for row in conversions() if is_of(row, version)], indirect=["postgres_of"])  # fmt: skip
+def test_conversions(row: CapabilityRow, sides_of: Sides) -> None:
+    """Casts from and to text, and the words of their errors, of each version of PostgreSQL."""
+    given = [literal(text, row[2]) for (text,) in texts(row[1], [row[2]])]
+    if row[1] not in ("text", "bool", "uuid"):
+        given += [literal(text, "text") for text in [*NUMBERS, *some_numbers(200)]]
+    failures = sides_of.failures([over(locally(row, ["a"]), ["a"], [[each]]) for each in given])
+    good = [[each] for each, failure in zip(given, failures, strict=True) if failure is None]
+    agree(sides_of, [(locally(row, ["a"]), remotely(row, ["a"]))], ["a"], good)
+    for each, failure in zip(given, failures, strict=True):
+        if failure is not None:
+            local, remote = (over(call, ["a"], [[each]]) for call in (locally(row, ["a"]), remotely(row, ["a"])))
+            assert answer(sides_of.kalam, remote) == answer(sides_of.pg, local), remote[:200]
 
 
 def call(row: CapabilityRow, before: str = "", after: str = "") -> Call:
@@ -84,13 +133,17 @@ def stored(kind: str, text: str | None) -> object:
     return None if text is None else by_name(kind).read(text)
 
 
-@pytest.mark.parametrize("row", list(scalars()), ids=lambda row: f"{row[1]}({row[2]})")
+ON_THE_WIRE = [*scalars(), *(row for row in conversions() if is_of(row, 16))]
+
+
+@pytest.mark.parametrize("row", ON_THE_WIRE, ids=lambda row: f"{row[1]}({row[2]})")
 def test_scalars_on_the_wire(row: CapabilityRow, sides: Sides, wired: tuple[Wire, str]) -> None:
     """Of columns, of a column and parameters, and in a condition."""
     wire, table = wired
     kinds = row[2].split(",")
     columns = list("abcd"[: len(kinds)])
     chosen = texts(row[1], kinds)
+    chosen = [row for row in chosen if all(len(text or "") < 1000 for text in row)]
     chosen = chosen[:: max(1, len(chosen) // 30)]
     literals = [[literal(*cell) for cell in zip(given, kinds, strict=True)] for given in chosen]
     local = locally(row, columns)
@@ -243,6 +296,8 @@ def test_names_are_those_of_postgresql(sides: Sides) -> None:
 
 def test_the_list(sides: Sides) -> None:
     rows = [tuple(row) for row in sides.kalam.rows("SHOW CAPABILITIES")]
-    assert len(rows) == len({row[:3] for row in rows}), "an entry twice"
+    for version in VERSIONS.values():
+        known = [row[:3] for row in rows if is_of(row, version)]
+        assert len(known) == len(set(known)), "an entry twice"
     listed = [row for row in rows if row[0] not in ("info", "type")]
     assert listed == [row for row in capabilities("", 0) if row[0] not in ("info", "type")]

@@ -91,6 +91,10 @@ _CASTS = (
       if one != two),
     ("bool", "int4"), ("int4", "bool"), ("bool", "text"), ("timestamp", "date"), ("date", "timestamp"),
 )  # fmt: skip
+#: whose text is the same whatever a session sets
+_WRITTEN = ("int2", "int4", "int8", "numeric", "uuid", "json", "jsonb")
+#: that are read from text by rules which no setting changes, and those whose rules are others since PostgreSQL 16
+_READ, _READ_ANEW = ("bool", "float8", "uuid"), ("int2", "int4", "int8", "numeric")
 
 
 def _flags(signature: Signature) -> str:
@@ -115,6 +119,8 @@ def _sendable(signature: Signature) -> bool:
     """Has it arguments and a result that the wire carries, and one result everywhere?"""
     if signature.name in _LOCALE | _LIBRARY | _VOLATILE or (signature.name == "%" and len(set(signature.args)) > 1):
         return False  # PostgreSQL's % takes two of one type
+    if signature.name.startswith("kalam_"):
+        return False  # not PostgreSQL's
     return signature.supported and bool(signature.args) and {*signature.args, signature.result} <= _REMOTE.keys()
 
 
@@ -130,6 +136,17 @@ def scalars() -> Iterator[CapabilityRow]:
         yield "operator", name, pair, f"($1 {name} $2)", ""
     for source, target in _CASTS:
         yield "function", target, source, f"CAST($1 AS {_REMOTE[target]})", ""
+
+
+def conversions() -> Iterator[CapabilityRow]:
+    """Casts by the output function of the one type and the input function of the other. Around what is read may be
+    spaces, which are those of ASCII where the encoding is UTF8."""
+    for name in _WRITTEN:
+        yield "output", "text", name, "CAST($1 AS text)", ""
+    for name in (*_READ, *_READ_ANEW):
+        yield "input", name, "text", f"CAST($1 AS {_REMOTE[name]})", "u from16" if name in _READ_ANEW else "u"
+    for name in _READ_ANEW:
+        yield "input", name, "text", f"kalam_{name}_before_16($1)", "u before16"
 
 
 # ---------- aggregates and windows ----------
@@ -178,4 +195,4 @@ def capabilities(server_id: str, node_id: int) -> list[CapabilityRow]:
     """All rows: facts about the server, then types, operators and functions."""
     facts = {"version": __version__, "protocol": "1", "server_id": server_id, "node_id": str(node_id)}
     return [*(("info", name, "", value, "") for name, value in facts.items()), *types(), *comparisons(), *scalars(),
-            *aggregates(), *windows()]
+            *conversions(), *aggregates(), *windows()]

@@ -14,6 +14,7 @@ from sqlglot import exp
 
 from kalamdb import types
 from kalamdb.errors import KalamError
+from kalamdb.numbers import read_numeric
 from kalamdb.sql.bind import Params, number_operand, parameter_index
 from kalamdb.sql.native import DAY_MAX, EPOCH_MICROS, MICROS_MAX
 from kalamdb.sql.parse import parse_expression
@@ -179,7 +180,7 @@ def constant(node: exp.Expression, column: ColumnDef, params: Params) -> tuple[b
 
 def _number(text: str, column: ColumnDef) -> Any:
     if column.type.name in ("float4", "float8", "numeric"):  # a numeric first: there is no -0
-        return types.read_text(column.type, types.read_numeric(text), column.typmod)
+        return types.read_text(column.type, read_numeric(text), column.typmod)
     operand = number_operand(text)
     assert operand.type is not None
     return _assigned(operand.type, column, operand.constant)

@@ -14,14 +14,17 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, ROUND_HALF_UP, Decimal
+from functools import partial
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from kalamdb import kept, types
 from kalamdb.errors import KalamError
+from kalamdb.numbers import read_integer, read_numeric
 from kalamdb.order import numeric_bytes
 from kalamdb.sql import native
 
@@ -197,7 +200,7 @@ def from_float(value: float, digits: int) -> str:
         return "NaN"
     if value in (float("inf"), float("-inf")):
         return "Infinity" if value > 0 else "-Infinity"
-    return types.read_numeric(f"{value:.{digits}g}")
+    return read_numeric(f"{value:.{digits}g}")
 
 
 def total(values: Sequence[str | None]) -> str | None:
@@ -689,6 +692,10 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("j_equal", (_V, _V), _B, json_equal), Function("j_contains", (_V, _V), _B, json_contains),
     Function("j_exists", (_V, _V), _B, json_exists), Function("j_canonical", (_V,), _V, types.canonical_jsonb),
     *(Function("key_" + each.name, (_V,), "BLOB", each.key) for each in kept.ORDERED if each.key is not None),
+    *(Function("old_" + name, (_V,), duck, partial(read_integer, display=display, bits=bits, old=True))
+      for name, duck, display, bits in (("int2", "SMALLINT", "smallint", 16), ("int4", _I, "integer", 32),
+                                        ("int8", "BIGINT", "bigint", 64))),
+    Function("old_numeric", (_V,), _V, partial(read_numeric, old=True)),
     Function("j_string", (_V,), _V, lambda text: json.dumps(text, ensure_ascii=False)),
 )  # fmt: skip
 #: types whose text is PostgreSQL's own work in both directions
@@ -726,8 +733,16 @@ _ARROW = {_V: pa.string(), _I: pa.int32(), _B: pa.bool_(), "BLOB": pa.binary(), 
           "BIGINT": pa.int64(), "DOUBLE": pa.float64(), "VARCHAR[]": pa.list_(pa.string())}
 
 
+#: integers that are read at once
+_PLAIN = {"int2": "^-?[0-9]{1,4}$", "int4": "^-?[0-9]{1,9}$", "int8": "^-?[0-9]{1,18}$"}
+
+
 def _reader(type_: types.PgType) -> Callable[[pa.Array], pa.Array]:
-    def read(column: pa.Array) -> pa.Array:
+    plain = _PLAIN.get(type_.name)
+
+    def read(column: pa.ChunkedArray) -> pa.Array:
+        if plain is not None and pc.all(pc.match_substring_regex(column, plain)).as_py():
+            return pa.concat_arrays(column.cast(type_.arrow).chunks)
         try:
             values = [None if text is None else type_.read(text) for text in column.to_pylist()]
             return native.to_array(type_, values)

@@ -16,6 +16,7 @@ from sqlglot import exp
 
 from kalamdb import types
 from kalamdb.errors import KalamError
+from kalamdb.numbers import read_numeric
 from kalamdb.sql import fields, functions
 from kalamdb.sql.bind import Params, identifier, parameter_index, place_of
 from kalamdb.sql.casts import (
@@ -1103,7 +1104,7 @@ def number(text: str) -> Typed:
             return constant(INT4, value)
         if -(2**63) <= value < 2**63:
             return constant(INT8, value)
-    return numeric_constant(types.read_numeric(text))
+    return numeric_constant(read_numeric(text))
 
 
 def _stored_moment(day: str) -> str:
