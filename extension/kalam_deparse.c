@@ -6,11 +6,12 @@
  * so the statement's text depends on its shape only, and the server finds its
  * plan again.  Only an expression that GROUP BY or the output has already is
  * written with the same parameters once more, as both must be seen to be one.
- * Templates of the capability table hold $1 … $9 for their arguments, which are
- * printed in place.
+ * Templates of the capability table hold $1 … $9 for their arguments, and $* for
+ * any number of them, which are printed in place.
  */
 #include "postgres.h"
 
+#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "nodes/makefuncs.h"
@@ -19,6 +20,7 @@
 #include "optimizer/tlist.h"
 #include "parser/parsetree.h"
 #include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 #include "kalam_read.h"
@@ -50,9 +52,20 @@ kalam_deparse_table(StringInfo buf, KalamTable *table)
 
 /* ---------- expressions ---------- */
 
+/* A literal that nothing gave a type, as text. */
+static Node *
+typed_literal(Const *literal)
+{
+	Datum		text = literal->constisnull ? (Datum) 0 : CStringGetTextDatum(DatumGetCString(literal->constvalue));
+
+	return (Node *) makeConst(TEXTOID, -1, DEFAULT_COLLATION_OID, -1, text, literal->constisnull, false);
+}
+
 static void
 deparse_parameter(Node *node, KalamDeparse *cxt)
 {
+	if (IsA(node, Const) && ((Const *) node)->consttype == UNKNOWNOID)
+		node = typed_literal((Const *) node);
 	*cxt->params = lappend(*cxt->params, node);
 	appendStringInfo(cxt->buf, "$%d", list_length(*cxt->params));
 }
@@ -64,7 +77,12 @@ deparse_template(const KalamCap *cap, List *args, KalamDeparse *cxt)
 	{
 		int			place = c[0] == '$' && c[1] >= '1' && c[1] <= '9' ? c[1] - '1' : -1;
 
-		if (place < 0)
+		if (c[0] == '$' && c[1] == '*')
+		{
+			kalam_deparse_joined(args, ", ", cxt);
+			c++;
+		}
+		else if (place < 0)
 			appendStringInfoChar(cxt->buf, *c);
 		else if (place >= list_length(args))
 			ereport(ERROR,

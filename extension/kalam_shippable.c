@@ -283,7 +283,10 @@ ship_value(Node *node, Oid type, ShipContext *cxt)
 static bool
 ship_parameter(Node *node, ShipContext *cxt)
 {
-	return ship_value(node, exprType(node), cxt);
+	Oid			type = exprType(node);
+
+	/* a literal that nothing gave a type: kalam_deparse.c makes it text */
+	return ship_value(node, type == UNKNOWNOID && IsA(node, Const) ? TEXTOID : type, cxt);
 }
 
 /* ---------- kinds of nodes ---------- */
@@ -305,6 +308,11 @@ ship_list(List *nodes, ShipContext *cxt)
 static bool
 ship_operand(Node *node, ShipContext *cxt)
 {
+	Oid			element = get_element_type(getBaseType(exprType(node)));
+
+	/* an array is sent as a value only */
+	if (OidIsValid(element))
+		return kalam_is_parameter(cxt->scope->relids, (Expr *) node) && ship_value(node, element, cxt);
 	if (cxt->scope->plain && exprType(node) == BOOLOID && !IsA(node, Var) && !kalam_is_parameter(cxt->scope->relids, (Expr *) node))
 		return false;
 	return ship(node, cxt);
@@ -728,10 +736,29 @@ ship_window(WindowFunc *func, ShipContext *cxt)
 	return ship_arguments(func->args, func->aggfilter, &inner) && ship_window_keys(&inner);
 }
 
+/* Functions that take any number of values of any types make texts of them. */
+static bool
+texts_allowed(FuncExpr *expr, ShipContext *cxt)
+{
+	ListCell   *lc;
+
+	if (expr->funcvariadic)
+		return false;
+	foreach(lc, expr->args)
+	{
+		Oid			type = getBaseType(exprType(lfirst(lc)));
+
+		if (!is_text(type) && type != BOOLOID && type != UNKNOWNOID && kalam_capability(cxt->scope->conn, 'u', type) == NULL)
+			return false;
+	}
+	return true;
+}
+
 static bool
 ship_function(FuncExpr *expr, ShipContext *cxt)
 {
-	return !expr->funcretset && !expr->funcvariadic &&
+	return !expr->funcretset &&
+		(get_func_variadictype(expr->funcid) != ANYOID || texts_allowed(expr, cxt)) &&
 		ship_call('f', expr->funcid, expr->inputcollid, expr->args, cxt);
 }
 

@@ -14,13 +14,13 @@ pytestmark = pytest.mark.pg
 ROWS = """
 CREATE TABLE t (id bigint PRIMARY KEY, i int, s smallint, n numeric, p numeric(12,3), f float8, r real,
     x text COLLATE "C", v varchar(20) COLLATE "C", b bool, d date, ts timestamp, tz timestamptz, j jsonb, o json,
-    y bytea, u uuid) {using};
+    y bytea, u uuid, a text[]) {using};
 INSERT INTO t SELECT g, NULLIF(g % 11, 3) - 5, g % 7, g / 8.0, g / 16.0, g / 4.0, g / 2.0, 'text ' || g, 'vä' || g % 5,
     NULLIF(g % 3, 2) = 1, date '2023-12-25' + g, timestamp '2023-12-30 23:00' + g * interval '7 hours 1.5 seconds',
     '2024-01-01 00:00+00'::timestamptz + g * interval '1 hour',
     jsonb_build_object('a', g, 'b', jsonb_build_array(g, 'x')),
-    json_build_object('a', g::text, 'c', NULL), decode(lpad(to_hex(g), 4, '0'), 'hex'), md5(g::text)::uuid
-    FROM generate_series(1, 60) g;
+    json_build_object('a', g::text, 'c', NULL), decode(lpad(to_hex(g), 4, '0'), 'hex'), md5(g::text)::uuid,
+    ARRAY['b', (g % 2)::text] FROM generate_series(1, 60) g;
 INSERT INTO t (id, i, n, f, x, d, ts) VALUES (101, 2147483647, 'NaN', 'NaN', '', 'infinity', '-infinity'),
     (102, 0, 'Infinity', '-Infinity', ' é☃ ', '0044-03-15 BC', '0044-03-15 10:00 BC'),
     (103, NULL, 0.00, '-0', '%_', NULL, NULL);
@@ -43,6 +43,17 @@ SENT = [
     "o ->> 'a' = '4'", "s::int8 = 4", "id::int4 = 5", "r::int8 = 2", "f::numeric = 2.5", "b::int = 1",
     "s::numeric > 3.5", "i::float8 = f", "ts::date = '2024-01-02'", "d::timestamp > '2024-01-02 01:00'",
     "p::float8 > 2.2", "n = s", "f > s", "p::numeric(6,1) = 2.5", "sqrt(abs(p)) > 1.5", "ts >= d", "d <> ts",
+    # paths and keys
+    "j #>> '{b,0}' = '5'", "j #> '{b}' ->> 1 = 'x'", "j #>> '{b,-1}' = 'x'", "o #>> '{a}' = '4'",
+    "(o #> '{c}') IS NULL", "j ?| '{z,a}'", "NOT j ?& ARRAY['a', 'z']", "j ?& '{a,b}'", "j -> 'b' ?| ARRAY['x']",
+    "jsonb_extract_path_text(j, 'b', '1') = 'x'", "jsonb_extract_path(j, 'b') ->> 0 = '7'",
+    "json_extract_path_text(o, 'a') = '9'", "json_extract_path(o, VARIADIC '{a}') IS NOT NULL",
+    "j ?| (CASE WHEN now() IS NULL THEN '{z}' ELSE '{z,a}' END)::text[]",
+    # of any number of values
+    "concat(s, '-', b, NULL, p) = '3-t0.625'", "concat(u, id) LIKE '%7'", "concat_ws(',', id, i, x) > '9'",
+    "concat_ws(NULL, id, i) IS NULL", "concat(j, o) LIKE '%7%'", "concat(n, v) > '5'",
+    "make_timestamp(2024, s + 1, 2, 3, 4, 5.5) > '2024-03-01'", "trim_scale(p) = 2.5", "scale(p) = 3",
+    "min_scale(n) < 2",
     # by the types' own texts
     "id::text LIKE '1%'", "s::text = '3'", "i::varchar > '4'", "n::text = '2.5000000000000000'", "p::text LIKE '2.5%'",
     "(p * 2)::text = '5.000'", "u::text LIKE 'c%'", "j::text LIKE '%\"a\": 7,%'", "o::text LIKE '%\"7\"%'",
@@ -112,6 +123,8 @@ def test_sorted_aggregates(calls: str, pair: Pair) -> None:
 @pytest.mark.parametrize("condition", [
     "lower(x) = 'text 5'", "x ILIKE 'TEXT 5'", "tz::date = '2024-01-02'", "date_trunc('day', tz) > '2024-01-02'",
     "extract(hour from tz) = 5", "tz::text > '2024-01-02'", "ln(f) > 2", "to_char(d, 'MM') = '01'",
+    "j #>> a = '7'", "j ?| a", "concat(d, x) LIKE '2024%'", "concat_ws('-', id, f) = '8-2'",
+    "concat(VARIADIC a) = 'b1'", "jsonb_extract_path_text(j, 'b', x) = '1'", "j #> ARRAY['b', v] IS NULL",
     "f::text = '2.5'", "d::text = '2024-01-02'", "ts::text > '2024'", "y::text = '\\x0007'", "(j ->> 'a')::real = 7",
     "('2024-01-' || least(id, 31))::date = '2024-01-07'",
 ])  # fmt: skip
@@ -136,6 +149,23 @@ def test_errors(query: str, pair: Pair) -> None:
     wanted, got = pair.heap.run(query), pair.kalam.run(query)
     assert wanted.sqlstate is not None
     assert (got.sqlstate, got.message) == (wanted.sqlstate, wanted.message)
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize(("condition", "values"), [
+    ("j ?| $1", ["'{a}'", "'{z}'", "'{}'", "'{NULL}'", "NULL", "'{{b,z},{a,y}}'"]),
+    ("j ?& $1", ["'{a}'", "'{z,a}'", "'{}'", "'{NULL}'", "NULL"]),
+    ("j #>> $1 = 'x'", ["'{b,1}'", "'{b,-1}'", "'{b,01}'", "'{b,NULL}'", "NULL", "'{{b},{1}}'", "'{b,\"1 \"}'"]),
+])  # fmt: skip
+def test_arrays_as_parameters(condition: str, values: list[str], mode: str, pair: Pair) -> None:
+    for side in (pair.heap, pair.kalam):
+        side.run(f"SET plan_cache_mode = {mode}")
+        side.run(f"PREPARE q (text[]) AS SELECT id FROM t WHERE {condition} AND id < 99 ORDER BY id")
+    for value in values:
+        assert pair.kalam.run(f"EXECUTE q ({value})") == pair.heap.run(f"EXECUTE q ({value})"), value
+    assert "Filter" not in pair.plan("EXECUTE q ('{a}')")
+    for side in (pair.heap, pair.kalam):
+        side.run("DEALLOCATE q")
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,9 @@ ARGUMENTS: dict[str, list[str]] = {
     "timestamptz": ["2000-01-01 00:00:00+00", "2024-02-29 12:30:15.123456+00", "infinity", "-infinity"],
     "interval": ["1 day", "1 month", "-1 year 2 days", "04:05:06.7", "0"],
     "jsonb": JSONB, "json": [*JSONB, '{"b":[1,  2],"a":1e2, "a":"\\u00e9"}', '{"x": -0.10,"a":{ }}'],
+    "text[]": ["{}", "{a}", "{b,1}", "{b,-1,c}", "{x,a}", "{0}", "{text}", "{3}", "{b,+1}", '{b," 1"}', '{b,"1 "}',
+               "{b,1_0}",
+               "{b,99999999999}", "{1,NULL}", "{NULL}", '{b,"2",c}', "{-1}", "{-9}", '{"NULL"}', "{b,\u0661}"],
     "uuid": VALUES["uuid"], "any": ["1", "2", "1"],
 }  # fmt: skip
 FIELDS = ["microseconds", "milliseconds", "second", "minute", "hour", "day", "week", "month", "quarter", "year",
@@ -65,6 +68,10 @@ SPECIAL: dict[tuple[str, int], list[str]] = {
     ("encode", 1): ["hex", "base64", "escape", "nonsense"], ("decode", 1): ["hex", "base64", "escape", "nonsense"],
     ("decode", 0): ["", "6162", "YWI=", "x", "abc\\\\def"], ("split_part", 1): [",", "", "b", "ab"],
     ("split_part", 2): ["0", "1", "-1", "2", "9", "-9"], ("chr", 0): ["65", "233", "0", "-1", "1114112", "55296"],
+    ("make_timestamp", 0): ["2024", "-44", "0", "294246", "-4713"], ("make_timestamp", 1): ["2", "11", "13"],
+    ("make_timestamp", 2): ["29", "24", "0"], ("make_timestamp", 3): ["0", "23", "24", "25", "-1"],
+    ("make_timestamp", 4): ["0", "59", "60"],
+    ("make_timestamp", 5): ["0", "59.9999995", "60", "60.5", "NaN", "-0.0000004", "1.0000005", "Infinity", "12.5"],
     ("make_date", 0): ["2024", "-44", "0", "5874897"], ("make_date", 1): ["2", "13", "0"],
     ("make_date", 2): ["29", "30", "1", "0"], ("repeat", 1): ["0", "3", "-1"], ("lpad", 1): ["0", "3", "9", "-1"],
     ("rpad", 1): ["0", "3", "9", "-1"], ("substr", 1): ["0", "1", "-2", "3", "2147483647"],
@@ -73,7 +80,6 @@ SPECIAL: dict[tuple[str, int], list[str]] = {
     ("trunc", 1): ["0", "2", "-1", "20"], ("to_timestamp", 0): ["0", "1.5", "-1e9", "NaN", "Infinity", "1e300"],
     ("overlay", 2): ["0", "1", "2", "9", "2147483647", "-1"], ("overlay", 3): ["0", "2", "-3", "2147483647"],
     ("left", 1): ["0", "2", "-2", "99"], ("right", 1): ["0", "2", "-2", "99"],
-    ("#>", 1): ["{a}", "{b,1}", "{b,-1,c}", "{}", "{x}", "{0}"], ("#>>", 1): ["{a}", "{b,1}", "{b,2,c}", "{}", "{3}"],
     ("->", 1): ["a", "b", "x", ""], ("->>", 1): ["a", "b", "x", ""], ("?", 1): ["a", "x", "text", "1"],
     ("->int4", 1): ["0", "1", "-1", "2", "-5"], ("->>int4", 1): ["0", "1", "-1", "2", "-5"],
     ("extract", 0): FIELDS, ("date_part", 0): FIELDS, ("date_trunc", 0): FIELDS,
@@ -93,6 +99,7 @@ SPECIAL: dict[tuple[str, int], list[str]] = {
 
 def literal(text: str | None, kind: str) -> str:
     name = "int4" if kind == "any" else kind
+    name = "text[]" if name == "_text" else name
     return f"NULL::{name}" if text is None else "'" + text.replace("'", "''") + f"'::{name}"
 
 
@@ -101,7 +108,7 @@ def texts(name: str, kinds: Sequence[str]) -> list[tuple[str | None, ...]]:
     lists = []
     for place, kind in enumerate(kinds):
         special = SPECIAL.get((name + kind, place)) or SPECIAL.get((name, place))
-        found = special or ARGUMENTS[kind]
+        found = special or ARGUMENTS["text[]" if kind == "_text" else kind]
         if "interval" in kinds:
             found = [text for text in found if "2147483647" not in text]
         lists.append([*found, None])

@@ -23,6 +23,7 @@ from kalamdb.sql.capabilities import (
     comparisons,
     conversions,
     scalars,
+    variadic,
     windows,
 )
 from kalamdb.types import by_name, write_text
@@ -50,6 +51,8 @@ def locally(row: CapabilityRow, columns: list[str]) -> str:
         return f"{typed[0]}::{name}"
     if kind == "operator":
         return f"({' '.join(typed[:-1])} OPERATOR(pg_catalog.{name}) {typed[-1]})"
+    if "_extract_path" in name:
+        typed[-1] = f"VARIADIC {typed[-1]}"
     return f'pg_catalog."{name}"({", ".join(typed)})'
 
 
@@ -63,7 +66,7 @@ SCALARS = [*comparisons(), *scalars()]
 @pytest.mark.parametrize("row", SCALARS, ids=lambda row: f"{row[1]}({row[2]})")
 def test_scalars(row: CapabilityRow, sides: Sides) -> None:
     kinds = row[2].split(",")
-    columns = list("abcd"[: len(kinds)])
+    columns = list("abcdef"[: len(kinds)])
     agree(sides, [(locally(row, columns), remotely(row, columns))], columns, arguments(row[1], kinds))
 
 
@@ -112,6 +115,20 @@ def test_conversions(row: CapabilityRow, sides_of: Sides) -> None:
             assert answer(sides_of.kalam, remote) == answer(sides_of.pg, local), remote[:200]
 
 
+#: types of which functions of any number of values make texts
+OUTPUTS = ["text", "bool", *(row[2] for row in conversions() if row[0] == "output")]
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize("row", list(variadic()), ids=lambda row: row[1])
+def test_functions_of_any_number_of_values(row: CapabilityRow, kind: str, sides: Sides) -> None:
+    values = [*ARGUMENTS[kind][:8], None]
+    rows = [[literal(text, kind), literal(separator, "text"), literal(other, kind)]
+            for text, other in zip(values, reversed(values), strict=True) for separator in (",", "", None)]
+    calls = [f"{row[1]}({args})" for args in ("b, a", "b, a, c", "b, c, NULL::int4, a, b, true, 1.50", "b, NULL::text")]
+    agree(sides, calls, ["a", "b", "c"], rows)
+
+
 def call(row: CapabilityRow, before: str = "", after: str = "") -> Call:
     """With column v, and o to order by where that matters."""
     args = {"": "*", "text,text": "v, ','"}.get(row[2], "v")
@@ -133,7 +150,7 @@ def stored(kind: str, text: str | None) -> object:
     return None if text is None else by_name(kind).read(text)
 
 
-ON_THE_WIRE = [*scalars(), *(row for row in conversions() if is_of(row, 16))]
+ON_THE_WIRE = [*(row for row in scalars() if "_text" not in row[2]), *(row for row in conversions() if is_of(row, 16))]
 
 
 @pytest.mark.parametrize("row", ON_THE_WIRE, ids=lambda row: f"{row[1]}({row[2]})")
@@ -141,7 +158,7 @@ def test_scalars_on_the_wire(row: CapabilityRow, sides: Sides, wired: tuple[Wire
     """Of columns, of a column and parameters, and in a condition."""
     wire, table = wired
     kinds = row[2].split(",")
-    columns = list("abcd"[: len(kinds)])
+    columns = list("abcdef"[: len(kinds)])
     chosen = texts(row[1], kinds)
     chosen = [row for row in chosen if all(len(text or "") < 1000 for text in row)]
     chosen = chosen[:: max(1, len(chosen) // 30)]
@@ -284,7 +301,7 @@ def test_aggregates_over_windows(row: CapabilityRow, sides: Sides) -> None:
 
 
 def test_names_are_those_of_postgresql(sides: Sides) -> None:
-    for kind, name, args, _, _ in [*SCALARS, *aggregates(), *windows()]:
+    for kind, name, args, _, _ in [*SCALARS, *variadic(), *aggregates(), *windows()]:
         if kind == "operator":
             left, _, right = args.rpartition(",")
             found = sides.pg.value("SELECT to_regoperator($1)", f"pg_catalog.{name}({left or 'NONE'},{right})")

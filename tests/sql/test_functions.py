@@ -12,7 +12,7 @@ from kalamdb.sql.functions import BY_NAME, SIGNATURES, Signature
 from support.postgres import Postgres
 from support.server import KalamServer
 
-from .arguments import ARGUMENTS, FIELDS, JSONB, SPECIAL, arguments, literal
+from .arguments import ARGUMENTS, FIELDS, JSONB, arguments, literal
 from .client import Client
 from .proof import Sides, agree, both, outcome
 from .values import VALUES
@@ -36,8 +36,7 @@ def sides(server: KalamServer, postgres: Postgres) -> Iterator[Sides]:
 def call_of(signature: Signature, columns: Sequence[str]) -> str:
     name = signature.name
     if name in OPERATORS:
-        one = f"{name} {columns[0]}" if len(columns) == 1 else f"{columns[0]} {name} {columns[1]}"
-        return one.replace("#> b", "#> b::text[]").replace("#>> b", "#>> b::text[]")
+        return f"{name} {columns[0]}" if len(columns) == 1 else f"{columns[0]} {name} {columns[1]}"
     if name == "position":
         return f"position({columns[1]} IN {columns[0]})"
     return f"{name}({', '.join(columns)})"
@@ -52,10 +51,6 @@ SCALARS = [each for each in SIGNATURES if each.supported and not each.aggregate 
 def test_scalars(signature: Signature, sides: Sides) -> None:
     columns = list("abc"[: len(signature.args)])
     rows = arguments(signature.name, signature.args)
-    if signature.name in ("#>", "#>>"):  # its path is an array, which the server takes as a literal only
-        for path in SPECIAL[signature.name, 1]:
-            agree(sides, [f"a {signature.name} '{path}'"], ["a"], [[row] for row in dict.fromkeys(r[0] for r in rows)])
-        return
     agree(sides, [call_of(signature, columns)], columns, rows, rough=signature.name in ROUGH)
 
 

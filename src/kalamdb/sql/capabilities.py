@@ -81,7 +81,8 @@ _COLLATED = frozenset({"position", "strpos", "replace", "split_part", "starts_wi
 #: what they count are the bytes, or what they make are the characters, of the database's encoding
 _ENCODED = frozenset({"octet_length", "bit_length", "md5", "ascii", "chr"})
 #: written otherwise than as a call
-_TEMPLATES = {"position": "strpos($1, $2)", "^@": "starts_with($1, $2)"}
+_TEMPLATES = {"position": "strpos($1, $2)", "^@": "starts_with($1, $2)", "?|": "jsonb_exists_any($1, $2)",
+              "?&": "jsonb_exists_all($1, $2)"}
 #: called otherwise in pg_catalog
 LOCAL_NAMES = {"extract_field": "extract", "numeric_typmod": "numeric"}
 #: by name in pg_catalog and types
@@ -106,6 +107,10 @@ def _flags(signature: Signature) -> str:
     return " ".join(flags)
 
 
+def _args(signature: Signature) -> str:
+    return ",".join(signature.args).replace("text[]", "_text")
+
+
 def _template(signature: Signature) -> str:
     marks = [f"${place}" for place in range(1, len(signature.args) + 1)]
     if signature.name in _TEMPLATES:
@@ -121,21 +126,31 @@ def _sendable(signature: Signature) -> bool:
         return False  # PostgreSQL's % takes two of one type
     if signature.name.startswith("kalam_"):
         return False  # not PostgreSQL's
-    return signature.supported and bool(signature.args) and {*signature.args, signature.result} <= _REMOTE.keys()
+    return signature.supported and bool(signature.args) and {*signature.args, signature.result} <= {
+        *_REMOTE, "text[]"}
 
 
 def scalars() -> Iterator[CapabilityRow]:
     """Operators and functions, casts among them, that the query engine evaluates."""
     for each in SIGNATURES:
-        if _sendable(each) and not each.aggregate and not each.window and each.name not in ("#>", "#>>"):
+        if _sendable(each) and not each.aggregate and not each.window:
             kind = "function" if each.name[0].isalpha() else "operator"
-            yield kind, LOCAL_NAMES.get(each.name, each.name), ",".join(each.args), _template(each), _flags(each)
+            yield kind, LOCAL_NAMES.get(each.name, each.name), _args(each), _template(each), _flags(each)
+    for kind, mark in product(("json", "jsonb"), ("", "_text")):
+        operator = "#>>" if mark else "#>"
+        yield "function", f"{kind}_extract_path{mark}", f"{kind},_text", f"($1 {operator} $2)", ""
     for name, template in _PATTERNS:
         yield "operator", name, "text,text", template, "d"
     for name, pair in product(EQUALITY + ORDER, ("date,timestamp", "timestamp,date")):
         yield "operator", name, pair, f"($1 {name} $2)", ""
     for source, target in _CASTS:
         yield "function", target, source, f"CAST($1 AS {_REMOTE[target]})", ""
+
+
+def variadic() -> Iterator[CapabilityRow]:
+    """Of any number of values, of types with an output function in the table or of boolean."""
+    yield "function", "concat", "any", "concat($*)", ""
+    yield "function", "concat_ws", "text,any", "concat_ws($*)", ""
 
 
 def conversions() -> Iterator[CapabilityRow]:
@@ -195,4 +210,4 @@ def capabilities(server_id: str, node_id: int) -> list[CapabilityRow]:
     """All rows: facts about the server, then types, operators and functions."""
     facts = {"version": __version__, "protocol": "1", "server_id": server_id, "node_id": str(node_id)}
     return [*(("info", name, "", value, "") for name, value in facts.items()), *types(), *comparisons(), *scalars(),
-            *conversions(), *aggregates(), *windows()]
+            *variadic(), *conversions(), *aggregates(), *windows()]

@@ -13,6 +13,7 @@ from kalamdb.errors import KalamError
 from kalamdb.kept import read_interval
 from kalamdb.sql import fields, native
 from kalamdb.sql.bind import Params
+from kalamdb.sql.exact import read_array
 from kalamdb.sql.functions import failure
 from kalamdb.sql.kinds import (
     FLOATS,
@@ -93,6 +94,9 @@ def settle(typed: Typed, target: Kind, params: Params) -> Typed:
     try:
         if target.name == "interval":
             return interval_constant(typed.literal)
+        if target.name == "text[]":
+            items = ", ".join(native.literal(types.TEXT, item) for item in read_array(typed.literal))
+            return Typed(f"CAST([{items}] AS VARCHAR[])", target, True)
         if target.is_array or target.name in ("record", "unknown"):
             raise KalamError("0A000", f"a literal of type {target.display} is not supported")
         return constant(target, types.read_text(target.pg, typed.literal, target.typmod))
@@ -103,9 +107,10 @@ def settle(typed: Typed, target: Kind, params: Params) -> Typed:
 
 def parameter(index: int, target: Kind, params: Params) -> Typed:
     """A mark that each execution fills in; a numeric as its text."""
-    if target.name not in ("unknown", "text") and target.pg is types.TEXT:
+    array = types.ARRAYS["text[]"] if target.name == "text[]" else None
+    if target.name not in ("unknown", "text") and target.pg is types.TEXT and array is None:
         raise KalamError("0A000", f"parameters of type {target.display} are not supported")
-    params.infer(index, target.pg)
+    params.infer(index, array or target.pg)
     announced = params.type(index)
     assert announced is not None
     form = "n" if announced.name == "numeric" else "p"

@@ -203,6 +203,15 @@ def from_float(value: float, digits: int) -> str:
     return read_numeric(f"{value:.{digits}g}")
 
 
+def scale(value: str) -> int | None:
+    return None if _special(value) else _scale(value)
+
+
+def trimmed(value: str) -> str:
+    """Without zeros at the end of the fraction."""
+    return value.rstrip("0").rstrip(".") if "." in value else value
+
+
 def total(values: Sequence[str | None]) -> str | None:
     """sum(), NULLs left out."""
     present = [value for value in values if value is not None]
@@ -306,6 +315,18 @@ def make_date(year: int, month: int, day: int) -> str:
     except KalamError:
         minus = "-" if year < 0 else ""
         raise KalamError("22008", f"date field value out of range: {minus}{abs(year)}-{month:02}-{day:02}") from None
+
+
+def make_timestamp(year: int, month: int, day: int, hour: int, minute: int, second: float) -> str:
+    date = make_date(year, month, day)
+    micros = -1 if second != second or abs(second) > 100 else round(second * 1_000_000)
+    if not (0 <= hour <= 24 and 0 <= minute < 60 and 0 <= micros <= 60_000_000) or (
+            (hour * 60 + minute) * 60_000_000 + micros > types.MICROS_PER_DAY):
+        raise KalamError("22008", f"time field value out of range: {hour}:{minute:02}:{second:02g}")
+    value = _DATE.read(date) * types.MICROS_PER_DAY + (hour * 60 + minute) * 60_000_000 + micros
+    if not types._FIRST_MICROS <= value < types._END_MICROS:
+        raise KalamError("22008", f"timestamp out of range: {year}-{month:02}-{day:02} {hour}:{minute:02}:{second:02g}")
+    return types.write_text(types.by_name("timestamp"), value)
 
 
 def of_epoch(seconds: float) -> str:
@@ -471,29 +492,35 @@ def json_get_text(text: str, key: str | int) -> str | None:
     return _scalar(value) if found else None
 
 
-def _walk(text: str, path: str) -> tuple[bool, Any]:
+#: what strtol() reads; in a path it must fit an integer
+_PLACE = re.compile(r"[ \t\n\r\v\f]*[+-]?\d{1,20}", re.ASCII)
+
+
+def _place(part: str) -> int | None:
+    """Of an item of an array."""
+    place = int(part) if _PLACE.fullmatch(part) else 1 << 31
+    return place if -(1 << 31) <= place < 1 << 31 else None
+
+
+def _walk(text: str, path: Sequence[str | None]) -> tuple[bool, Any]:
+    if None in path:
+        return False, None
     value, found = _json(text), True
-    for part in read_array(path):
-        if part is None:
-            return False, None
-        key: str | int = part
-        if isinstance(value, list):
-            try:
-                key = int(part)
-            except ValueError:
-                return False, None
-        found, value = _step(value, key)
+    for part in path:
+        assert part is not None
+        key = _place(part) if isinstance(value, list) else part
+        found, value = (False, None) if key is None else _step(value, key)
         if not found:
             return False, None
     return found, value
 
 
-def json_path(text: str, path: str) -> str | None:
+def json_path(text: str, path: Sequence[str | None]) -> str | None:
     found, value = _walk(text, path)
     return _json_text(value) if found else None
 
 
-def json_path_text(text: str, path: str) -> str | None:
+def json_path_text(text: str, path: Sequence[str | None]) -> str | None:
     found, value = _walk(text, path)
     return _scalar(value) if found else None
 
@@ -545,22 +572,17 @@ def written_get_text(text: str, key: str | int) -> str | None:
     return _written_text(written_get(text, key))
 
 
-def written_path(text: str, path: str) -> str | None:
-    found: str | None = text
-    for part in read_array(path):
+def written_path(text: str, path: Sequence[str | None]) -> str | None:
+    found: str | None = None if None in path else text
+    for part in path:
         if part is None or found is None:
             return None
-        key: str | int = part
-        if found.lstrip().startswith("["):
-            try:
-                key = int(part)
-            except ValueError:
-                return None
-        found = written_get(found, key)
+        key = _place(part) if found.lstrip().startswith("[") else part
+        found = None if key is None else written_get(found, key)
     return found
 
 
-def written_path_text(text: str, path: str) -> str | None:
+def written_path_text(text: str, path: Sequence[str | None]) -> str | None:
     return _written_text(written_path(text, path))
 
 
@@ -634,11 +656,24 @@ def json_contains(one: str, two: str) -> bool:
     return _contains(_json(one), _json(two), top=True)
 
 
-def json_exists(text: str, key: str) -> bool:
-    value = _json(text)
+def _is_there(value: Any, key: str) -> bool:
     return (isinstance(value, dict) and key in value) or (
         isinstance(value, list) and any(type(item) is str and item == key for item in value)
     ) or (type(value) is str and value == key)
+
+
+def json_exists(text: str, key: str) -> bool:
+    return _is_there(_json(text), key)
+
+
+def json_exists_any(text: str, keys: Sequence[str | None]) -> bool:
+    value = _json(text)
+    return any(key is not None and _is_there(value, key) for key in keys)
+
+
+def json_exists_all(text: str, keys: Sequence[str | None]) -> bool:
+    value = _json(text)
+    return all(key is None or _is_there(value, key) for key in keys)
 
 
 # ---------- what the query engine is given ----------
@@ -651,7 +686,7 @@ class Function:
 
 
 _NUMERIC = types.by_name("numeric")
-_V, _I, _B = "VARCHAR", "INTEGER", "BOOLEAN"
+_V, _I, _B, _L = "VARCHAR", "INTEGER", "BOOLEAN", "VARCHAR[]"
 FUNCTIONS: tuple[Function, ...] = (
     Function("n_add", (_V, _V), _V, add), Function("n_sub", (_V, _V), _V, subtract),
     Function("n_mul", (_V, _V), _V, multiply), Function("n_div", (_V, _V), _V, divide),
@@ -660,7 +695,8 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("n_round", (_V, _I), _V, rounded), Function("n_trunc", (_V, _I), _V, truncated),
     Function("n_ceil", (_V,), _V, ceiling), Function("n_floor", (_V,), _V, floored),
     Function("n_key", (_V,), "BLOB", numeric_bytes), Function("n_sum", ("VARCHAR[]",), _V, total),
-    Function("n_sqrt", (_V,), _V, square_root),
+    Function("n_scale", (_V,), _I, scale), Function("n_min_scale", (_V,), _I, lambda value: scale(trimmed(value))),
+    Function("n_trim", (_V,), _V, trimmed), Function("n_sqrt", (_V,), _V, square_root),
     Function("n_var_samp", ("VARCHAR[]",), _V, _deviation(sample=True, root=False)),
     Function("n_var_pop", ("VARCHAR[]",), _V, _deviation(sample=False, root=False)),
     Function("n_stddev_samp", ("VARCHAR[]",), _V, _deviation(sample=True, root=True)),
@@ -674,6 +710,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("f_power", ("DOUBLE", "DOUBLE"), "DOUBLE", power), Function("f_exp", ("DOUBLE",), "DOUBLE", exponential),
     Function("f_cbrt", ("DOUBLE",), "DOUBLE", cube_root), Function("d_make", (_I, _I, _I), _V, make_date),
     Function("d_of_epoch", ("DOUBLE",), _V, of_epoch),
+    Function("d_make_timestamp", (_I, _I, _I, _I, _I, "DOUBLE"), _V, make_timestamp),
     Function("t_lower", (_V,), _V, lower), Function("t_upper", (_V,), _V, upper),
     Function("t_initcap", (_V,), _V, initcap), Function("t_translate", (_V, _V, _V), _V, translate),
     Function("t_split", (_V, _V, _I), _V, split_part),
@@ -684,13 +721,14 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("t_decode", (_V, _V), "BLOB", decode), Function("t_reverse", (_V,), _V, lambda text: text[::-1]),
     Function("j_get", (_V, _V), _V, json_get), Function("j_item", (_V, _I), _V, json_get),
     Function("j_get_text", (_V, _V), _V, json_get_text), Function("j_item_text", (_V, _I), _V, json_get_text),
-    Function("j_path", (_V, _V), _V, json_path), Function("j_path_text", (_V, _V), _V, json_path_text),
+    Function("j_path", (_V, _L), _V, json_path), Function("j_path_text", (_V, _L), _V, json_path_text),
     Function("o_get", (_V, _V), _V, written_get), Function("o_item", (_V, _I), _V, written_get),
     Function("o_get_text", (_V, _V), _V, written_get_text), Function("o_item_text", (_V, _I), _V, written_get_text),
-    Function("o_path", (_V, _V), _V, written_path), Function("o_path_text", (_V, _V), _V, written_path_text),
+    Function("o_path", (_V, _L), _V, written_path), Function("o_path_text", (_V, _L), _V, written_path_text),
     Function("j_typeof", (_V,), _V, json_typeof), Function("j_length", (_V,), _I, json_array_length),
     Function("j_equal", (_V, _V), _B, json_equal), Function("j_contains", (_V, _V), _B, json_contains),
-    Function("j_exists", (_V, _V), _B, json_exists), Function("j_canonical", (_V,), _V, types.canonical_jsonb),
+    Function("j_exists", (_V, _V), _B, json_exists), Function("j_any", (_V, _L), _B, json_exists_any),
+    Function("j_all", (_V, _L), _B, json_exists_all), Function("j_canonical", (_V,), _V, types.canonical_jsonb),
     *(Function("key_" + each.name, (_V,), "BLOB", each.key) for each in kept.ORDERED if each.key is not None),
     *(Function("old_" + name, (_V,), duck, partial(read_integer, display=display, bits=bits, old=True))
       for name, duck, display, bits in (("int2", "SMALLINT", "smallint", 16), ("int4", _I, "integer", 32),
@@ -726,7 +764,9 @@ def _vectorized(function: Function) -> Callable[..., pa.Array]:
             return lambda one: run(one)
         case 2:
             return lambda one, two: run(one, two)
-    return lambda one, two, three: run(one, two, three)
+        case 3:
+            return lambda one, two, three: run(one, two, three)
+    return lambda one, two, three, four, five, six: run(one, two, three, four, five, six)
 
 
 _ARROW = {_V: pa.string(), _I: pa.int32(), _B: pa.bool_(), "BLOB": pa.binary(), "SMALLINT": pa.int16(),

@@ -138,6 +138,7 @@ _BINARY: dict[type[exp.Expr], str] = {
     exp.BitwiseAnd: "&", exp.BitwiseOr: "|", exp.BitwiseXor: "#", exp.BitwiseLeftShift: "<<",
     exp.BitwiseRightShift: ">>", exp.StartsWith: "^@", exp.ArrayContainsAll: "@>", exp.ArrayContainedBy: "<@",
     exp.JSONBContainsTopKey: "?", exp.JSONBExtract: "#>", exp.JSONBExtractScalar: "#>>",
+    exp.JSONBContainsAnyTopKeys: "?|", exp.JSONBContainsAllTopKeys: "?&",
 }  # fmt: skip
 COMPARISONS: dict[type[exp.Expr], str] = {
     exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
@@ -1014,14 +1015,21 @@ class Expressions:
             return self._of_field("date_trunc", word, source, node)
         return self.cast(self._of_field("date_trunc", word, self.cast(source, TIMESTAMP), node), TIMESTAMPTZ)
 
+    def _output(self, node: exp.Expr, frame: Frame) -> Typed:
+        """By the type's output function, where a cast of bool has another."""
+        typed = self.known(node, frame)
+        if typed.kind.name == "bool":
+            return Typed(f"(CASE {typed.sql} WHEN TRUE THEN 't' WHEN FALSE THEN 'f' END)", TEXT)
+        return to_text(typed)
+
     def _concat(self, node: exp.Expr, frame: Frame) -> Typed:
-        args = [to_text(settled(self.value(item, frame), self.params)) for item in node.expressions]
+        args = [self._output(item, frame) for item in node.expressions]
         if not args:
             raise KalamError("42883", "function concat() does not exist", position=place_of(node))
-        return Typed(f"concat({', '.join(_bool_text(each) for each in args)})", TEXT)
+        return Typed(f"concat({', '.join(each.sql for each in args)})", TEXT)
 
     def _concat_ws(self, node: exp.Expr, frame: Frame) -> Typed:
-        args = [to_text(settled(self.value(item, frame), self.params)) for item in node.expressions]
+        args = [self._output(item, frame) for item in node.expressions]
         if len(args) < 2:
             raise KalamError("42883", "function concat_ws(unknown) does not exist", position=place_of(node))
         return Typed(f"concat_ws({', '.join(each.sql for each in args)})", TEXT)
@@ -1130,10 +1138,6 @@ def _day_and_moment(sign: str, one: Typed, two: Typed) -> Typed:
 
 def _fact(mark: str, of: str) -> Typed:
     return Typed(f"\0{mark}\0", kind(of), True)
-
-
-def _bool_text(typed: Typed) -> str:
-    return typed.sql
 
 
 def _small_integer(typed: Typed) -> int | None:

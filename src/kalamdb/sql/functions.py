@@ -94,6 +94,7 @@ _LEFT = "CASE WHEN $2 < 0 THEN left($1, greatest(0, length($1) + $2)) ELSE left(
 _RIGHT = "CASE WHEN $2 < 0 THEN substring($1, 1 - CAST($2 AS BIGINT)) ELSE right($1, $2) END"
 
 
+_MOMENT = "kalam_read_timestamp(kalam_d_make_timestamp($1, $2, $3, $4, $5, $6))"
 _EPOCH = "kalam_read_timestamptz(kalam_d_of_epoch($1))"
 
 
@@ -143,6 +144,9 @@ mod(numeric,numeric) numeric kalam_n_mod($1, $2)
 div(numeric,numeric) numeric kalam_n_quo($1, $2)
 abs(numeric) numeric kalam_n_abs($1)
 sign(numeric) numeric kalam_n_sign($1)
+scale(numeric) int4 kalam_n_scale($1)
+min_scale(numeric) int4 kalam_n_min_scale($1)
+trim_scale(numeric) numeric kalam_n_trim($1)
 sign(float8) float8 CASE WHEN isnan($1) THEN 0 ELSE CAST(sign($1) AS DOUBLE) END
 round(numeric) numeric kalam_n_round($1, 0)
 round(numeric,int4) numeric kalam_n_round($1, $2)
@@ -288,7 +292,7 @@ age(timestamp,timestamp) interval !
 age(timestamptz,timestamptz) interval !
 age(timestamp) interval !
 age(timestamptz) interval !
-make_timestamp(int4,int4,int4,int4,int4,float8) timestamp !
+make_timestamp(int4,int4,int4,int4,int4,float8) timestamp {_MOMENT}
 date_trunc(text,interval) interval !
 date_bin(interval,timestamp,timestamp) timestamp !
 clock_timestamp() timestamptz get_current_timestamp()
@@ -301,13 +305,18 @@ clock_timestamp() timestamptz get_current_timestamp()
 ->(json,int4) json kalam_o_item($1, $2)
 ->>(json,text) text kalam_o_get_text($1, $2)
 ->>(json,int4) text kalam_o_item_text($1, $2)
-#>(jsonb,text) jsonb kalam_j_path($1, $2)
-#>>(jsonb,text) text kalam_j_path_text($1, $2)
-#>>(json,text) text kalam_o_path_text($1, $2)
-#>(json,text) json kalam_o_path($1, $2)
+#>(jsonb,text[]) jsonb kalam_j_path($1, $2)
+#>>(jsonb,text[]) text kalam_j_path_text($1, $2)
+#>>(json,text[]) text kalam_o_path_text($1, $2)
+#>(json,text[]) json kalam_o_path($1, $2)
 @>(jsonb,jsonb) bool kalam_j_contains($1, $2)
 <@(jsonb,jsonb) bool kalam_j_contains($2, $1)
 ?(jsonb,text) bool kalam_j_exists($1, $2)
+jsonb_exists(jsonb,text) bool kalam_j_exists($1, $2)
+?|(jsonb,text[]) bool kalam_j_any($1, $2)
+jsonb_exists_any(jsonb,text[]) bool kalam_j_any($1, $2)
+?&(jsonb,text[]) bool kalam_j_all($1, $2)
+jsonb_exists_all(jsonb,text[]) bool kalam_j_all($1, $2)
 jsonb_typeof(jsonb) text kalam_j_typeof($1)
 json_typeof(json) text kalam_j_typeof($1)
 jsonb_array_length(jsonb) int4 kalam_j_length($1)
@@ -420,13 +429,13 @@ UNSUPPORTED = frozenset({
     "jsonb_build_object", "jsonb_each", "jsonb_extract_path", "jsonb_insert", "jsonb_object", "jsonb_object_agg",
     "jsonb_object_keys", "jsonb_path_exists", "jsonb_path_query", "jsonb_pretty", "jsonb_set", "jsonb_strip_nulls",
     "justify_days", "justify_hours", "justify_interval", "lastval", "localtime", "make_interval", "make_time",
-    "make_timestamptz", "md5_bytea", "min_scale", "nextval", "normalize", "num_nonnulls", "num_nulls",
+    "make_timestamptz", "md5_bytea", "nextval", "normalize", "num_nonnulls", "num_nulls",
     "obj_description",
     "parse_ident", "pg_get_serial_sequence", "quote_ident", "quote_nullable", "regexp_count", "regexp_instr",
-    "regexp_like", "regexp_split_to_array", "regexp_split_to_table", "regexp_substr", "row_to_json", "scale", "setval",
+    "regexp_like", "regexp_split_to_array", "regexp_split_to_table", "regexp_substr", "row_to_json", "setval",
     "set_config", "current_setting", "sha224", "sha384", "sha512", "sind", "sinh", "cosd", "string_to_array",
     "string_to_table", "substr_bytea", "tand", "tanh", "timezone", "timeofday", "to_ascii", "to_json", "to_jsonb",
-    "to_tsquery", "to_tsvector", "trim_array", "trim_scale", "txid_current", "unistr", "width_bucket", "asinh", "acosh",
+    "to_tsquery", "to_tsvector", "trim_array", "txid_current", "unistr", "width_bucket", "asinh", "acosh",
     "atanh", "grouping", "json_array_elements_text", "jsonb_array_elements_text", "array_upper", "array_lower",
     "array_ndims", "array_dims", "array_prepend", "array_positions", "xmlagg", "rank_agg", "pg_sleep", "pg_column_size",
     "pg_size_pretty", "has_table_privilege", "to_regclass", "inet_client_addr", "pg_is_in_recovery", "format",

@@ -284,7 +284,11 @@ def fill(sql: str, run: Run, kinds: Sequence[PgType]) -> str:
 
 
 def _elements(form: str, element: PgType, values: Sequence[Any] | None) -> str:
-    """Of an array. Form e: has it none? k: numerics as their keys; r: as they are stored; a: as they are."""
+    """Of an array. Form e: has it none? k: numerics as their keys; r: as they are stored; a: as they are; p: texts, as
+    one list."""
+    if form == "p":
+        listed = "NULL" if values is None else f"[{', '.join(native.literal(element, each) for each in values)}]"
+        return f"CAST({listed} AS VARCHAR[])"
     if form == "e":
         return "TRUE" if values is not None and not values else "FALSE"
     if form == "k":
