@@ -107,6 +107,7 @@ typedef struct KalamCap
 	char	   *layout;			/* types: wire layout */
 	bool		needs_c;		/* only under a code-point collation */
 	bool		needs_deterministic;
+	bool		needs_ascii;	/* only under a collation for which nothing but A to Z has another case */
 	bool		needs_order;	/* aggregates: their result depends on the order of rows */
 	bool		needs_utf8;		/* only if the database has the server's encoding */
 	bool		plain;			/* evaluated by the store itself, so under FOR UPDATE, too */

@@ -191,6 +191,7 @@ add_cap(KalamCapTable *table, PGresult *rows, int row)
 	cap->layout = kind == 't' ? MemoryContextStrdup(table->cxt, args) : NULL;
 	cap->needs_c = has_flag(flags, "c");
 	cap->needs_deterministic = has_flag(flags, "d");
+	cap->needs_ascii = has_flag(flags, "a");
 	cap->needs_order = has_flag(flags, "o");
 	cap->needs_utf8 = has_flag(flags, "u");
 	cap->plain = has_flag(flags, "plain");

@@ -7,7 +7,8 @@
  *
  *	- The server compares text by code points and knows no collations.  So it
  *	  does not matter where an operator's collation comes from, only whether it
- *	  orders (flag c) or equates (flag d) as code points do.
+ *	  orders (flag c) or equates (flag d) as code points do, and whether its
+ *	  letters are those of ASCII (flag a).
  *	- A part without a column of this table is computed here and becomes a
  *	  parameter, so it may be anything that has one value for the whole scan and
  *	  a type with an exact wire form.
@@ -53,22 +54,24 @@ static bool ship(Node *node, ShipContext *cxt);
 
 /* ---------- collations ---------- */
 
-static bool
-is_code_point_locale(char provider, const char *locale)
-{
-	static const char *const names[] = {"C", "POSIX", "C.UTF-8", "C.utf8"};
+#if PG_VERSION_NUM >= 170000
+#define Anum_collation_locale Anum_pg_collation_colllocale
+#define Anum_database_locale Anum_pg_database_datlocale
+#else
+#define Anum_collation_locale Anum_pg_collation_colliculocale
+#define Anum_database_locale Anum_pg_database_daticulocale
+#endif
 
-	if (provider == 'b')		/* builtin, since 17: all of them */
-		return true;
-	if (provider != COLLPROVIDER_LIBC || locale == NULL)
-		return false;
-	for (int i = 0; i < lengthof(names); i++)
-	{
-		if (strcmp(locale, names[i]) == 0)
-			return true;
-	}
-	return false;
-}
+#define PROVIDER_BUILTIN 'b'	/* since 17 */
+
+/* What a collation is of; a name is NULL where the provider has none. */
+typedef struct Locale
+{
+	char		provider;
+	char	   *collate;		/* libc */
+	char	   *ctype;
+	char	   *name;			/* the others */
+} Locale;
 
 static char *
 text_attribute(int cache, HeapTuple tuple, AttrNumber attno)
@@ -80,47 +83,74 @@ text_attribute(int cache, HeapTuple tuple, AttrNumber attno)
 }
 
 static bool
-is_code_point_database(void)
+find_locale(Oid collation, Locale *locale)
 {
-	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
-	bool		result;
+	bool		is_database = collation == DEFAULT_COLLATION_OID;
+	int			cache = is_database ? DATABASEOID : COLLOID;
+	HeapTuple	tuple = SearchSysCache1(cache, ObjectIdGetDatum(is_database ? MyDatabaseId : collation));
 
 	if (!HeapTupleIsValid(tuple))
 		return false;
-	result = is_code_point_locale(((Form_pg_database) GETSTRUCT(tuple))->datlocprovider,
-								  text_attribute(DATABASEOID, tuple, Anum_pg_database_datcollate));
+	if (is_database)
+		locale->provider = ((Form_pg_database) GETSTRUCT(tuple))->datlocprovider;
+	else
+		locale->provider = ((Form_pg_collation) GETSTRUCT(tuple))->collprovider;
+	locale->collate = text_attribute(cache, tuple, is_database ? Anum_pg_database_datcollate : Anum_pg_collation_collcollate);
+	locale->ctype = text_attribute(cache, tuple, is_database ? Anum_pg_database_datctype : Anum_pg_collation_collctype);
+	locale->name = text_attribute(cache, tuple, is_database ? Anum_database_locale : Anum_collation_locale);
 	ReleaseSysCache(tuple);
-	return result;
+	return true;
+}
+
+static bool
+is_one_of(const char *name, const char *const *names)
+{
+	for (; name && *names; names++)
+	{
+		if (strcmp(name, *names) == 0)
+			return true;
+	}
+	return false;
 }
 
 static bool
 is_code_point_collation(Oid collation)
 {
-	HeapTuple	tuple;
-	bool		result;
+	static const char *const names[] = {"C", "POSIX", "C.UTF-8", "C.utf8", NULL};
+	Locale		locale;
 
 	/* bytes must be in the order of code points, too */
 	if (GetDatabaseEncoding() != PG_UTF8 && GetDatabaseEncoding() != PG_LATIN1)
 		return false;
-	if (collation == DEFAULT_COLLATION_OID)
-		return is_code_point_database();
-	tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(collation));
-	if (!HeapTupleIsValid(tuple))
+	if (!find_locale(collation, &locale))
 		return false;
-	result = is_code_point_locale(((Form_pg_collation) GETSTRUCT(tuple))->collprovider,
-								  text_attribute(COLLOID, tuple, Anum_pg_collation_collcollate));
-	ReleaseSysCache(tuple);
-	return result;
+	return locale.provider == PROVIDER_BUILTIN ||	/* all of them */
+		(locale.provider == COLLPROVIDER_LIBC && is_one_of(locale.collate, names));
+}
+
+/* Have A to Z another case, and nothing else?  PostgreSQL then asks no library. */
+static bool
+has_ascii_letters(Oid collation)
+{
+	static const char *const names[] = {"C", "POSIX", NULL};
+	Locale		locale;
+
+	if (!find_locale(collation, &locale))
+		return false;
+	if (locale.provider == PROVIDER_BUILTIN)
+		return is_one_of(locale.name, (const char *const[]) {"C", NULL});
+	return locale.provider == COLLPROVIDER_LIBC && is_one_of(locale.ctype, names);
 }
 
 static bool
 collation_allowed(const KalamCap *cap, Oid collation)
 {
-	if (!cap->needs_c && !cap->needs_deterministic)
+	if (!cap->needs_c && !cap->needs_deterministic && !cap->needs_ascii)
 		return true;
 	if (!OidIsValid(collation) || !get_collation_isdeterministic(collation))
 		return false;
-	return !cap->needs_c || is_code_point_collation(collation);
+	return (!cap->needs_c || is_code_point_collation(collation)) &&
+		(!cap->needs_ascii || has_ascii_letters(collation));
 }
 
 bool

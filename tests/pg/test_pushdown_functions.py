@@ -54,6 +54,10 @@ SENT = [
     "concat_ws(NULL, id, i) IS NULL", "concat(j, o) LIKE '%7%'", "concat(n, v) > '5'",
     "make_timestamp(2024, s + 1, 2, 3, 4, 5.5) > '2024-03-01'", "trim_scale(p) = 2.5", "scale(p) = 3",
     "min_scale(n) < 2",
+    # letters, where they are those of ASCII
+    "lower(x) = 'text 5'", "upper(v) = 'Vä3'", "initcap(v) = 'Vä3'", "x ILIKE 'TEXT 5'", "v NOT ILIKE 'VÄ3'",
+    "v ILIKE 'Vä3'", "lower((o ->> 'a') COLLATE \"POSIX\") = '7'", "x LIKE ANY ('{text 1%,%8}')",
+    "x ILIKE ANY ('{TEXT 1%,%8}')",
     # by the types' own texts
     "id::text LIKE '1%'", "s::text = '3'", "i::varchar > '4'", "n::text = '2.5000000000000000'", "p::text LIKE '2.5%'",
     "(p * 2)::text = '5.000'", "u::text LIKE 'c%'", "j::text LIKE '%\"a\": 7,%'", "o::text LIKE '%\"7\"%'",
@@ -121,7 +125,8 @@ def test_sorted_aggregates(calls: str, pair: Pair) -> None:
 
 #: what depends on the session or the locale stays in PostgreSQL
 @pytest.mark.parametrize("condition", [
-    "lower(x) = 'text 5'", "x ILIKE 'TEXT 5'", "tz::date = '2024-01-02'", "date_trunc('day', tz) > '2024-01-02'",
+    "lower(o ->> 'a') = '7'", "v COLLATE \"default\" ILIKE 'VÄ3'",
+    "upper(x COLLATE \"C.utf8\") = 'TEXT 7'", "tz::date = '2024-01-02'", "date_trunc('day', tz) > '2024-01-02'",
     "extract(hour from tz) = 5", "tz::text > '2024-01-02'", "ln(f) > 2", "to_char(d, 'MM') = '01'",
     "j #>> a = '7'", "j ?| a", "concat(d, x) LIKE '2024%'", "concat_ws('-', id, f) = '8-2'",
     "concat(VARIADIC a) = 'b1'", "jsonb_extract_path_text(j, 'b', x) = '1'", "j #> ARRAY['b', v] IS NULL",

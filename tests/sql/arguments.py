@@ -63,6 +63,10 @@ NUMBERS = [
     "1e400", "1e400x", "-1e400", "1e-400", "5e-324", "2e-324", "1e-310", "0x1p3", "0x.8", "0x1.8p1x", "0x1p99999",
     "0x1p-1080", "0x1p-1074", "1.7976931348623157e308", "1.7976931348623159e308", "0.1", "9007199254740993", " inf\t",
 ]  # fmt: skip
+#: letters whose other case is more, less, none or another's
+LETTERS = ["", "a", "HELLO world", "Zz[`{@", "o'neil-smith 2nd", "1abc ABC9d", "héLLO ÀÉ éa", "ǅ Ǆ ǆ", "İstanbul ıI",
+           "straße STRASSE ẞ", "ſ S", "\u212a K", "ÿ Ÿ", "ŉ ΐ", "ΣΑΣ σας", "ＡＢ ａｂ",
+           "𐐀𐐨", "Ⅷ ⅷ", "e\u0301 E\u0301", "%_\\"]
 #: arguments that stand for something, by function and place
 SPECIAL: dict[tuple[str, int], list[str]] = {
     ("encode", 1): ["hex", "base64", "escape", "nonsense"], ("decode", 1): ["hex", "base64", "escape", "nonsense"],
@@ -93,6 +97,11 @@ SPECIAL: dict[tuple[str, int], list[str]] = {
                       "a0eebc999c0b4ef8bb6d6bb9bd380a11", "{a0eebc999c0b4ef8bb6d6bb9bd380a11",
                       "a0eebc999c0b4ef8bb6d6bb9bd380a1", "a0eebc99--9c0b4ef8bb6d6bb9bd380a11",
                       "a-0eebc999c0b4ef8bb6d6bb9bd380a11", "a0eebc999c0b4ef8bb6d6bb9bd380a11-"],
+    **{(name, 0): LETTERS for name in ("lower", "upper", "initcap", "~~*", "!~~*")},
+    **{(name, 1): ["hello%", "%STRASSE%", "%é_", "%É_", "%k%", "ǆ%", "%i%", "\\A", "%\\", "_", "", "İ%", "ﬀ"]
+       for name in ("~~*", "!~~*")},
+    **{(name, 1): ["%", "h%", "%b%", "_%", "%_", "a_c%", "\\%_\\\\", "%\\", "a\\", "_\\", "a%\\", "b\\", "H%lo\\", "%\\\\",
+                   "\\", "", "%,\\b,_", "ß_𝄞", "%é%\\", "\\a", "%%\\%"] for name in ("~~", "!~~")},
     ("translate", 1): ["lo", "", "héw"], ("translate", 2): ["01", "", "abc"],
 }  # fmt: skip
 

@@ -45,8 +45,9 @@ def sides(server: KalamServer, postgres: Postgres) -> Iterator[Sides]:
 
 def locally(row: CapabilityRow, columns: list[str]) -> str:
     """The call in PostgreSQL, whose name is nobody else's."""
-    kind, name, args, _, _ = row
-    typed = [f"{column}::{type_}" for column, type_ in zip(columns, args.split(","), strict=True)]
+    kind, name, args, _, flags = row
+    collated = ' COLLATE "C"' if "a" in flags.split() else ""
+    typed = [f"{column}::{type_}{collated}" for column, type_ in zip(columns, args.split(","), strict=True)]
     if kind in ("input", "output"):
         return f"{typed[0]}::{name}"
     if kind == "operator":

@@ -70,7 +70,7 @@ def comparisons() -> list[CapabilityRow]:
 
 
 # ---------- operators and functions ----------
-#: a letter's other case is the locale's
+#: a letter's other case is the locale's; the locale C knows letters of ASCII
 _LOCALE = frozenset({"lower", "upper", "initcap"})
 #: the last digit is the C library's
 _LIBRARY = frozenset({"power", "pow", "^", "exp", "ln", "log", "log10", "cbrt", "sin", "cos", "tan", "atan", "atan2",
@@ -87,6 +87,8 @@ _TEMPLATES = {"position": "strpos($1, $2)", "^@": "starts_with($1, $2)", "?|": "
 LOCAL_NAMES = {"extract_field": "extract", "numeric_typmod": "numeric"}
 #: by name in pg_catalog and types
 _PATTERNS = (("~~", "($1 LIKE $2)"), ("!~~", "($1 NOT LIKE $2)"))
+_ANY_CASE = (("~~*", "(kalam_c_lower($1) LIKE kalam_c_lower($2))"),
+             ("!~~*", "(kalam_c_lower($1) NOT LIKE kalam_c_lower($2))"))
 _CASTS = (
     *((one, two) for one, two in product(("int2", "int4", "int8", "float4", "float8", "numeric"), repeat=2)
       if one != two),
@@ -141,6 +143,10 @@ def scalars() -> Iterator[CapabilityRow]:
         yield "function", f"{kind}_extract_path{mark}", f"{kind},_text", f"($1 {operator} $2)", ""
     for name, template in _PATTERNS:
         yield "operator", name, "text,text", template, "d"
+    for name, template in _ANY_CASE:
+        yield "operator", name, "text,text", template, "a"
+    for name in sorted(_LOCALE):
+        yield "function", name, "text", f"kalam_c_{name}($1)", "a"
     for name, pair in product(EQUALITY + ORDER, ("date,timestamp", "timestamp,date")):
         yield "operator", name, pair, f"($1 {name} $2)", ""
     for source, target in _CASTS:

@@ -366,6 +366,52 @@ def initcap(text: str) -> str:
     return "".join(made)
 
 
+def c_initcap(text: str) -> str:
+    """Under the locale C, in which letters and digits are those of ASCII."""
+    return re.sub("[A-Za-z0-9]+", lambda word: word[0].capitalize(), text)
+
+
+def like(text: str, pattern: str) -> bool:
+    """LIKE as PostgreSQL goes about it, which tells what an escape character at the pattern's end comes to."""
+    return _like(text, 0, pattern, 0) is True
+
+
+def _like(text: str, at: int, pattern: str, start: int) -> bool | None:
+    """None: no later beginning would match either."""
+    place, length = start, len(text)
+    while at < length and place < len(pattern):
+        sign = pattern[place]
+        if sign == "%":
+            while place < len(pattern) and pattern[place] in "%_":
+                if pattern[place] == "_":
+                    if at >= length:
+                        return None
+                    at += 1
+                place += 1
+            if place == len(pattern):
+                return True
+            first = _literal(pattern, place)
+            while at < length:
+                if text[at] == first and (found := _like(text, at, pattern, place)) is not False:
+                    return found
+                at += 1
+            return None
+        if sign != "_" and text[at] != _literal(pattern, place):
+            return False
+        at, place = at + 1, place + 1 + (sign == "\\")
+    if at < length:
+        return False
+    return True if not pattern[place:].strip("%") else None
+
+
+def _literal(pattern: str, place: int) -> str:
+    if pattern[place] != "\\":
+        return pattern[place]
+    if place + 1 == len(pattern):
+        raise KalamError("22025", "LIKE pattern must not end with escape character")
+    return pattern[place + 1]
+
+
 def translate(text: str, old: str, new: str) -> str:
     table: dict[int, str | None] = {}
     for place, char in enumerate(old):
@@ -712,7 +758,9 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("d_of_epoch", ("DOUBLE",), _V, of_epoch),
     Function("d_make_timestamp", (_I, _I, _I, _I, _I, "DOUBLE"), _V, make_timestamp),
     Function("t_lower", (_V,), _V, lower), Function("t_upper", (_V,), _V, upper),
-    Function("t_initcap", (_V,), _V, initcap), Function("t_translate", (_V, _V, _V), _V, translate),
+    Function("t_initcap", (_V,), _V, initcap), Function("t_like", (_V, _V), _B, like),
+    Function("t_c_initcap", (_V,), _V, c_initcap),
+    Function("t_translate", (_V, _V, _V), _V, translate),
     Function("t_split", (_V, _V, _I), _V, split_part),
     Function("t_lpad", (_V, _I, _V), _V, lambda text, length, fill: pad(text, length, fill, left=True)),
     Function("t_rpad", (_V, _I, _V), _V, lambda text, length, fill: pad(text, length, fill, left=False)),

@@ -158,6 +158,8 @@ _FACT_NODES: dict[type[exp.Expr], tuple[str, str]] = {
 }
 #: what the query engine takes for another value each time: it may fail
 _VOLATILE = re.compile(r"\berror\(|\blambda\b|\bkalam_")
+#: an escape character at the end is an error if it is reached; where the pattern is a constant, one branch is left
+_LIKE = r"CASE WHEN suffix($2, '\') THEN kalam_t_like($1, $2) ELSE ($1 LIKE $2 ESCAPE '\') END"
 _SAFE_PATTERN = re.compile(
     r"\^?(?:[\w \-/:;,<>=!@#%&~'\"]|\\[.\-/\\+*?()\[\]{}|^$]|\.(?![*+?]\?)|[*+?](?![*+?])|\((?![?*+])|[)|]"
     r"|\[\^?[\w \-.]+\])*\$?")
@@ -478,10 +480,13 @@ class Expressions:
     def _like(self, node: exp.Expr, frame: Frame, escape: str | None = "\\") -> Typed:
         one, two = (self._as_text(part, frame, "~~") for part in (node.this, node.args["expression"]))
         if isinstance(node, exp.ILike):
-            one, two = (self._call("lower", [each]).sql for each in (Typed(one, TEXT), Typed(two, TEXT)))
+            one, two = (self._call("lower", [each]) for each in (one, two))
         quoted = f" ESCAPE '{escape}'" if escape else ""
+        sql = f"({one.sql} LIKE {two.sql}{quoted})"
+        if escape == "\\":
+            sql = _filled(_LIKE, [one, two]) if two.simple else expand(_LIKE, [one, two])
         word = "NOT " if node.args.get("negate") else ""
-        return Typed(f"({word}({one} LIKE {two}{quoted}))", BOOL)
+        return Typed(f"({word}{sql})", BOOL)
 
     def _escape(self, node: exp.Expr, frame: Frame) -> Typed:
         escape = node.args["expression"]
@@ -491,11 +496,11 @@ class Expressions:
             raise KalamError("22025", "invalid escape string", hint="Escape string must be empty or one character.")
         return self._like(node.this, frame, escape.this or None)
 
-    def _as_text(self, node: exp.Expr, frame: Frame, operator: str) -> str:
+    def _as_text(self, node: exp.Expr, frame: Frame, operator: str) -> Typed:
         typed = self.known(node, frame)
         if typed.kind.name not in STRINGS:
             raise no_operator(operator, (typed.kind, TEXT), node)
-        return typed.sql
+        return typed
 
     def _regexp(self, node: exp.Expr, frame: Frame) -> Typed:
         pattern = node.args["expression"]
@@ -505,7 +510,7 @@ class Expressions:
             raise not_supported("this regular expression", node, "Constant patterns of ordinary characters, classes "
                                 "and the operators . * + ? | ( ) ^ $ are.")
         text = pattern.this.replace("'", "''")
-        one = self._as_text(node.this, frame, "~")
+        one = self._as_text(node.this, frame, "~").sql
         options = ", 'is'" if insensitive else ", 's'"
         return Typed(f"regexp_matches({one}, '{text}'{options})", BOOL)
 

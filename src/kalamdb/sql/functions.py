@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from string import ascii_lowercase, ascii_uppercase
 
 from kalamdb.errors import KalamError
 from kalamdb.sql import fields
@@ -118,6 +119,11 @@ def _times(interval: str, number: str) -> str:
     return f"coalesce(TRY({interval} * {number}), CASE WHEN $1 IS NOT NULL AND $2 IS NOT NULL THEN {out_of_range} END)"
 
 
+def _of_ascii(name: str, old: str, new: str) -> str:
+    """lower or upper as they are under the locale C."""
+    return f"CASE WHEN {_ASCII} THEN {name}($1) ELSE translate($1, '{old}', '{new}') END"
+
+
 def _overlay(length: str) -> str:
     """What stands before $3, then $2, then what follows so many letters."""
     after, given = f"(CAST($3 AS BIGINT) + {length})", f"$1 IS NOT NULL AND $2 IS NOT NULL AND {length} IS NOT NULL"
@@ -211,6 +217,9 @@ bit_length(text) int4 CAST(strlen($1) * 8 AS INTEGER)
 lower(text) text CASE WHEN {_ASCII} THEN lower($1) ELSE kalam_t_lower($1) END
 upper(text) text CASE WHEN {_ASCII} THEN upper($1) ELSE kalam_t_upper($1) END
 initcap(text) text kalam_t_initcap($1)
+kalam_c_lower(text) text {_of_ascii("lower", ascii_uppercase, ascii_lowercase)}
+kalam_c_upper(text) text {_of_ascii("upper", ascii_lowercase, ascii_uppercase)}
+kalam_c_initcap(text) text kalam_t_c_initcap($1)
 substr(text,int4) text substring($1, CASE WHEN $2 < 1 THEN 1 ELSE $2 END)
 substr(text,int4,int4) text {_SUBSTR3}
 substring(text,int4) text substring($1, CASE WHEN $2 < 1 THEN 1 ELSE $2 END)
