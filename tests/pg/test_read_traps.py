@@ -7,7 +7,8 @@ wrong rows and plans
   system columns in WHERE                                   test_read_scans.test_no_invented_system_columns
   a column needed only by a local condition                 test_read_scans.test_columns_sent
   LIMIT below a filter or a lock                            test_read_plans, test_read_scans.test_a_limit_locks_...
-  ORDER BY a constant, order of text, gating conditions     test_read_plans, test_read_queries
+  gating conditions, ORDER BY a constant, the same twice    test_conditions_and_columns_that_are_constant
+  order of text, collations of comparisons                  test_read_plans, test_read_scans.test_order_of_text_...
   = ANY (NULL), arrays with NULL, now() and parameters      test_read_plans, test_read_differential
   fixed row estimates                                       test_estimates
   values shifted by TimeZone or DateStyle                   test_types, test_session_settings
@@ -86,6 +87,33 @@ def test_conditions_of_other_relations(db: Session, table: str, heap: str) -> No
     outer = ("SELECT v.x, t.id FROM (VALUES (1), (2), (NULL)) v(x) LEFT JOIN {t} t ON t.id = v.x AND v.x > 1"
              " ORDER BY 1, 2")
     assert same(db, outer, table, heap) == [(1, None), (2, 2), (None, None)]
+
+
+CONSTANT = [
+    # decided once, before the scan: also where a join or what is above it is one scan
+    "SELECT count(*) FROM {t} a JOIN {t} b USING (id) WHERE {gate}",
+    "SELECT a.id FROM {t} a LEFT JOIN {t} b ON a.id = b.id AND {gate} WHERE b.id IS NULL ORDER BY 1 LIMIT 3",
+    "SELECT n, count(*) FROM {t} WHERE {gate} GROUP BY n ORDER BY n",
+    "SELECT n, count(*) FROM {t} GROUP BY n HAVING {gate} ORDER BY n",
+    "SELECT a.id FROM {t} a JOIN {t} b USING (id) WHERE {gate} ORDER BY 1 LIMIT 3",
+    "SELECT count(*) FROM {t} a WHERE EXISTS (SELECT FROM {t} b WHERE b.id = a.id AND {gate})",
+    # no column's place, though the server might read it as one
+    "SELECT * FROM (SELECT 2 AS x, id FROM {t} UNION ALL SELECT 1, id FROM {t}) u WHERE {gate} ORDER BY x, id LIMIT 5",
+    "SELECT id, 2 AS k FROM {t} WHERE {gate} ORDER BY k, id DESC LIMIT 3",
+    # one expression, twice
+    "SELECT n, n, count(*) FROM {t} WHERE {gate} GROUP BY n, n ORDER BY 1",
+    "SELECT n AS a, n AS b, count(*) FROM {t} WHERE {gate} GROUP BY 1, 2 ORDER BY 1",
+    "SELECT DISTINCT n, n FROM {t} WHERE {gate} ORDER BY 1",
+]
+
+
+@pytest.mark.parametrize("gate", ["1 = 0", "1 = 1", "current_setting('application_name') = 'open'",
+                                  "(SELECT current_setting('application_name') = 'open')"])
+def test_conditions_and_columns_that_are_constant(db: Session, table: str, heap: str, gate: str) -> None:
+    for name in ("open", "shut"):
+        db(f"SET application_name = '{name}'")
+        for sql in CONSTANT:
+            same(db, sql.replace("{gate}", gate), table, heap)
 
 
 def test_plans_that_live_on(db: Session, table: str, ns: str) -> None:
