@@ -126,6 +126,9 @@ class ClientSession:
     end: Callable[[KalamError], None] | None = None
     ends_itself: bool = False  # its own statement takes rights from its account: that is answered before the end
     active: bool = False  # a statement of its runs
+    #: what is left to do of a statement once its answer is written, before anything else is done; None where nobody
+    #: does it
+    later: list[Callable[[], None]] | None = None
     connected_ns: int = field(default_factory=time.time_ns)  # Unix time, as the next one
     statement_ns: int = 0  # of the last statement's start
     tenant: str | None = None  # of the last statement

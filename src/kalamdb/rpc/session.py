@@ -66,6 +66,8 @@ class Session:
     ) -> None:
         self.client = client
         client.end = self._end_by_command
+        self._later: list[Callable[[], None]] = []
+        client.later = self._later
         self._link = link
         self._decoder = decoder
         decoder.flights = True
@@ -104,6 +106,8 @@ class Session:
         self._turn()
         if self._work is None or self._answered:  # the beginning of an answer waits for its end: one write
             self._flush()
+        if self._later:
+            self._tidy()
         if self._work is None and not self._ended:
             self._rest()
         self._link.settled()
@@ -163,6 +167,8 @@ class Session:
                 if message is None:
                     return
                 self._ready_sent = False
+                if self._later:
+                    self._tidy()
                 if not self._skipping or type(message) in _NEVER_SKIPPED:
                     _HANDLERS[type(message)](self, message)
                 elif type(message) is wire.Flight:
@@ -174,6 +180,12 @@ class Session:
             except Exception as error:
                 self._fail(_unexpected(error))
         asyncio.get_running_loop().call_soon(self.advance)
+
+    def _tidy(self) -> None:
+        """Do what statements have left to do until they were answered."""
+        left, self._later[:] = tuple(self._later), ()
+        for each in left:
+            each()
 
     def _malformed(self, error: wire.WireError) -> None:
         if self._skipping and error.severity != "FATAL":

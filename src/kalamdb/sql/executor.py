@@ -458,6 +458,8 @@ class SqlExecutor:
         except KalamError:
             transaction.fail(session, context)
             raise
+        if result is None and self._alone(session) and transaction.commit_now(session, state):
+            return Result("COMMIT")
         return result if result is not None else eager.begin(self._commit(session, state))
 
     async def _commit(self, session: ClientSession, state: SessionState) -> Result:

@@ -138,6 +138,22 @@ async def commit(session: ClientSession, state: SessionState, *, alone: bool = F
     _leave(session, state, committed=True)
 
 
+def commit_now(session: ClientSession, state: SessionState) -> bool:
+    """The same, waiting for nothing but the disk, where that can be (False: nothing was done), of a session that does
+    what is left to do ``later``."""
+    transaction: Transaction = session.transaction
+    if session.later is None or session.cursors:
+        return False
+    try:
+        if not transaction.commit_now(session.later.append):
+            return False
+    except BaseException:
+        _leave(session, state, committed=False)
+        raise
+    _leave(session, state, committed=True)
+    return True
+
+
 def rollback(session: ClientSession, state: SessionState) -> None:
     transaction = session.transaction
     if transaction is None:

@@ -32,7 +32,7 @@ from kalamdb.store.hot import storage_error
 log = logging.getLogger(__name__)
 
 Job = Callable[[apsw.Connection], Any]
-Outcome = tuple[asyncio.Future[Any], Any, BaseException | None]
+Outcome = tuple[asyncio.Future[Any] | None, Any, BaseException | None]
 #: jobs of one SQLite transaction
 GROUP = 256
 #: of light jobs: bytes and, each as so many bytes, rows; and how much the event loop applies at once, some milliseconds
@@ -77,7 +77,7 @@ class Item:
 
     __slots__ = ("future", "job", "weight")
 
-    def __init__(self, job: Job, future: Settled, weight: int | None) -> None:
+    def __init__(self, job: Job, future: Settled | None, weight: int | None) -> None:
         self.job = job
         self.future = future
         self.weight = weight  # None: not for the event loop
@@ -139,7 +139,7 @@ class Writer:
             raise KalamError("57P01", "the data directory has been closed")
         item = Item(job, future, weight)
         if here and weight is not None and self.prompt:
-            self._commit_here(item)
+            _settle(self._commit_here(item))
             return future
         free = not self._busy and not self._queue
         self._queue.append(item)
@@ -150,13 +150,21 @@ class Writer:
             self._loop.call_soon(self._gathered)
         return future
 
-    def _commit_here(self, item: Item) -> None:
+    def commit_now(self, job: Job) -> Any:
+        """A light job, done by the event loop at once, which ``prompt`` allows; its result. Raises its error."""
+        ((_, result, error),) = self._commit_here(Item(job, None, 0))
+        if error is not None:
+            raise error
+        return result
+
+    def _commit_here(self, item: Item) -> list[Outcome]:
         began = time.monotonic()
         self._before_group()
-        _settle(self._commit([item]))
+        outcomes = self._commit([item])
         ended = time.monotonic()
         if ended - began > SLOW:
             self._slow_until = ended + SLOW_REST
+        return outcomes
 
     def _gathered(self) -> None:
         self._gathering = False
@@ -367,7 +375,7 @@ def _size(path: str) -> int:
 
 def _settle(outcomes: list[Outcome]) -> None:
     for future, result, error in outcomes:
-        if future.done():
+        if future is None or future.done():
             continue
         if error is not None:
             future.set_exception(error)

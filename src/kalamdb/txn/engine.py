@@ -405,14 +405,37 @@ class StoreEngine:
         overlay.rows[key] = (0, row, None)
         if _weight((overlay,)) is None:
             return False
-        self._write(txn_id, (overlay,), None, (), alone=True).result()
+        self._writer.commit_now(self._job(txn_id, (overlay,), None, ()))
+        self._stored((overlay,), None)
         self._remember(txn_id, "committed")
         return True
+
+    def is_prompt(self, overlays: Sequence[TableOverlay]) -> bool:
+        """Can ``commit_now`` store these writes?"""
+        return self._writer.prompt and not any(overlay.runs for overlay in overlays) and _weight(overlays) is not None
+
+    def commit_now(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay]) -> None:
+        """Store a transaction's few writes; durable when this returns, which the event loop waits for."""
+        txn_id = transaction.id if transaction.named else None
+        self._writer.commit_now(self._job(txn_id, overlays, None, ()))
+        self._stored(overlays, None)
 
     def _write(self, txn_id: str | None, overlays: Sequence[TableOverlay],
                changes: CatalogChanges | None, bulk: Sequence[Bulk], *, alone: bool = False) -> Settled:
         weight = None if changes or bulk else _weight(overlays)
+        future = self.submit(self._job(txn_id, overlays, changes, bulk), weight=weight, here=alone)
 
+        def settled(_: object) -> None:
+            if future.exception() is None:
+                self._stored(overlays, changes)
+
+        future.then(settled)
+        if changes:
+            self._announce(future, changes)
+        return future
+
+    def _job(self, txn_id: str | None, overlays: Sequence[TableOverlay], changes: CatalogChanges | None,
+             bulk: Sequence[Bulk]) -> Callable[[apsw.Connection], int]:
         def job(connection: apsw.Connection) -> int:
             seq = self._clock.next()
             if changes:
@@ -434,16 +457,7 @@ class StoreEngine:
                 self._recorded = seq
             return seq
 
-        future = self.submit(job, weight=weight, here=alone)
-
-        def settled(_: object) -> None:
-            if future.exception() is None:
-                self._stored(overlays, changes)
-
-        future.then(settled)
-        if changes:
-            self._announce(future, changes)
-        return future
+        return job
 
     def _announce(self, future: Settled, changes: CatalogChanges) -> None:
         """Definitions that may be on the disk, and are everybody's only when the commit is through."""

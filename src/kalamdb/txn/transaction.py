@@ -865,8 +865,7 @@ class StoreTransaction:
         self._check_alive()
         if self.status == "E":
             raise KalamError("25P02", "current transaction is aborted, commands ignored until end of transaction block")
-        overlays = [overlay for overlay in self._overlay.tables.values()
-                    if (overlay.rows or overlay.runs) and self.catalog.has(overlay.table)]
+        overlays = self._written()
         changes = self.catalog.changes
         if not overlays and not changes:
             self._end(committed=True)
@@ -884,6 +883,27 @@ class StoreTransaction:
             stored.add_done_callback(self._decided)
         seq: int = await outcome(stored)
         return seq
+
+    def _written(self) -> list[TableOverlay]:
+        """What it has to store."""
+        return [overlay for overlay in self._overlay.tables.values()
+                if (overlay.rows or overlay.runs) and self.catalog.has(overlay.table)]
+
+    def commit_now(self, later: Callable[[Callable[[], None]], None]) -> bool:
+        if self._ended or self.status != "T" or self.catalog.changes:
+            return False
+        overlays = self._written()
+        if not overlays or not self._engine.is_prompt(overlays):
+            return False
+        self.status = "C"
+        self._close_snapshots()
+        try:
+            self._engine.commit_now(self, overlays)
+        except BaseException:
+            self._end(committed=False)
+            raise
+        later(partial(self._end, committed=True))
+        return True
 
     def _decided(self, stored: asyncio.Future[int]) -> None:
         """The commit has succeeded or failed. Not for the one who waits to say, who may be gone before: a lock given
