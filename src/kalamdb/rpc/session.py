@@ -89,6 +89,7 @@ class Session:
         self._idle_limit = idle_in_transaction_ms / 1000
         self._timer: asyncio.TimerHandle | None = None  # of an idle transaction
         self._deadline: asyncio.TimerHandle | None = None  # of the running statement
+        self._looked_at = dict(client.settings)
         self._reported = {name: client.settings.get(name, value) for name, value in REPORTED.items()}
         self.released = asyncio.get_running_loop().create_future()
 
@@ -543,6 +544,9 @@ class Session:
     def _report(self) -> None:
         """ParameterStatus for what has changed."""
         settings = self.client.settings
+        if settings == self._looked_at:
+            return
+        self._looked_at = dict(settings)
         for name, lower, default in _REPORTED:
             value = settings.get(name) or settings.get(lower) or default
             if value != self._reported[name]:

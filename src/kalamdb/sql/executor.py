@@ -156,11 +156,11 @@ class SqlExecutor:
             if not isinstance(entry.statement, ENDING):
                 check_usable(current)
             return Prepared(sql, announced, None, entry)
-        path = access.search_path(session, None)
         entry = self._entry(sql, announced)
         inner = entry.inner or entry
         if not inner.planned:
             return Prepared(sql, announced, inner.columns, entry)
+        path = access.search_path(session, None)
         bound = inner.bound(self.engine.committed if current is None else current.catalog, path, self.queries,
                             session.account)
         key = (sql, announced, path)

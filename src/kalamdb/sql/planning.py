@@ -81,6 +81,9 @@ class Recorder:
         return self._catalog.accounts()
 
 
+_PLANNED = (Query, ArrowWrite, Estimate, *FILE_STATEMENTS)
+
+
 @dataclass(slots=True)
 class Bound:
     """A plan and what it was made from."""
@@ -90,7 +93,10 @@ class Bound:
     asked: dict[tuple[str, str], TableDef | None]
 
     def fits(self, catalog: CatalogView) -> bool:
-        return all(catalog.table(*name) is table for name, table in self.asked.items())
+        for name, table in self.asked.items():  # noqa: SIM110 - one frame less than all()
+            if catalog.table(*name) is not table:
+                return False
+        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +110,7 @@ class Entry:
 
     @property
     def planned(self) -> bool:
-        return isinstance(self.statement, (Query, ArrowWrite, Estimate, *FILE_STATEMENTS))
+        return isinstance(self.statement, _PLANNED)
 
     @property
     def columns(self) -> tuple[Column, ...] | None:

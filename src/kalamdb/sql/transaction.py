@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, cast, get_args
+from typing import Any, Final, cast, get_args
 
 from kalamdb.api import ClientSession, Context, Result
 from kalamdb.errors import KalamError
@@ -28,6 +28,7 @@ from kalamdb.sql.statements import (
 )
 from kalamdb.txn.api import Engine, Isolation, Transaction
 
+_LEVELS: Final = frozenset(get_args(Isolation))
 #: statements that a failed transaction accepts
 ENDING = (Commit, Rollback, RollbackTo, RollbackToLevel)
 CONTROL = (Begin, Commit, Rollback, Savepoint, Release, RollbackTo, RollbackToLevel, SetTransaction)
@@ -103,7 +104,7 @@ def enter(engine: Engine, session: ClientSession, context: Context) -> Transacti
     if current is None:
         if wanted is None:
             return None
-        if wanted.iso not in get_args(Isolation):
+        if wanted.iso not in _LEVELS:
             raise KalamError("22023", f'invalid isolation level "{wanted.iso}"')
         current = engine.begin(
             session, isolation=cast(Isolation, wanted.iso), read_only=wanted.ro, txn_id=wanted.id,

@@ -7,7 +7,7 @@ written. Only where a statement names whole keys and sets values that no row dec
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isinf
 from operator import add, mul, sub
 from typing import Any
@@ -60,11 +60,10 @@ class Assignments:
     positions: tuple[int, ...] = ()  # of the query's columns
     converts: tuple[Any, ...] = ()
     pairs: bool = False  # cells and filter see excluded rows, too (``PairBinder``)
+    moves: bool = field(init=False)  # may a row's key change?
 
-    @property
-    def moves(self) -> bool:
-        """May a row's key change?"""
-        return any(position in self.table.key for position, _ in self.cells)
+    def __post_init__(self) -> None:
+        self.moves = any(position in self.table.key for position, _ in self.cells)
 
     async def values(self, run: Run, rows: Sequence[Row], excluded: Sequence[Row] = ()) -> list[tuple[int, Changes]]:
         """(place of the row, its changes) for the rows that satisfy the condition."""

@@ -164,6 +164,9 @@ class Layout:
         self.arrow = {name: column.type.arrow for name, column in zip(self.columns, table.columns, strict=True)}
         self.booleans = tuple(place for place, column in enumerate(table.columns) if column.type.layout == "bool")
         self.floats = tuple(place for place, column in enumerate(table.columns) if is_float(column.type.name))
+        #: texts and the like, as long as they please
+        self.wide = tuple(place for place, column in enumerate(table.columns)
+                          if column.type.layout in ("utf8", "binary"))
         self.key = table.key
         self.files = tuple(place for place, column in enumerate(table.columns) if column.is_file)
         self.shared = table.kind == "shared"

@@ -32,7 +32,7 @@ FEW = 16
 class TableOverlay:
     """Own versions of one table's rows."""
 
-    __slots__ = ("_order", "_wide", "fresh", "layout", "rows", "runs", "table", "weight")
+    __slots__ = ("_order", "fresh", "layout", "rows", "runs", "table", "weight")
 
     def __init__(self, table: TableDef, layout: Layout) -> None:
         self.table = table
@@ -40,7 +40,6 @@ class TableOverlay:
         self.runs = Runs(table, layout)
         self.fresh: list[RowKey] = []  # inserted since the last savepoint or run: these may become a run
         self.weight = 0  # characters and bytes in those, about
-        self._wide = [place for place, column in enumerate(table.columns) if column.type.layout in ("utf8", "binary")]
         self.rows: dict[RowKey, Version] = {}
         self._order: list[RowKey] = []  # keys in order, those that came last perhaps missing
 
@@ -63,7 +62,7 @@ class TableOverlay:
         """Of many rows one in four is weighed: looking at all would take longer than the rest."""
         self.fresh.extend(keys)
         step = 4 if len(rows) >= FEW else 1
-        for place in self._wide:
+        for place in self.layout.wide:
             self.weight += step * sum(len(row[place]) for row in rows[::step] if row[place] is not None)
 
     def forget(self, key: RowKey) -> None:
@@ -122,7 +121,7 @@ class TableOverlay:
                 total += len(k)
             row = version[1]
             if row is not None:
-                for place in self._wide:
+                for place in self.layout.wide:
                     value = row[place]
                     if value is not None:
                         total += len(value)
