@@ -327,6 +327,81 @@ def test_a_commit_of_who_is_alone_waits_for_no_thread(run: Runner) -> None:
     run(again)
 
 
+def test_what_a_lone_commit_leaves_to_do_is_done_later(run: Runner) -> None:
+    """It is durable, and seen; locks are had until then, and given to who waits for them."""
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await begun(engine, table, (1, "a"), name="one")
+        other = engine.begin(None)
+        waiting = asyncio.create_task(other.insert(table, [("", (1, "b"))]))
+        await until(lambda: other.waits_for is not None)
+        later: list[Callable[[], None]] = []
+        assert one.commit_now(later.append) is not None
+        assert stored(engine, table) == [(1, "a")]
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        for each in later:
+            each()
+        await refused("23505", waiting)
+        assert await engine.outcome("one") == "committed"
+        other.rollback()
+        assert len(engine.locks) == 0
+
+    run(test)
+
+
+def test_a_commit_that_is_no_lone_one_is_left_alone(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        nothing = engine.begin(None)
+        assert nothing.commit_now(refuse) is None
+        assert await nothing.commit() is None
+        large = await begun(engine, table, *[(number, "x") for number in range(LIGHT_ROWS + 1)])
+        assert large.commit_now(refuse) is None
+        assert await large.commit() is not None
+        ddl = engine.begin(None)
+        await ddl.create_namespace("other")
+        assert ddl.commit_now(refuse) is None
+        await ddl.commit()
+        failed = await begun(engine, table, (1000, "x"))
+        failed.fail()
+        assert failed.commit_now(refuse) is None
+        failed.rollback()
+        behind = await begun(engine, table, (1001, "x"))
+        with held_writer(engine):
+            assert behind.commit_now(refuse) is None
+        await behind.commit()
+        assert len(stored(engine, table)) == LIGHT_ROWS + 2
+
+    run(test)
+
+
+def refuse(_: Callable[[], None]) -> None:
+    raise AssertionError("nothing is left to do")
+
+
+def test_a_lone_commit_that_fails_is_taken_back(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one = await begun(engine, table, (1, "a"), name="one")
+
+        def full(name: str) -> None:
+            if name == "commit.applied":
+                raise apsw.FullError("database or disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("kalamdb.faults.reach", full)
+            with pytest.raises(KalamError) as raised:
+                one.commit_now(refuse)
+        assert raised.value.sqlstate == "53100"
+        assert await engine.outcome("one") == "aborted"
+        assert len(engine.locks) == 0
+        assert stored(engine, table) == []
+        await put(engine, table, (1, "b"))
+
+    run(test)
+
+
 def test_a_lone_row_goes_the_long_way_where_anything_is_in_it(run: Runner) -> None:
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, definition("t", "id int8, v text", optional=False))

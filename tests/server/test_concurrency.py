@@ -52,6 +52,23 @@ def fill(conn: psycopg.Connection, count: int, n: int = 0) -> None:
     conn.execute(f"INSERT INTO t SELECT i, {n} FROM generate_series(1, {count}) i")
 
 
+def test_what_a_commit_leaves_to_do_is_done_before_the_next_message(conn: psycopg.Connection) -> None:
+    """A lone client's COMMIT is answered before its locks are given back; what came behind it in one piece finds them
+    free, and so does who asks after the answer."""
+    for number in range(200):  # the first ones are not alone for long enough
+        with conn.pipeline():
+            conn.execute("BEGIN")
+            conn.execute("INSERT INTO t VALUES (%s, 0)", [number])
+            conn.execute("COMMIT")
+            conn.execute("BEGIN")
+            locks = conn.execute("SELECT count(*) FROM system.locks")
+            updated = conn.execute("UPDATE t SET n = n + 1 WHERE id = %s", [number])
+            conn.execute("COMMIT")
+        assert (locks.fetchone(), updated.rowcount) == ((0,), 1)
+        assert values(conn, "SELECT count(*) FROM system.locks") == [0]
+    assert values(conn, "SELECT sum(n) FROM t") == [200]
+
+
 def at_once(server: KalamServer, count: int, work: Callable[[psycopg.Connection, int], Any]) -> list[Any]:
     """What ``work(connection, number)`` gives in so many sessions, all connected before the first begins."""
     barrier = threading.Barrier(count, timeout=60)

@@ -146,7 +146,7 @@ def commit_now(session: ClientSession, state: SessionState) -> bool:
     if session.later is None or session.cursors:
         return False
     try:
-        if not transaction.commit_now(session.later.append):
+        if transaction.commit_now(session.later.append) is None:
             return False
     except BaseException:
         _leave(session, state, committed=False)

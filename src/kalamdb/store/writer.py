@@ -131,16 +131,12 @@ class Writer:
         """Can the event loop commit by itself now?"""
         return not (self._busy or self._queue or self._closed) and time.monotonic() >= self._slow_until
 
-    def submit(self, job: Job, *, weight: int | None = None, here: bool = False) -> Settled:
-        """The future has the job's result, or its error; then nothing of it was stored. ``weight``: of a light job.
-        ``here``: the event loop may wait for it; its future is done then."""
+    def submit(self, job: Job, *, weight: int | None = None) -> Settled:
+        """The future has the job's result, or its error; then nothing of it was stored. ``weight``: of a light job."""
         future = Settled(loop=self._loop)
         if self._closed:
             raise KalamError("57P01", "the data directory has been closed")
         item = Item(job, future, weight)
-        if here and weight is not None and self.prompt:
-            _settle(self._commit_here(item))
-            return future
         free = not self._busy and not self._queue
         self._queue.append(item)
         if free and weight is None:
@@ -152,19 +148,15 @@ class Writer:
 
     def commit_now(self, job: Job) -> Any:
         """A light job, done by the event loop at once, which ``prompt`` allows; its result. Raises its error."""
-        ((_, result, error),) = self._commit_here(Item(job, None, 0))
-        if error is not None:
-            raise error
-        return result
-
-    def _commit_here(self, item: Item) -> list[Outcome]:
         began = time.monotonic()
         self._before_group()
-        outcomes = self._commit([item])
+        ((_, result, error),) = self._commit([Item(job, None, 0)])
         ended = time.monotonic()
         if ended - began > SLOW:
             self._slow_until = ended + SLOW_REST
-        return outcomes
+        if error is not None:
+            raise error
+        return result
 
     def _gathered(self) -> None:
         self._gathering = False

@@ -331,8 +331,8 @@ class Transaction(Protocol):
         Once it is under way, cancelling the task does not stop it.
         """
 
-    def commit_now(self, later: Callable[[Callable[[], None]], None]) -> bool:
-        """A small commit that the event loop does, and waits for. False: use ``commit``. What is left to do when it is
+    def commit_now(self, later: Callable[[Callable[[], None]], None]) -> int | None:
+        """A small commit that the event loop does, and waits for. None: use ``commit``. What is left to do when it is
         durable goes to ``later``, to be done before anything else that is asked of the engine."""
 
     def rollback(self) -> None: ...

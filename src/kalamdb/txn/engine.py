@@ -366,13 +366,12 @@ class StoreEngine:
 
     # ---------- commit ----------
     def write(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
-              changes: CatalogChanges | None, *, alone: bool = False) -> asyncio.Future[int]:
+              changes: CatalogChanges | None) -> asyncio.Future[int]:
         """Store a transaction's writes; its sequence number, after the data are on the disk. What follows from that is
-        done by then, whether or not anybody still waits. ``alone``: nobody else would have to, so that the event loop
-        may do it at once."""
+        done by then, whether or not anybody still waits."""
         large = [overlay for overlay in overlays if overlay.runs.large]
         if not large:
-            return self._write(transaction.id if transaction.named else None, overlays, changes, (), alone=alone)
+            return self._write(transaction.id if transaction.named else None, overlays, changes, ())
         task = asyncio.ensure_future(self._write_large(transaction, overlays, changes, large))
         self._commits.add(task)
         task.add_done_callback(self._commits.discard)
@@ -414,16 +413,17 @@ class StoreEngine:
         """Can ``commit_now`` store these writes?"""
         return self._writer.prompt and not any(overlay.runs for overlay in overlays) and _weight(overlays) is not None
 
-    def commit_now(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay]) -> None:
+    def commit_now(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay]) -> int:
         """Store a transaction's few writes; durable when this returns, which the event loop waits for."""
         txn_id = transaction.id if transaction.named else None
-        self._writer.commit_now(self._job(txn_id, overlays, None, ()))
+        seq: int = self._writer.commit_now(self._job(txn_id, overlays, None, ()))
         self._stored(overlays, None)
+        return seq
 
     def _write(self, txn_id: str | None, overlays: Sequence[TableOverlay],
-               changes: CatalogChanges | None, bulk: Sequence[Bulk], *, alone: bool = False) -> Settled:
+               changes: CatalogChanges | None, bulk: Sequence[Bulk]) -> Settled:
         weight = None if changes or bulk else _weight(overlays)
-        future = self.submit(self._job(txn_id, overlays, changes, bulk), weight=weight, here=alone)
+        future = self.submit(self._job(txn_id, overlays, changes, bulk), weight=weight)
 
         def settled(_: object) -> None:
             if future.exception() is None:
@@ -487,12 +487,11 @@ class StoreEngine:
         while (changing := self.changing.get(number)) is not None:
             await asyncio.shield(changing)
 
-    def submit(self, job: Any, *, weight: int | None = None, here: bool = False) -> Settled:
+    def submit(self, job: Any, *, weight: int | None = None) -> Settled:
         """A job for the writer, part of a group that is committed as one."""
-        future = self._writer.submit(job, weight=weight, here=here)
-        if not future.done():
-            self._commits.add(future)
-            future.add_done_callback(self._commits.discard)
+        future = self._writer.submit(job, weight=weight)
+        self._commits.add(future)
+        future.add_done_callback(self._commits.discard)
         return future
 
     async def run(self, text: str, *values: Any) -> None:

@@ -865,6 +865,8 @@ class StoreTransaction:
         self._check_alive()
         if self.status == "E":
             raise KalamError("25P02", "current transaction is aborted, commands ignored until end of transaction block")
+        if alone and (now := self.commit_now(_at_once)) is not None:
+            return now
         overlays = self._written()
         changes = self.catalog.changes
         if not overlays and not changes:
@@ -873,7 +875,7 @@ class StoreTransaction:
         self.status = "C"
         self._close_snapshots()
         try:
-            stored = self._engine.write(self, overlays, changes, alone=alone)
+            stored = self._engine.write(self, overlays, changes)
         except BaseException:
             self._end(committed=False)
             raise
@@ -889,21 +891,21 @@ class StoreTransaction:
         return [overlay for overlay in self._overlay.tables.values()
                 if (overlay.rows or overlay.runs) and self.catalog.has(overlay.table)]
 
-    def commit_now(self, later: Callable[[Callable[[], None]], None]) -> bool:
+    def commit_now(self, later: Callable[[Callable[[], None]], None]) -> int | None:
         if self._ended or self.status != "T" or self.catalog.changes:
-            return False
+            return None
         overlays = self._written()
         if not overlays or not self._engine.is_prompt(overlays):
-            return False
+            return None
         self.status = "C"
         self._close_snapshots()
         try:
-            self._engine.commit_now(self, overlays)
+            seq = self._engine.commit_now(self, overlays)
         except BaseException:
             self._end(committed=False)
             raise
         later(partial(self._end, committed=True))
-        return True
+        return seq
 
     def _decided(self, stored: asyncio.Future[int]) -> None:
         """The commit has succeeded or failed. Not for the one who waits to say, who may be gone before: a lock given
@@ -933,6 +935,10 @@ class StoreTransaction:
         if self.locks:
             self._engine.locks.release(self)
         self._engine.ended(self, committed=committed)
+
+
+def _at_once(what: Callable[[], None]) -> None:
+    what()
 
 
 # ---------- rows and errors ----------
