@@ -285,6 +285,27 @@ def test_while_it_is_being_removed(run: Runner) -> None:
     run(test, file_grace_hours=0)
 
 
+def test_an_old_snapshot_keeps_what_its_rows_refer_to(run: Runner) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, table_of())
+        text = await put_file(engine, table, "ann", b"seen")
+        await refer(engine, table, "ann", 1, text)
+        reader = engine.begin(None, isolation="repeatable read")
+        assert reader.get(reader.snapshot(), table, "ann", (1,)) is not None
+        writer = engine.begin(None)
+        await writer.delete(table, [("ann", (1,))])
+        await writer.commit()
+        for _ in range(2):
+            assert await engine.collect_contents(table) == 0
+            row = reader.get(reader.snapshot(), table, "ann", (1,))
+            assert row is not None
+            assert await got(engine, table, "ann", row[1]) == b"seen"
+        reader.rollback()
+        assert await engine.collect_contents(table) == 1
+
+    run(test, file_grace_hours=0)
+
+
 def test_one_who_reads_it_reads_on(run: Runner) -> None:
     async def test(engine: StoreEngine) -> None:
         table = await create(engine, table_of())

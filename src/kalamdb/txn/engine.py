@@ -249,6 +249,10 @@ class StoreEngine:
         """What rows of open transactions refer to, those among them that are being stored."""
         return chain.from_iterable(each.contents for each in self._open)
 
+    def oldest_reader_ms(self) -> int | None:
+        """When the first of those transactions began that keep what they see; None: there is none."""
+        return min((each.started_ns // 1_000_000 for each in self._open if each.keeps_snapshot), default=None)
+
     # ---------- figures ----------
     async def table_stats(self, table: TableDef) -> dict[str, int]:
         return await self.tiers.in_thread(lambda: self.tiers.stats(table), pool="read")

@@ -247,8 +247,10 @@ class Files:
     async def _settle(self, number: int, known: list[Content], unused: set[Owner], job: Job, now: int) -> int:
         first = [each for each in known if each.owner in unused and each.unused_since is None]
         used = [each for each in known if each.owner not in unused and each.unused_since is not None]
+        oldest = self._engine.oldest_reader_ms()  # who began before may see rows that referred to it
         dead = [each for each in known if each.owner in unused and now - each.put_at >= self._grace_ms
-                and now - (now if each.unused_since is None else each.unused_since) >= self._grace_ms]
+                and now - (now if each.unused_since is None else each.unused_since) >= self._grace_ms
+                and (oldest is None or (each.unused_since is not None and each.unused_since < oldest))]
         if not first and not used and not dead:
             return 0
         keys = {(number, *each.owner) for each in dead}

@@ -96,6 +96,11 @@ class StoreTransaction:
         return self._overlay.level
 
     @property
+    def keeps_snapshot(self) -> bool:
+        """Will it read what is committed by now as it was before?"""
+        return self._pinned is not None or bool(self._snapshots)
+
+    @property
     def rows_written(self) -> int:
         return sum(len(overlay.rows) + overlay.runs.rows for overlay in self._overlay.tables.values())
 
