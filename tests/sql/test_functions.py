@@ -55,6 +55,15 @@ def test_scalars(signature: Signature, sides: Sides) -> None:
     agree(sides, [call_of(signature, columns)], columns, rows, rough=signature.name in ROUGH)
 
 
+@pytest.mark.parametrize("name", ["lower", "upper"])
+def test_every_letter(name: str, sides: Sides) -> None:
+    """Between letters that make the server take each by itself."""
+    for start in range(0, 0x110000, 0x4000):
+        sql = (f"SELECT string_agg({name}('é' || chr(n)), '' ORDER BY n) FROM generate_series({max(1, start)}, "
+               f"{start + 0x3FFF}) g(n) WHERE n NOT BETWEEN 55296 AND 57343")
+        both(sides, sql)
+
+
 AGGREGATES = [each for each in SIGNATURES if each.supported and each.aggregate and len(each.args) == 1
               and (each.name, ",".join(each.args)) not in LISTED]
 

@@ -345,17 +345,14 @@ _DATE = types.by_name("date")
 
 
 # ---------- text ----------
-def _each(text: str, change: Callable[[str], str]) -> str:
-    """Letters with one counterpart change, the others stay, as the C library has it."""
-    return "".join(new if len(new := change(char)) == 1 else char for char in text)
-
-
 def lower(text: str) -> str:
-    return _each(text, str.lower)
+    """Letter by letter, as the C library has it: of the one that becomes two (U+0130) the first."""
+    return "".join(char.lower()[0] for char in text)
 
 
 def upper(text: str) -> str:
-    return _each(text, str.upper)
+    """Letter by letter: one that would become two takes its title case, if that is one, or stays."""
+    return "".join(next((new for new in (char.upper(), char.title()) if len(new) == 1), char) for char in text)
 
 
 def initcap(text: str) -> str:
