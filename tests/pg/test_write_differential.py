@@ -175,7 +175,7 @@ class Script:
             f"UPDATE items SET a = {a} WHERE a = {a + 1} AND b = '{b}'{self.returning()}",
             f"UPDATE items SET b = '{b}', n = 1 WHERE a = {a} AND b = 'z'",
             f"UPDATE items SET a = a + 200 WHERE a < 100 AND ({self.condition()})",
-            f"UPDATE items SET a = a - 200 WHERE a >= 200 AND ({self.condition()})",
+            f"UPDATE items SET a = a - 200 WHERE a BETWEEN 200 AND 399 AND ({self.condition()})",
         ])  # fmt: skip
 
     def update_from(self) -> str:
@@ -213,7 +213,7 @@ class Script:
 
     def copy(self) -> str:
         """The data from the second line on; at most one thing is wrong with them."""
-        r, low = self.random, self.random.choice([400, 500, 0])
+        r, low = self.random, self.random.choice([1400, 1500, 0])
         rows = [f"{low + a}\t{b}\t{r.randint(0, 9)}\tc{a}"
                 for a, b in dict.fromkeys(self.key() for _ in range(r.choice([1, 3, 20])))]
         if low and r.random() < 0.3:
