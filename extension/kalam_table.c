@@ -21,6 +21,8 @@
 
 #include "kalam_core.h"
 
+#define MANY_TABLES 256			/* from here on those that may be gone are forgotten before another is learnt */
+
 typedef struct TableEntry
 {
 	Oid			relid;			/* hash key: first */
@@ -185,26 +187,48 @@ learn_columns(TableEntry *entry)
 	pfree(found);
 }
 
+/* Tables come and go, and a backend may live long. */
+static void
+make_room(void)
+{
+	HASH_SEQ_STATUS scan;
+	TableEntry *entry;
+
+	if (hash_get_num_entries(tables) < MANY_TABLES)
+		return;
+	hash_seq_init(&scan, tables);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+	{
+		if (entry->learnt && entry->learnt_at == entry->changes)
+			continue;
+		if (entry->cxt)
+			MemoryContextDelete(entry->cxt);
+		(void) hash_search(tables, &entry->relid, HASH_REMOVE, NULL);
+	}
+}
+
 static TableEntry *
 known(Oid relid)
 {
 	TableEntry *entry;
-	bool		found;
 	uint64		changes;
 	MemoryContext old;
 
 	if (tables == NULL)
 		make_tables();
-	entry = hash_search(tables, &relid, HASH_ENTER, &found);
-	if (!found)
+	entry = hash_search(tables, &relid, HASH_FIND, NULL);
+	if (entry == NULL)
 	{
+		make_room();
+		entry = hash_search(tables, &relid, HASH_ENTER, NULL);
 		memset((char *) entry + sizeof(Oid), 0, sizeof(TableEntry) - sizeof(Oid));
-		entry->cxt = AllocSetContextCreate(CacheMemoryContext, "KalamDB table", ALLOCSET_SMALL_SIZES);
 	}
 	if (entry->learnt && entry->learnt_at == entry->changes)
 		return entry;
 	entry->learnt = false;
 	changes = entry->changes;	/* what comes meanwhile counts */
+	if (entry->cxt == NULL)
+		entry->cxt = AllocSetContextCreate(CacheMemoryContext, "KalamDB table", ALLOCSET_SMALL_SIZES);
 	MemoryContextReset(entry->cxt);
 	old = MemoryContextSwitchTo(entry->cxt);
 	learn_table(&entry->table, relid);

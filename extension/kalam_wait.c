@@ -59,7 +59,16 @@ processors_to_spare(void)
 	static long count = 0;
 
 	if (count == 0)
-		count = sysconf(_SC_NPROCESSORS_ONLN);
+	{
+#ifdef CPU_COUNT
+		cpu_set_t	set;
+
+		if (sched_getaffinity(0, sizeof(set), &set) == 0)
+			count = CPU_COUNT(&set);
+		else
+#endif
+			count = sysconf(_SC_NPROCESSORS_ONLN);
+	}
 	return count > 1;
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 
 import pytest
 
@@ -22,7 +21,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(polling, "time", clock)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(polling, "processors", lambda: 2)
     return clock
 
 
@@ -84,7 +83,7 @@ def test_it_ends_and_is_left_off_where_it_is_in_vain(clock: Clock) -> None:
 @pytest.mark.parametrize(("limit", "processors"), [(0, 2), (300, 1)])
 def test_it_is_off(clock: Clock, monkeypatch: pytest.MonkeyPatch, limit: int, processors: int) -> None:
     async def test() -> None:
-        monkeypatch.setattr(os, "cpu_count", lambda: processors)
+        monkeypatch.setattr(polling, "processors", lambda: processors)
         poll, one = BusyPoll(limit), object()
         for _ in range(3):
             poll.answered(one)

@@ -69,6 +69,36 @@ def test_what_a_commit_leaves_to_do_is_done_before_the_next_message(conn: psycop
     assert values(conn, "SELECT sum(n) FROM t") == [200]
 
 
+@pytest.mark.parametrize("vanishes", [False, True])
+def test_a_commit_with_more_behind_it_in_one_message_gives_its_locks_back(
+    server: KalamServer, conn: psycopg.Connection, vanishes: bool
+) -> None:
+    fill(conn, 5000)
+    endless = "SELECT count(*) FROM t a, t b, t c, t d WHERE a.id + b.id + c.id + d.id < 0"
+    with connect(server) as one:
+        for _ in range(40):  # until it has been alone for long enough
+            one.execute("UPDATE t SET n = n + 1 WHERE id = 1")
+        update = "BEGIN; UPDATE t SET n = n + 1 WHERE id = 1; COMMIT"
+        one.execute(f"{update}; SELECT id FROM t WHERE id = 1 FOR UPDATE NOWAIT")
+        pid = one.info.backend_pid
+        one.pgconn.send_query(f"{update}; {endless}".encode())
+        one.pgconn.flush()
+        wait_until(lambda: values(conn, "SELECT n FROM t WHERE id = 1") == [42], "the commit")
+        with connect(server) as other:
+            other.execute("SET lock_timeout = '20s'")
+            other.execute("UPDATE t SET n = n + 1 WHERE id = 1")
+            if vanishes:
+                one.pgconn.finish()
+                wait_until(lambda: pid not in values(conn, "SELECT id FROM system.sessions"), "the client's end")
+            else:
+                one.cancel_safe()
+                while one.pgconn.get_result() is not None:
+                    pass
+            assert values(conn, "SELECT count(*) FROM system.locks") == [0]
+            other.execute("UPDATE t SET n = n + 1 WHERE id = 1")
+    assert values(conn, "SELECT n FROM t WHERE id = 1") == [44]
+
+
 def at_once(server: KalamServer, count: int, work: Callable[[psycopg.Connection, int], Any]) -> list[Any]:
     """What ``work(connection, number)`` gives in so many sessions, all connected before the first begins."""
     barrier = threading.Barrier(count, timeout=60)

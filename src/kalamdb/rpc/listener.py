@@ -63,6 +63,7 @@ class Listener:
 
     def remove(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        self.polling.gone(connection)
         self._by_pid.pop(connection.pid, None)
         if not self._connections:
             self._empty.set()

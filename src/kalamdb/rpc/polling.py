@@ -17,12 +17,17 @@ ALONE: Final = 0.02
 LONGEST_REST: Final = 255
 
 
+def processors() -> int:
+    """Those this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class BusyPoll:
     """``microseconds``: how long the loop looks for more, 0: not at all. Where there is one processor, it never does:
     who is waited for needs it."""
 
     def __init__(self, microseconds: int) -> None:
-        self._limit = microseconds / 1e6 if (os.cpu_count() or 1) > 1 else 0.0
+        self._limit = microseconds / 1e6 if processors() > 1 else 0.0
         self._client: object = None
         self._since = 0.0  # it is alone
         self._until = 0.0
@@ -45,6 +50,11 @@ class BusyPoll:
             self.polling = True
             self._until = now + self._limit
             asyncio.get_running_loop().call_soon(self._turn)
+
+    def gone(self, client: object) -> None:
+        """A client has disconnected."""
+        if client is self._client:
+            self._client, self._until = None, 0.0
 
     def _turn(self) -> None:
         if time.monotonic() < self._until:

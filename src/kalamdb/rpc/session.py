@@ -89,7 +89,7 @@ class Session:
         self._idle_limit = idle_in_transaction_ms / 1000
         self._timer: asyncio.TimerHandle | None = None  # of an idle transaction
         self._deadline: asyncio.TimerHandle | None = None  # of the running statement
-        self._looked_at = dict(client.settings)
+        self._looked_at: dict[str, str] = {}
         self._reported = {name: client.settings.get(name, value) for name, value in REPORTED.items()}
         self.released = asyncio.get_running_loop().create_future()
 
@@ -184,9 +184,8 @@ class Session:
 
     def _tidy(self) -> None:
         """Do what statements have left to do until they were answered."""
-        left, self._later[:] = tuple(self._later), ()
-        for each in left:
-            each()
+        while self._later:
+            self._later.pop(0)()
 
     def _malformed(self, error: wire.WireError) -> None:
         if self._skipping and error.severity != "FATAL":
@@ -264,6 +263,7 @@ class Session:
     def _release(self) -> None:
         if self.released.done():
             return
+        self._tidy()
         self._drop_portals()
         self._statements.clear()
         self.client.interrupt = None

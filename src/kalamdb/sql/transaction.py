@@ -141,9 +141,9 @@ async def commit(session: ClientSession, state: SessionState, *, alone: bool = F
 
 def commit_now(session: ClientSession, state: SessionState) -> bool:
     """The same, waiting for nothing but the disk, where that can be (False: nothing was done), of a session that does
-    what is left to do ``later``."""
+    what is left to do ``later``: not of one that goes on to other statements before it answers."""
     transaction: Transaction = session.transaction
-    if session.later is None or session.cursors:
+    if session.later is None or session.active or session.cursors:
         return False
     try:
         if transaction.commit_now(session.later.append) is None:

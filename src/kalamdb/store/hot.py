@@ -504,9 +504,8 @@ class HotSnapshot:
     def pin(self) -> None:
         """The same, for any thread."""
         if not self._pinned:
-            reader = self.reader
+            self._run(self.reader, lambda connection: connection.execute("SELECT 1 FROM kalam_meta LIMIT 1").fetchall())
             self._pinned = True
-            self._run(reader, lambda connection: connection.execute("SELECT 1 FROM kalam_meta LIMIT 1").fetchall())
 
     def _run(self, reader: Reader, read: Callable[[apsw.Connection], T]) -> T:
         with reader.lock:
