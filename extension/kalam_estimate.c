@@ -306,14 +306,23 @@ kalam_estimate_rows(KalamRelInfo *info, PathTarget *target, double rows, Cost wo
 		(info->tuple_cost + cpu_tuple_cost + info->local_cost.per_tuple + target->cost.per_tuple) * rows;
 }
 
-/* The server sorts columns, and sends nothing before it is done. */
+/* The server sorts columns, several times faster than PostgreSQL does rows, and sends nothing before it is done. */
 void
 kalam_estimate_sort(KalamEstimate *estimate, double rows)
 {
-	Cost		sorting = 0.5 * cpu_operator_cost * rows;
+	Cost		sorting = 0.25 * cpu_operator_cost * rows * log2(Max(rows, 2));
 
 	estimate->startup_cost += estimate->work + sorting;
 	estimate->total_cost += sorting;
+}
+
+/* A merge join may stop long before the end, but a chunk has come by then: a few rows are looked up for less. */
+void
+kalam_estimate_merge(const KalamRelInfo *info, KalamEstimate *estimate)
+{
+	kalam_estimate_sort(estimate, estimate->fetched);
+	estimate->startup_cost = Min(estimate->startup_cost + (info->tuple_cost + cpu_tuple_cost) *
+								 Min(estimate->fetched, KALAM_DEFAULT_FETCH), estimate->total_cost);
 }
 
 void

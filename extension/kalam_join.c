@@ -334,6 +334,21 @@ add_join_path(PlannerInfo *root, RelOptInfo *joinrel, const KalamEstimate *estim
 	add_path(joinrel, (Path *) path);
 }
 
+static void
+add_sorted_paths(PlannerInfo *root, RelOptInfo *joinrel, KalamRelInfo *info, KalamEstimate estimate)
+{
+	List	   *order = kalam_order(info, root->query_pathkeys);
+	KalamEstimate merged = estimate;
+	ListCell   *lc;
+
+	kalam_estimate_sort(&estimate, estimate.fetched);
+	if (order != NIL)
+		add_join_path(root, joinrel, &estimate, root->query_pathkeys, list_make3(order, NULL, NULL));
+	kalam_estimate_merge(info, &merged);
+	foreach(lc, kalam_merge_orders(root, joinrel, info))
+		add_join_path(root, joinrel, &merged, lfirst(lc), list_make3(kalam_order(info, lfirst(lc)), NULL, NULL));
+}
+
 /* Of UPDATE and DELETE: the whole statement, or nothing.  No row travels. */
 static void
 add_change_path(PlannerInfo *root, RelOptInfo *joinrel, KalamRelInfo *info)
@@ -352,7 +367,6 @@ kalam_GetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *ou
 {
 	KalamRelInfo *info;
 	KalamEstimate estimate;
-	List	   *order;
 
 	if (joinrel->fdw_private != NULL || !query_allows_joins(root) || !type_allowed(jointype) ||
 		!bms_is_empty(joinrel->lateral_relids) || !target_stands_apart(root, joinrel, outerrel, jointype) ||
@@ -369,9 +383,5 @@ kalam_GetForeignJoinPaths(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *ou
 	}
 	kalam_estimate_rows(info, joinrel->reltarget, joinrel->rows, info->work, &estimate);
 	add_join_path(root, joinrel, &estimate, NIL, NIL);
-	order = joinrel->reloptkind == RELOPT_JOINREL ? kalam_order(info, root->query_pathkeys) : NIL;
-	if (order == NIL)
-		return;
-	kalam_estimate_sort(&estimate, joinrel->rows);
-	add_join_path(root, joinrel, &estimate, root->query_pathkeys, list_make3(order, NULL, NULL));
+	add_sorted_paths(root, joinrel, info, estimate);
 }

@@ -1,8 +1,8 @@
 /*
  * kalam_plan.c: paths of foreign tables, and the plans of all foreign scans.
  *
- * A table has one plain path, one in the order that the query wants, and one
- * for each set of other tables whose columns, as parameters, restrict it: a
+ * A table has one plain path, some in orders that the query or a merge join can
+ * use, and one for each set of other tables whose columns, as parameters, restrict it: a
  * nested loop then looks rows up by key.
  *
  * ForeignScan.fdw_private is a list, by KalamPlanPart.  ForeignScan.fdw_exprs
@@ -217,89 +217,38 @@ add_parameterized_path(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, R
 	add_scan_path(root, rel, &estimate, param->ppi_rows, outer, NIL, NIL);
 }
 
-/* A condition says which one value the column has. */
-static bool
-is_fixed(RelOptInfo *rel, AttrNumber attno)
-{
-	ListCell   *lc;
-
-	foreach(lc, rel->baserestrictinfo)
-	{
-		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
-		OpExpr	   *op = (OpExpr *) rinfo->clause;
-		Var		   *var;
-
-		if (!is_opclause(op) || list_length(op->args) != 2 || !bms_is_empty(rinfo->right_relids))
-			continue;
-		var = linitial(op->args);
-		if (IsA(var, Var) && var->varattno == attno && op_mergejoinable(op->opno, var->vartype))
-			return true;
-	}
-	return false;
-}
-
-static List *
-ascending(RelOptInfo *rel, KalamRelInfo *info, AttrNumber attno)
-{
-	Oid			type;
-	int32		typmod;
-	Oid			collation;
-
-	get_atttypetypmodcoll(info->table->relid, attno, &type, &typmod, &collation);
-	return list_make2(makeVar(rel->relid, attno, type, typmod, collation, 0), makeInteger(0));
-}
-
-/*
- * The order as that in which the store keeps the rows: the key's first columns,
- * ascending; those that are fixed PostgreSQL has left out.  NIL if it is another.
- */
-static List *
-key_order(RelOptInfo *rel, KalamRelInfo *info, List *order)
-{
-	List	   *result = NIL;
-	int			place = 0;
-	ListCell   *lc;
-
-	foreach(lc, order)
-	{
-		Var		   *var = linitial(lfirst_node(List, lc));
-
-		if (!IsA(var, Var) || intVal(lsecond(lfirst_node(List, lc))) != 0)
-			return NIL;
-		while (place < list_length(info->keys) && list_nth_int(info->keys, place) != var->varattno &&
-			   is_fixed(rel, list_nth_int(info->keys, place)))
-			result = lappend(result, ascending(rel, info, list_nth_int(info->keys, place++)));
-		if (place == list_length(info->keys) || list_nth_int(info->keys, place++) != var->varattno)
-			return NIL;
-		result = lappend(result, lfirst(lc));
-	}
-	return result;
-}
-
 /*
  * In the order that the query wants, if the server can give it.  Rows that are
  * locked are locked in that order, and only as many as are asked for: best in
  * the one in which they are read, as otherwise all are found and sorted first.
  */
 static void
-add_sorted_path(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, KalamEstimate *estimate)
+add_query_order(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, KalamEstimate estimate)
 {
-	List	   *order;
+	List	   *order = kalam_order(info, root->query_pathkeys);
 	List	   *key = NIL;
 
-	if (root->query_pathkeys == NIL || rel->reloptkind != RELOPT_BASEREL)
-		return;
-	order = kalam_order(info, root->query_pathkeys);
-	if (info->locked && (key = key_order(rel, info, order)) != NIL)
+	if (info->locked && (key = kalam_key_order(rel, info, order)) != NIL)
 		order = key;
 	else if (info->scope.plain)
 		return;
 	if (order == NIL)
 		return;
 	if (key == NIL)
-		kalam_estimate_sort(estimate, estimate->fetched);
-	add_scan_path(root, rel, estimate, rel->rows, rel->lateral_relids, root->query_pathkeys,
+		kalam_estimate_sort(&estimate, estimate.fetched);
+	add_scan_path(root, rel, &estimate, rel->rows, rel->lateral_relids, root->query_pathkeys,
 				  list_make3(order, NULL, NULL));
+}
+
+static void
+add_merge_orders(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info, KalamEstimate estimate)
+{
+	ListCell   *lc;
+
+	kalam_estimate_merge(info, &estimate);
+	foreach(lc, kalam_merge_orders(root, rel, info))
+		add_scan_path(root, rel, &estimate, rel->rows, rel->lateral_relids, lfirst(lc),
+					  list_make3(kalam_order(info, lfirst(lc)), NULL, NULL));
 }
 
 static void
@@ -313,7 +262,8 @@ kalam_GetForeignPaths(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 	info->rows = estimate.fetched;
 	info->work = estimate.work;
 	add_scan_path(root, rel, &estimate, rel->rows, rel->lateral_relids, NIL, NIL);
-	add_sorted_path(root, rel, info, &estimate);
+	add_query_order(root, rel, info, estimate);
+	add_merge_orders(root, rel, info, estimate);
 	foreach(lc, outer_sets(root, rel, info))
 		add_parameterized_path(root, rel, info, lfirst(lc));
 }
@@ -383,32 +333,43 @@ fetched_columns(RelOptInfo *rel, Relation relation, List *local_exprs)
 static int
 rows_wanted(PlannerInfo *root, ForeignPath *path, double wanted, List *local_exprs)
 {
+	RelOptInfo *rel = path->path.parent;
+	Relids		wholly = IS_OTHER_REL(rel) ? rel->top_parent_relids : rel->relids;
+
 	if (wanted < 1 || wanted > PG_INT32_MAX || local_exprs != NIL ||
 		!pathkeys_contained_in(root->query_pathkeys, path->path.pathkeys) ||
 		root->parse->hasAggs || root->parse->groupClause != NIL || root->parse->distinctClause != NIL ||
-		root->parse->hasWindowFuncs ||
-		!bms_is_subset(root->all_baserels, path->path.parent->relids))
+		root->parse->hasWindowFuncs || !bms_is_subset(root->all_baserels, wholly))
 		return 0;
 	return (int) wanted;
 }
 
-/* The same as a LIMIT for rows that are locked: not one more may be.  NULL where it is not certain. */
+/* The same as a LIMIT; NULL where it is not certain. */
+static Node *
+known_limit(PlannerInfo *root, ForeignPath *path, List *local_exprs)
+{
+	Query	   *parse = root->parse;
+	int			wanted = rows_wanted(root, path, root->limit_tuples, local_exprs);
+
+	if (wanted == 0 || parse->limitOption == LIMIT_OPTION_WITH_TIES || !IsA(parse->limitCount, Const) ||
+		(parse->limitOffset != NULL && !IsA(parse->limitOffset, Const)))
+		return NULL;
+	return (Node *) makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(wanted), false, FLOAT8PASSBYVAL);
+}
+
+/* LIMIT of rows that are locked: not one more may be. */
 static Node *
 lock_limit(PlannerInfo *root, ForeignPath *path, KalamRelInfo *info, List *local_exprs)
 {
 	Query	   *parse = root->parse;
 	Node	   *count = parse->limitCount;
-	int			wanted;
 
-	if (count == NULL || parse->limitOption == LIMIT_OPTION_WITH_TIES)
+	if (count == NULL || parse->limitOption == LIMIT_OPTION_WITH_TIES || IS_OTHER_REL(path->path.parent))
 		return NULL;
 	if (!IsA(count, Const) && parse->limitOffset == NULL && rows_wanted(root, path, 1, local_exprs) != 0 &&
 		kalam_is_parameter(info->scope.relids, (Expr *) count) && kalam_is_shippable(&info->scope, (Expr *) count))
 		return count;
-	wanted = rows_wanted(root, path, root->limit_tuples, local_exprs);
-	if (wanted == 0 || !IsA(count, Const) || (parse->limitOffset != NULL && !IsA(parse->limitOffset, Const)))
-		return NULL;
-	return (Node *) makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(wanted), false, FLOAT8PASSBYVAL);
+	return known_limit(root, path, local_exprs);
 }
 
 static void
@@ -475,6 +436,8 @@ plan_table(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path, List *tlist, L
 	wanted = rows_wanted(root, path, root->limit_tuples > 0 ? root->limit_tuples : root->tuple_fraction, local);
 	if (statement.locking != NULL)
 		statement.limit = lock_limit(root, path, info, local);
+	else if (IS_OTHER_REL(rel) && root->rowMarks == NIL)
+		statement.limit = known_limit(root, path, local);	/* of a partition no more are taken than of all */
 	initStringInfo(&sql);
 	kalam_deparse_statement(&sql, &statement, &params);
 	return make_foreignscan(tlist, local, rel->relid, params,

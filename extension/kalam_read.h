@@ -6,6 +6,7 @@
  * kalam_estimate.c      how many rows, at what cost
  * kalam_plan.c          paths of tables, and all plans
  * kalam_join.c          paths of joins
+ * kalam_order.c         orders of rows that paths may have
  * kalam_upper.c         paths of what is done with joined rows: groups, windows, DISTINCT, ORDER BY, LIMIT
  * kalam_scan.c          running a plan
  * kalam_change.c        UPDATE and DELETE that are sent whole: which, and their plans
@@ -156,8 +157,10 @@ extern void kalam_estimate_scan(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo
 /* what rows cost that the server makes with so much work */
 extern void kalam_estimate_rows(KalamRelInfo *info, PathTarget *target, double rows, Cost work,
 								KalamEstimate *estimate);
-/* what sorting so many rows adds */
+/* what sorting them adds */
 extern void kalam_estimate_sort(KalamEstimate *estimate, double rows);
+/* the same for a merge join */
+extern void kalam_estimate_merge(const KalamRelInfo *info, KalamEstimate *estimate);
 
 /* ---------- kalam_statement.c ---------- */
 /* SELECT; NIL and NULL are what it has not */
@@ -265,8 +268,14 @@ extern void kalam_GetForeignUpperPaths(PlannerInfo *root, UpperRelationKind stag
 									   RelOptInfo *output_rel, void *extra);
 /* the columns of these that are sent for: not the whole rows that PostgreSQL asks for to check them again */
 extern List *kalam_sent_columns(PlannerInfo *root, List *exprs);
-/* rows of a table or join in the order of these keys; NIL if it cannot be had */
+
+/* ---------- kalam_order.c ---------- */
+/* rows in the order of these keys, as KalamRelInfo.order; NIL if it cannot be had */
 extern List *kalam_order(KalamRelInfo *info, List *pathkeys);
+/* this order as that in which the store keeps a table's rows, which needs no sorting; NIL if it is another */
+extern List *kalam_key_order(RelOptInfo *rel, KalamRelInfo *info, List *order);
+/* lists of pathkeys, besides the query's, in whose order merge joins could use the rows */
+extern List *kalam_merge_orders(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info);
 
 /* ---------- kalam_direct.c, kalam_change.c ---------- */
 /* ForeignScan.fdw_private of an UPDATE or DELETE that is sent whole */

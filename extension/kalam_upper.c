@@ -11,14 +11,12 @@
  */
 #include "postgres.h"
 
-#include "access/stratnum.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
 #include "optimizer/tlist.h"
-#include "utils/lsyscache.h"
 #include "utils/selfuncs.h"
 
 #include "kalam_read.h"
@@ -332,69 +330,6 @@ add_distinct(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 }
 
 /* ---------- ORDER BY ---------- */
-
-#if PG_VERSION_NUM >= 180000
-#define IS_ASCENDING(pathkey) ((pathkey)->pk_cmptype == COMPARE_LT)
-#else
-#define IS_ASCENDING(pathkey) ((pathkey)->pk_strategy == BTLessStrategyNumber)
-#endif
-
-/* Is this what the server has at this point? */
-static bool
-is_at_hand(KalamRelInfo *info, EquivalenceMember *em)
-{
-	if (em->em_is_const || em->em_is_child)
-		return false;
-	if (info->steps)
-		return list_member(info->outputs, em->em_expr);
-	return !bms_is_empty(em->em_relids) && bms_is_subset(em->em_relids, info->relids) &&
-		bms_is_subset(bms_intersect(em->em_relids, info->root->all_baserels), info->visible) &&
-		!kalam_is_parameter(info->scope.relids, em->em_expr) && kalam_is_shippable(&info->scope, em->em_expr);
-}
-
-/* What to sort by for this key; NULL if the server cannot. */
-static Expr *
-sort_expression(KalamRelInfo *info, PathKey *pathkey)
-{
-	EquivalenceClass *ec = pathkey->pk_eclass;
-	ListCell   *lc;
-
-	if (ec->ec_has_volatile)
-		return NULL;
-	foreach(lc, ec->ec_members)
-	{
-		EquivalenceMember *em = lfirst_node(EquivalenceMember, lc);
-		SortGroupClause clause = {.type = T_SortGroupClause};
-
-		clause.sortop = get_opfamily_member(pathkey->pk_opfamily, em->em_datatype, em->em_datatype,
-											BTLessStrategyNumber);
-		if (OidIsValid(clause.sortop) && is_at_hand(info, em) &&
-			kalam_sort_allowed(info->scope.conn, &clause, ec->ec_collation))
-			return em->em_expr;
-	}
-	return NULL;
-}
-
-List *
-kalam_order(KalamRelInfo *info, List *pathkeys)
-{
-	List	   *order = NIL;
-	ListCell   *lc;
-
-	foreach(lc, pathkeys)
-	{
-		PathKey    *pathkey = lfirst_node(PathKey, lc);
-		Expr	   *expr = sort_expression(info, pathkey);
-		int			flags = pathkey->pk_nulls_first ? KALAM_SORT_NULLS_FIRST : 0;
-
-		if (expr == NULL)
-			return NIL;
-		if (!IS_ASCENDING(pathkey))
-			flags |= KALAM_SORT_DESC;
-		order = lappend(order, list_make2(expr, makeInteger(flags)));
-	}
-	return order;
-}
 
 /* ORDER BY and LIMIT cost what the rows below them cost, and a little. */
 static void

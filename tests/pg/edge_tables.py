@@ -1,4 +1,6 @@
-"""Three tables of all types, full of NULLs and of extreme values, the same in every tier that rows can be in.
+"""Tables of all types, full of NULLs and of extreme values, the same in every tier that rows can be in.
+
+`z` is partitioned, and one of its partitions is an ordinary table on both sides, as `l` is.
 
 What computations are made with is small; the columns named …x, `big` and `r` have their types' extremes, as far as the
 server's query engine has them.
@@ -29,9 +31,16 @@ TABLES: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "w": (("a", "int", "int"), ("k", "text", "text"), ("i", "int", "int"), ("x", "text", "text"),
           ("b", "bool", "bool")),
+    "z": (("id", "int", "int"), ("i", "int", "int"), ("x", "text", "text"), ("n", "numeric", "numeric"),
+          ("f", "float8", "float"), ("d", "date", "date"), ("ts", "timestamp", "ts"), ("u", "uuid", "uuid")),
+    "l": (("id", "int", "int"), ("i", "int", "int"), ("x", "text", "text"), ("n", "numeric", "numeric"),
+          ("f", "float8", "float"), ("ts", "timestamp", "ts"), ("u", "uuid", "uuid")),
 }  # fmt: skip
-KEYS = {"p": ("id",), "q": ("id",), "w": ("a", "k")}
-SIZES = {"p": 44, "q": 24, "w": 20}
+KEYS = {"p": ("id",), "q": ("id",), "w": ("a", "k"), "z": ("id",), "l": ("id",)}
+SIZES = {"p": 44, "q": 24, "w": 20, "z": 30, "l": 20}
+#: table → its partitions, by the first and the last key, and whether they are KalamDB's
+PARTITIONS = {"z": ((1, 12, True), (13, 22, True), (23, 1000, False))}
+STORED = ("p", "q", "w", "z_0", "z_1")
 TIERS = ("hot", "cold", "mixed", "user", "own writes")
 
 
@@ -76,11 +85,18 @@ def insert(draw: random.Random, table: str, first: int, count: int) -> str:
 def create(pair: Pair) -> None:
     for table, columns in TABLES.items():
         names = ", ".join(f"{name} {type_}" for name, type_, _ in columns)
-        pair.setup(f"CREATE TABLE {table} ({names}, PRIMARY KEY ({', '.join(KEYS[table])})) {{using}}")
+        key = f"PRIMARY KEY ({', '.join(KEYS[table])})"
+        if table in PARTITIONS:
+            pair.setup(f"CREATE TABLE {table} ({names}) PARTITION BY RANGE (id)")
+            for place, (first, last, stored) in enumerate(PARTITIONS[table]):
+                pair.setup(f"CREATE TABLE {table}_{place} PARTITION OF {table} ({key}) FOR VALUES FROM ({first})"
+                           f" TO ({last + 1}) {'{using}' if stored else ''}")
+        else:
+            pair.setup(f"CREATE TABLE {table} ({names}, {key}) {'{using}' if table in STORED else ''}")
 
 
 def flush(pair: Pair) -> None:
-    for table in TABLES:
+    for table in STORED:
         pair.kalam.conn.execute(f"SELECT kalam_flush('{table}')")
 
 
@@ -99,7 +115,7 @@ def fill(pair: Pair, tier: str) -> None:
     create(pair)
     if tier == "user":
         pair.kalam.conn.execute("SET kalam.user_id = 'bob'")
-        for table in TABLES:
+        for table in ("p", "q", "w"):
             pair.kalam.conn.execute(insert(random.Random(1), table, 1, 30))
         pair.kalam.conn.execute("SET kalam.user_id = 'alice'")
     for table, size in SIZES.items():
@@ -107,7 +123,7 @@ def fill(pair: Pair, tier: str) -> None:
     if tier != "hot":
         flush(pair)
     if tier != "cold":
-        pair.setup("ANALYZE p; ANALYZE q")
+        pair.setup("ANALYZE p; ANALYZE q; ANALYZE z; ANALYZE l")
     if tier == "own writes":
         pair.setup("BEGIN")
     if tier in ("mixed", "user", "own writes"):

@@ -16,6 +16,7 @@ from .grammar import ORDERED, TYPES, Column, Grammar
 #: planner settings, under some of which a query is planned
 SETTINGS: tuple[tuple[str, ...], ...] = (
     (), (), (), ("enable_hashjoin", "enable_mergejoin"), ("enable_nestloop",), ("enable_hashagg",), ("enable_sort",),
+    ("enable_hashjoin", "enable_nestloop"), ("enable_hashjoin", "enable_nestloop", "enable_sort"),
     ("enable_hashjoin", "enable_mergejoin", "enable_material", "enable_memoize"),
 )  # fmt: skip
 AGGREGATES = (
@@ -95,7 +96,7 @@ class Statements:
 
     # ---------- FROM and WHERE ----------
     def table(self) -> Source:
-        table = self.random.choice(("p", "p", "q", "q", "w"))
+        table = self.random.choice(("p", "p", "p", "q", "q", "q", "w", "z", "z", "l"))
         alias = self.grammar.name()
         columns = tuple(Column(f"{alias}.{name}", tag) for name, _, tag in TABLES[table])
         return Source(f"{table} {alias}", columns, tuple(f"{alias}.{key}" for key in KEYS[table]))
