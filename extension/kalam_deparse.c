@@ -384,6 +384,21 @@ deparse_aggregate(Aggref *agg, KalamDeparse *cxt)
 	deparse_filter(agg->aggfilter, cxt);
 }
 
+/* By references: its arguments may be marked otherwise than what is grouped by. */
+static void
+deparse_grouping(GroupingFunc *func, KalamDeparse *cxt)
+{
+	ListCell   *lc;
+
+	appendStringInfoString(cxt->buf, "grouping(");
+	foreach(lc, func->refs)
+	{
+		appendStringInfoString(cxt->buf, lc == list_head(func->refs) ? "" : ", ");
+		kalam_deparse((Node *) get_sortgroupref_tle(lfirst_int(lc), cxt->scope->group_keys)->expr, cxt);
+	}
+	appendStringInfoChar(cxt->buf, ')');
+}
+
 static void
 deparse_bound(bool unbounded, bool current, Node *offset, const char *direction, KalamDeparse *cxt)
 {
@@ -565,6 +580,9 @@ deparse_more(Node *node, KalamDeparse *cxt)
 			break;
 		case T_Aggref:
 			deparse_aggregate((Aggref *) node, cxt);
+			break;
+		case T_GroupingFunc:
+			deparse_grouping((GroupingFunc *) node, cxt);
 			break;
 		case T_WindowFunc:
 			deparse_window((WindowFunc *) node, cxt);

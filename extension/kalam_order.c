@@ -52,6 +52,13 @@ may_sort_by(KalamRelInfo *info, EquivalenceClass *ec, Oid opfamily, EquivalenceM
 		kalam_sort_allowed(info->scope.conn, &clause, ec->ec_collation);
 }
 
+static bool
+is_sortable(KalamRelInfo *info, EquivalenceClass *ec)
+{
+	/* above grouping sets one member may be NULL where another is not: PostgreSQL before 18 does not tell them apart */
+	return !ec->ec_has_volatile && (info->sets == NIL || list_length(ec->ec_members) == 1);
+}
+
 /* What to sort by for this class; NULL if the server cannot. */
 static Expr *
 sort_expression(KalamRelInfo *info, EquivalenceClass *ec, Oid opfamily)
@@ -60,7 +67,7 @@ sort_expression(KalamRelInfo *info, EquivalenceClass *ec, Oid opfamily)
 	EquivalenceMemberIterator members;
 	EquivalenceMember *em;
 
-	if (ec->ec_has_volatile)
+	if (!is_sortable(info, ec))
 		return NULL;
 	setup_eclass_member_iterator(&members, ec, info->relids);
 	while ((em = eclass_member_iterator_next(&members)) != NULL)
@@ -71,7 +78,7 @@ sort_expression(KalamRelInfo *info, EquivalenceClass *ec, Oid opfamily)
 #else
 	ListCell   *lc;
 
-	if (ec->ec_has_volatile)
+	if (!is_sortable(info, ec))
 		return NULL;
 	foreach(lc, ec->ec_members)
 	{

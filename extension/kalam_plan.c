@@ -2,8 +2,8 @@
  * kalam_plan.c: paths of foreign tables, and the plans of all foreign scans.
  *
  * A table has one plain path, some in orders that the query or a merge join can
- * use, and one for each set of other tables whose columns, as parameters, restrict it: a
- * nested loop then looks rows up by key.
+ * use, and one for each set of other tables whose columns, as parameters,
+ * restrict it: a nested loop then looks rows up by key.
  *
  * ForeignScan.fdw_private is a list, by KalamPlanPart.  ForeignScan.fdw_exprs
  * are the statement's parameters, $1 first.
@@ -485,7 +485,7 @@ plan_step(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path, List *tlist, Pl
 	KalamRelInfo *info = rel->fdw_private;
 	KalamRelInfo *from = info->steps ? info->from : info;
 	KalamStatement statement = {.from = from, .scope = &info->scope, .conds = from->conds, .groups = info->groups,
-	.having = info->having, .nonempty = info->nonempty, .distinct = info->distinct, .distinct_on = info->distinct_on};
+	.sets = info->sets, .having = info->having, .nonempty = info->nonempty, .distinct = info->distinct, .distinct_on = info->distinct_on};
 	List	   *params = NIL;
 	List	   *attrs = NIL;
 	List	   *outputs;

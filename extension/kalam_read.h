@@ -37,6 +37,7 @@ typedef struct KalamScope
 	Relids		relids;			/* whose columns it may name; all else is a parameter */
 	bool		plain;			/* only what the store evaluates by itself: under a lock, of a table without a key */
 	bool		grouped;		/* it may hold aggregates */
+	List	   *group_keys;		/* of TargetEntry: what GROUPING() and sets refer to */
 	List	   *windows;		/* WindowClauses of the window functions it may hold */
 	List	   *window_exprs;	/* what these partition and sort by */
 } KalamScope;
@@ -118,6 +119,7 @@ typedef struct KalamRelInfo
 	List	   *outputs;		/* expressions that the statement gives; NIL: columns as they are needed */
 	List	   *junk;			/* that it need not give, though the target has them */
 	List	   *groups;			/* GROUP BY */
+	List	   *sets;			/* GROUPING SETS: lists of references to scope.group_keys */
 	List	   *having;
 	bool		nonempty;		/* GROUP BY values known here: one group, but none of no rows */
 	bool		distinct;
@@ -171,6 +173,7 @@ typedef struct KalamStatement
 	List	   *outputs;		/* expressions; none: one NULL a row */
 	List	   *conds;			/* WHERE, without what from->exists adds */
 	List	   *groups;
+	List	   *sets;			/* of groups */
 	List	   *having;
 	bool		nonempty;
 	bool		distinct;

@@ -677,6 +677,35 @@ ship_aggregate(Aggref *agg, ShipContext *cxt)
 		sorts_allowed(agg->aggdistinct, agg->args, false, cxt) && sorts_allowed(agg->aggorder, agg->args, true, cxt);
 }
 
+static bool
+is_group_key(Index ref, const KalamScope *scope)
+{
+	ListCell   *lc;
+
+	foreach(lc, scope->group_keys)
+	{
+		if (lfirst_node(TargetEntry, lc)->ressortgroupref == ref)
+			return true;
+	}
+	return false;
+}
+
+/* Which of the group's keys a row's set has not. */
+static bool
+ship_grouping(GroupingFunc *func, ShipContext *cxt)
+{
+	ListCell   *lc;
+
+	if (!cxt->scope->grouped || cxt->in_aggregate || func->agglevelsup > 0)
+		return false;
+	foreach(lc, func->refs)
+	{
+		if (!is_group_key(lfirst_int(lc), cxt->scope))
+			return false;
+	}
+	return true;
+}
+
 static WindowClause *
 window_of(WindowFunc *func, const KalamScope *scope)
 {
@@ -812,6 +841,8 @@ ship_more(Node *node, ShipContext *cxt)
 			return ship_placeholder((PlaceHolderVar *) node, cxt);
 		case T_Aggref:
 			return ship_aggregate((Aggref *) node, cxt);
+		case T_GroupingFunc:
+			return ship_grouping((GroupingFunc *) node, cxt);
 		case T_WindowFunc:
 			return ship_window((WindowFunc *) node, cxt);
 		default:

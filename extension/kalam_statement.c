@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
+#include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -191,6 +192,26 @@ deparse_number(const char *before, Node *number, KalamDeparse *cxt)
 	kalam_deparse(number, cxt);
 }
 
+static void
+deparse_sets(List *sets, KalamDeparse *cxt)
+{
+	ListCell   *lc;
+	ListCell   *ref;
+
+	foreach(lc, sets)
+	{
+		appendStringInfoString(cxt->buf, lc == list_head(sets) ? " GROUP BY GROUPING SETS (" : ", ");
+		appendStringInfoChar(cxt->buf, '(');
+		foreach(ref, (List *) lfirst(lc))
+		{
+			appendStringInfoString(cxt->buf, ref == list_head((List *) lfirst(lc)) ? "" : ", ");
+			kalam_deparse_known((Node *) get_sortgroupref_tle(lfirst_int(ref), cxt->scope->group_keys)->expr, cxt);
+		}
+		appendStringInfoChar(cxt->buf, ')');
+	}
+	appendStringInfoChar(cxt->buf, ')');
+}
+
 /*
  * What GROUP BY names must be written alike in the output, HAVING and ORDER BY,
  * and so must what DISTINCT leaves: what was printed once is remembered.
@@ -204,7 +225,10 @@ kalam_deparse_statement(StringInfo buf, const KalamStatement *statement, List **
 	.qualify = from->table == NULL,.wraps = wraps_in(from)};
 
 	initStringInfo(&groups);
-	deparse_known_list(" GROUP BY ", statement->groups, &cxt);
+	if (statement->sets != NIL)
+		deparse_sets(statement->sets, &cxt);
+	else
+		deparse_known_list(" GROUP BY ", statement->groups, &cxt);
 	cxt.buf = buf;
 	appendStringInfoString(buf, statement->distinct ? "SELECT DISTINCT " : "SELECT ");
 	deparse_known_list("DISTINCT ON (", statement->distinct_on, &cxt);

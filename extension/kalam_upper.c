@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
 #include "optimizer/cost.h"
@@ -27,6 +28,8 @@
  * more, at each step anew.
  */
 #define STEP_DISCOUNT 0.97
+
+#define MAX_SETS 64				/* of GROUPING SETS, written out */
 
 /* ---------- steps ---------- */
 
@@ -128,12 +131,17 @@ add_expression(KalamRelInfo *info, Expr *expr, int parts)
 static bool
 add_group(KalamRelInfo *info, Expr *expr, SortGroupClause *clause)
 {
+	TargetEntry *key;
+
 	if (kalam_is_parameter(info->scope.relids, expr))
-		return !contain_volatile_functions((Node *) expr);	/* one value: it divides nothing */
+		return info->sets == NIL && !contain_volatile_functions((Node *) expr);	/* one value: it divides nothing */
 	if (!kalam_is_shippable(&info->scope, expr) ||
 		!kalam_operator_allowed(info->scope.conn, clause->eqop, exprCollation((Node *) expr)))
 		return false;
 	info->groups = lappend(info->groups, expr);
+	key = makeTargetEntry(expr, list_length(info->groups), NULL, false);
+	key->ressortgroupref = clause->tleSortGroupRef;
+	info->scope.group_keys = lappend(info->scope.group_keys, key);
 	add_output(info, expr);
 	return true;
 }
@@ -150,7 +158,7 @@ add_groups(PlannerInfo *root, KalamRelInfo *info, PathTarget *target)
 			return false;
 	}
 	info->nonempty = root->parse->groupClause != NIL && info->groups == NIL;
-	return true;
+	return info->sets == NIL || list_length(info->scope.group_keys) == list_length(root->parse->groupClause);
 }
 
 static bool
@@ -185,26 +193,55 @@ add_expressions(KalamRelInfo *info, List *exprs, int parts)
 	return true;
 }
 
+static double
+number_of_groups(PlannerInfo *root, KalamRelInfo *info)
+{
+	double		groups = 0;
+	ListCell   *lc;
+
+	if (info->sets == NIL)
+		return info->groups == NIL ? 1 : estimate_num_groups(root, info->groups, info->rows, NULL, NULL);
+	foreach(lc, info->sets)
+	{
+		List	   *exprs = NIL;
+		ListCell   *ref;
+
+		foreach(ref, (List *) lfirst(lc))
+			exprs = lappend(exprs, get_sortgroupref_tle(lfirst_int(ref), info->scope.group_keys)->expr);
+		groups += exprs == NIL ? 1 : estimate_num_groups(root, exprs, info->rows, NULL, NULL);
+	}
+	return groups;
+}
+
+/* PostgreSQL has written them out by now, as lists of references to what is grouped by. */
+static bool
+sets_allowed(KalamRelInfo *info, List *sets)
+{
+	return sets == NIL || (list_length(sets) <= MAX_SETS && kalam_server_fact(info->scope.conn, "grouping_sets") != NULL);
+}
+
 static void
 add_grouping(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output, GroupPathExtraData *extra)
 {
 	Query	   *parse = root->parse;
 	KalamRelInfo *info;
 	List	   *quals = (List *) extra->havingQual;
-	double		groups = 1;
+	double		groups;
 
-	if (parse->groupingSets || extra->patype == PARTITIONWISE_AGGREGATE_PARTIAL ||
-		(!parse->groupClause && !parse->hasAggs && !root->hasHavingQual))
+	if (extra->patype == PARTITIONWISE_AGGREGATE_PARTIAL ||
+		(!parse->groupClause && !parse->groupingSets && !parse->hasAggs && !root->hasHavingQual))
 		return;
 	info = step_above(input->fdw_private);
+	if (!sets_allowed(info, parse->groupingSets))
+		return;
 	info->scope.grouped = true;
+	info->sets = parse->groupingSets;
 	if (!add_groups(root, info, output->reltarget) ||
 		!add_expressions(info, output->reltarget->exprs, PVC_INCLUDE_AGGREGATES) || !add_having(info, quals))
 		return;
-	if (info->groups != NIL)
-		groups = estimate_num_groups(root, info->groups, info->rows, NULL, NULL);
-	groups = clamp_row_est(groups * clauselist_selectivity(root, info->having, 0, JOIN_INNER, NULL));
-	finish_step(root, output, output->reltarget, info, groups, 0.25, NIL, NIL);
+	groups = number_of_groups(root, info) * clauselist_selectivity(root, info->having, 0, JOIN_INNER, NULL);
+	finish_step(root, output, output->reltarget, info, clamp_row_est(groups), 0.25 * Max(list_length(info->sets), 1),
+				NIL, NIL);
 }
 
 /* ---------- window functions ---------- */

@@ -231,16 +231,28 @@ class Statements:
         return self.grammar.fill("sum({int}) > {int!} OR count({T}) < 3", self.random.choice(ORDERED), 2)
 
     def grouping_sets(self) -> Query:
+        """Keys are columns or expressions of them; some are grouped by twice, some queries read no rows at all."""
+        self.grammar.params = None  # each parameter would be another expression
         source, g = self.joined(2), self.grammar
-        plain = [each.sql for each in source.columns if each.tag in ("int", "text", "bool", "date")] or source.keys
-        one, two = self.random.choice(plain), self.random.choice(plain)
-        sets = self.random.choice((f"GROUPING SETS (({one}), ({one}, {two}), ())", f"ROLLUP ({one}, {two})",
-                                   f"CUBE ({one}, {two})", f"GROUPING SETS ({two}, ({one}))"))
-        where = self.where()
-        having = " HAVING count(*) > 1" if g.chance(0.3) else ""
-        call = self.aggregate(source)
-        return Query(f"SELECT {one}, {two}, GROUPING({one}, {two}), count(*), {call} FROM {source.sql}{where}"
-                     f" GROUP BY {sets}{having}", by_value=True)
+        plain = [each.sql for each in source.columns if each.tag != "json"] or source.keys
+        one, two, three = (self.random.choice(plain) if g.chance(0.7) else
+                           f"({self.random.choice(plain)} = {self.random.choice(plain)}::text)" if g.chance(0.2) else
+                           f"({g.expression(self.random.choice(ORDERED), 1)})" for _ in range(3))
+        sets = self.random.choice((
+            f"GROUPING SETS (({one}), ({one}, {two}), ())", f"ROLLUP ({one}, {two})", f"CUBE ({one}, {two})",
+            f"GROUPING SETS ({two}, ({one}))", f"ROLLUP ({one}, ({two}, {three}))", f"{three}, ROLLUP ({one}, {two})",
+            f"GROUPING SETS (({one}), ({two}), ({one}), (), ())", f"CUBE ({one}, {three}), GROUPING SETS ({two}, ())",
+            f"DISTINCT ROLLUP ({one}, {two}), CUBE ({two})", f"GROUPING SETS (CUBE ({one}, {two}), ({two}, {one}))",
+            f"ROLLUP ({one}), {two}", f"CUBE ({two}), {one}, ()"))  # fmt: skip
+        where = self.where() if g.chance(0.9) else " WHERE false"
+        having = f" HAVING {self.random.choice(('count(*) > 1', f'GROUPING({one}) = 0', f'{two} IS NULL'))}" \
+            if g.chance(0.3) else ""
+        call = self.random.choice((self.aggregate(source), f"count({one})", f"max({two}::text)"))
+        outputs = [one, two, f"GROUPING({one}, {two})", f"CASE WHEN GROUPING({two}) = 1 THEN {call}::text END"]
+        if g.chance(0.2):
+            outputs.append(f"rank() OVER (ORDER BY count(*) DESC, GROUPING({one}))")
+        shown = ", ".join([*outputs, "count(*)"])
+        return Query(f"SELECT {shown} FROM {source.sql}{where} GROUP BY {sets}{having}", by_value=True)
 
     def window(self, source: Source) -> str:
         g = self.grammar

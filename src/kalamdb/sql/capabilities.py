@@ -214,6 +214,7 @@ def types() -> Iterator[CapabilityRow]:
 
 def capabilities(server_id: str, node_id: int) -> list[CapabilityRow]:
     """All rows: facts about the server, then types, operators and functions."""
-    facts = {"version": __version__, "protocol": "1", "server_id": server_id, "node_id": str(node_id)}
+    facts = {"version": __version__, "protocol": "1", "server_id": server_id, "node_id": str(node_id),
+             "grouping_sets": "true"}
     return [*(("info", name, "", value, "") for name, value in facts.items()), *types(), *comparisons(), *scalars(),
             *variadic(), *conversions(), *aggregates(), *windows()]

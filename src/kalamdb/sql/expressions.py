@@ -79,6 +79,7 @@ class Frame:
     inside: str | None = None  # "aggregate" or "window": whose arguments are translated
     grouped: bool = False
     groups: dict[str, Typed] = field(default_factory=dict)  # by the expression's key
+    marks: dict[str, str] = field(default_factory=dict)  # how what is grouped by is shown → the key itself
     spread: bool = False  # argument lists may be bound by a lambda
     named_windows: dict[str, exp.Window] = field(default_factory=dict)
 
@@ -644,6 +645,21 @@ class Expressions:
         return None
 
     # ---------- aggregates and windows ----------
+    def _grouping(self, node: exp.Expr, frame: Frame) -> Typed:
+        """Bits, of the last argument the lowest: is it not among what this row's set is grouped by?"""
+        assert isinstance(node, exp.Anonymous)
+        if frame.inside == "aggregate" or not frame.aggregates:
+            raise KalamError("42803", f"grouping operations are not allowed in {frame.inside or frame.clause}",
+                             position=place_of(node))
+        keys = [frame.marks.get(self.value(item, frame).sql) for item in node.expressions]
+        known = [key for key in keys if key is not None]
+        if len(known) < len(keys):
+            raise KalamError("42803", "arguments to GROUPING must be grouping expressions of the associated query "
+                                      "level", position=place_of(node))
+        if not 1 <= len(known) < 32:
+            raise KalamError("54023", "GROUPING must have fewer than 32 arguments", position=place_of(node))
+        return Typed(f"CAST(grouping({', '.join(known)}) AS INTEGER)", kind("int4"))
+
     def _aggregate(self, node: exp.Anonymous, frame: Frame, where: exp.Expr | None, over: exp.Window | None) -> Typed:
         name = function_name(node)
         self._check_place(name, node, frame, over)
@@ -1211,6 +1227,7 @@ _SPECIAL: dict[str, Callable[[Expressions, exp.Expr, Frame], Typed]] = {
     "least": Expressions._extreme, "concat": Expressions._concat, "concat_ws": Expressions._concat_ws,
     "date_part": Expressions._date_part, "date_trunc": Expressions._date_trunc, "pg_typeof": Expressions._typeof,
     "gen_random_uuid": Expressions._uuid, "generate_series": Expressions._series, "unnest": Expressions._series,
+    "grouping": Expressions._grouping,
     "row": Expressions._row, "array": Expressions._array_query, "cardinality": Expressions._cardinality,
     "array_length": Expressions._cardinality, "kalam_any": Expressions._each_element,
     "kalam_all": Expressions._each_element,

@@ -445,7 +445,7 @@ UNSUPPORTED = frozenset({
     "set_config", "current_setting", "sha224", "sha384", "sha512", "sind", "sinh", "cosd", "string_to_array",
     "string_to_table", "substr_bytea", "tand", "tanh", "timezone", "timeofday", "to_ascii", "to_json", "to_jsonb",
     "to_tsquery", "to_tsvector", "trim_array", "txid_current", "unistr", "width_bucket", "asinh", "acosh",
-    "atanh", "grouping", "json_array_elements_text", "jsonb_array_elements_text", "array_upper", "array_lower",
+    "atanh", "json_array_elements_text", "jsonb_array_elements_text", "array_upper", "array_lower",
     "array_ndims", "array_dims", "array_prepend", "array_positions", "xmlagg", "rank_agg", "pg_sleep", "pg_column_size",
     "pg_size_pretty", "has_table_privilege", "to_regclass", "inet_client_addr", "pg_is_in_recovery", "format",
 })

@@ -135,6 +135,16 @@ class Dialect(Postgres):
                     return bool(tokens[self._index].token_type == TokenType.ARRAY)
             return bool(kinds) and kinds[0] in (TokenType.L_PAREN, TokenType.L_BRACKET)
 
+        def _parse_cube_or_rollup(self, with_prefix: bool = False) -> exp.Cube | exp.Rollup | None:
+            """Of any expressions; sqlglot takes no conditions."""
+            if not self._match_set((TokenType.CUBE, TokenType.ROLLUP)):
+                return None
+            kind = exp.Cube if self._prev.token_type == TokenType.CUBE else exp.Rollup
+            return self.expression(kind(expressions=self._parse_wrapped_csv(self._parse_disjunction)))
+
+        def _parse_grouping_set(self) -> exp.Expr | None:
+            return self._parse_grouping_sets() or self._parse_cube_or_rollup() or self._parse_disjunction()
+
         def _parse_interval_span(self, this: exp.Expr, parse_function_unit: bool = True) -> exp.Interval:
             """The string whole: sqlglot would keep its first number and unit only."""
             if isinstance(this, exp.Literal) and this.is_string and not this.this.strip().lstrip("+-").isdecimal():

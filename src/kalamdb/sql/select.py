@@ -27,6 +27,7 @@ from kalamdb.sql.expressions import (
     not_supported,
 )
 from kalamdb.sql.functions import failure
+from kalamdb.sql.groupsets import grouping_sets, has_sets
 from kalamdb.sql.kinds import BOOL, INT4, INT8, NUMERIC, RAW, Kind, common, kind, of_column, plain
 from kalamdb.sql.names import output_name
 from kalamdb.sql.predicate import SEQ, USERID, Condition, conjunction
@@ -511,16 +512,20 @@ class SelectTranslator:
             if value and part != "expressions":
                 raise not_supported(f"GROUP BY {part.replace('_', ' ').upper()}", node)
         frame.clause, frame.aggregates, frame.windows, frame.series = "GROUP BY", False, False, False
-        keys = []
-        for item in group.expressions:
-            if isinstance(item, exp.Rollup | exp.Cube | exp.GroupingSets | exp.Tuple):
-                raise not_supported("GROUP BY of sets", node)
-            keys.append(self._group_key(item, scope, frame, items, names))
+        sets = has_sets(group.expressions)
+
+        def key(item: exp.Expr) -> str:
+            return self._group_key(item, scope, frame, items, names, sets=sets)
+
+        found = grouping_sets(group.expressions, key, distinct=group.args.get("all") is False)
+        if sets:
+            return True, f" GROUP BY GROUPING SETS ({', '.join('(' + ', '.join(keys) + ')' for keys in found)})"
         self._whole_keys(scope)
-        return True, " GROUP BY " + ", ".join(keys) if keys else ""
+        return True, " GROUP BY " + ", ".join(found[0]) if found[0] else ""
 
     def _group_key(self, item: exp.Expr, scope: Scope, frame: Frame, items: Sequence[exp.Expr | Entry],
-                   names: Sequence[str]) -> str:
+                   names: Sequence[str], *, sets: bool) -> str:
+        """What is grouped by. `sets`: where a set has it not, it is NULL."""
         target: exp.Expr | Entry = item
         if isinstance(item, exp.Literal) and not item.is_string:
             if not item.this.isdecimal() or not 1 <= int(item.this) <= len(items):
@@ -538,9 +543,12 @@ class SelectTranslator:
         typed = entry.get() if entry is not None else settled(
             self.exprs.value(target, frame) if isinstance(target, exp.Expr) else target.get(), self.params)
         key = self.exprs.sort_key(typed, item, equality=True)
-        shown = typed if key == typed.sql else Typed(f"any_value({typed.sql})", typed.kind)
         if key == typed.sql:
             shown = Typed(typed.sql, typed.kind, typed.simple)
+        else:
+            any_ = f"any_value({typed.sql})"
+            shown = Typed(f"CASE WHEN grouping({key}) = 0 THEN {any_} END" if sets else any_, typed.kind)
+        frame.marks[shown.sql] = key
         if entry is not None:
             scope.keys[id(entry)] = shown
         elif isinstance(target, exp.Expr) and key_of(target):
