@@ -133,6 +133,9 @@ add_group(KalamRelInfo *info, Expr *expr, SortGroupClause *clause)
 {
 	TargetEntry *key;
 
+	if (info->sets != NIL && IsA(expr, PlaceHolderVar) &&
+		kalam_is_parameter(info->scope.relids, ((PlaceHolderVar *) expr)->phexpr))
+		return false;			/* so since 18 */
 	if (kalam_is_parameter(info->scope.relids, expr))
 		return info->sets == NIL && !contain_volatile_functions((Node *) expr);	/* one value: it divides nothing */
 	if (!kalam_is_shippable(&info->scope, expr) ||
