@@ -369,6 +369,25 @@ def test_deep_nesting(db: Client, part: str) -> None:
     assert db.value("SELECT 1") == "1"
 
 
+@pytest.mark.parametrize("series", [
+    "1, 1000000000000", "-9223372036854775807, 9223372036854775807, 5", "5, -10000000, -1",
+    "timestamp '2000-01-01', timestamp '2024-01-01', interval '1 second'",
+])
+def test_series_without_end(db: Client, series: str) -> None:
+    """They would take all of the machine's memory."""
+    with pytest.raises(Failed) as told:
+        db.run(f"SELECT count(*) FROM generate_series({series}) g")
+    assert told.value.sqlstate == "54000"
+
+
+def test_series(db: Client) -> None:
+    for series, count in (("1, 9999999", 9999999), ("1, 0", 0), ("3, 1, -1", 3), ("1, NULL::int", 0), ("5, 5", 1),
+                          ("date '2024-01-01', date '2024-02-01', interval '1 month'", 2)):
+        assert db.value(f"SELECT count(*) FROM generate_series({series}) g") == str(count)
+    with pytest.raises(Failed, match="step size"):
+        db.run("SELECT count(*) FROM generate_series(1, 2, 0) g")
+
+
 def test_long_chains(db: Client) -> None:
     db.run("CREATE TABLE t (id int PRIMARY KEY, v text)")
     db.run("INSERT INTO t SELECT g, 'x' FROM generate_series(1, 10) AS g")

@@ -64,6 +64,9 @@ MAX_SQL = 200_000
 AGGREGATES = frozenset(each.name for each in functions.SIGNATURES if each.aggregate)
 WINDOWS = frozenset(each.name for each in functions.SIGNATURES if each.window)
 SERIES = frozenset({"generate_series", "unnest"})
+#: values of a generate_series: they are one list in memory, which nothing else bounds
+LONGEST_SERIES = 10_000_000
+_TOO_LONG = failure("54000", f"generate_series of more than {LONGEST_SERIES} values is not supported")
 
 
 @dataclass(slots=True)
@@ -1084,13 +1087,16 @@ class Expressions:
             made = [self.cast(each, INT8).sql for each in args]
             step = made[2] if len(made) == 3 else "1"
             zero = failure("22023", "step size cannot equal zero")
-            return (f"CAST(generate_series({made[0]}, {made[1]}, CASE WHEN {step} = 0 THEN {zero} ELSE {step} END) "
-                    f"AS {of.duck}[])", of)
+            steps = f"(CAST({made[1]} AS HUGEINT) - CAST({made[0]} AS HUGEINT)) // {step}"
+            return (f"CAST(generate_series({made[0]}, {made[1]}, CASE WHEN {step} = 0 THEN {zero} "
+                    f"WHEN {steps} >= {LONGEST_SERIES} THEN {_TOO_LONG} ELSE {step} END) AS {of.duck}[])", of)
         if len(args) == 3 and given and given[0] in MOMENTS:
             of = TIMESTAMPTZ if "timestamptz" in given or "date" in given else TIMESTAMP
             inner = [f"CAST({self.cast(each, of).sql} AS TIMESTAMP)" for each in args[:2]]
             step = self.cast(args[2], kind("interval")).sql
-            return f"CAST(generate_series({inner[0]}, {inner[1]}, {step}) AS {of.duck}[])", of
+            steps = f"(epoch({inner[1]}) - epoch({inner[0]})) / epoch({step})"
+            return (f"CAST(generate_series({inner[0]}, {inner[1]}, CASE WHEN {steps} >= {LONGEST_SERIES} "
+                    f"THEN {_TOO_LONG} ELSE {step} END) AS {of.duck}[])", of)
         raise not_supported("generate_series of these types", node)
 
     def _cardinality(self, node: exp.Expr, frame: Frame) -> Typed:
