@@ -75,6 +75,47 @@ kalam_locking_clause(PlannerInfo *root, Index rtindex, const char *of)
 	return psprintf("%s%s%s", mark->strength >= LCS_FORNOKEYUPDATE ? "FOR UPDATE" : "FOR SHARE", of, wait);
 }
 
+/*
+ * In the order in which PostgreSQL would look at them, by what they cost: those
+ * of equivalence classes stand last in the list, and one that costs little may
+ * be there to keep another from rows for which it fails.
+ */
+static List *
+ordered_clauses(PlannerInfo *root, List *rinfos)
+{
+	List	   *ordered = NIL;
+	List	   *costs = NIL;	/* of double, alongside */
+	List	   *clauses = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rinfos)
+	{
+		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
+		QualCost	cost;
+		double	   *key = palloc(sizeof(double));
+		int			place = list_length(ordered);
+
+		if (rinfo->pseudoconstant)
+			continue;			/* it gates the whole scan */
+		cost_qual_eval_node(&cost, (Node *) rinfo, root);
+		*key = cost.per_tuple;
+		while (place > 0)
+		{
+			RestrictInfo *before = list_nth(ordered, place - 1);
+
+			if (before->security_level < rinfo->security_level ||
+				(before->security_level == rinfo->security_level && *(double *) list_nth(costs, place - 1) <= *key))
+				break;
+			place--;
+		}
+		ordered = list_insert_nth(ordered, place, rinfo);
+		costs = list_insert_nth(costs, place, key);
+	}
+	foreach(lc, ordered)
+		clauses = lappend(clauses, ((RestrictInfo *) lfirst(lc))->clause);
+	return clauses;
+}
+
 static void
 kalam_GetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 {
@@ -94,7 +135,7 @@ kalam_GetForeignRelSize(PlannerInfo *root, RelOptInfo *rel, Oid foreigntableid)
 	info->locked = kalam_locking_clause(root, rel->relid, "") != NULL;
 	info->scope.plain = info->locked && info->keys == NIL;
 	classify_conditions(rel, info);
-	info->conds = extract_actual_clauses(info->remote_conds, false);
+	info->conds = ordered_clauses(root, info->remote_conds);
 	info->columns = kalam_sent_columns(root, rel->reltarget->exprs);
 	cost_qual_eval(&info->local_cost, info->local_conds, root);
 	kalam_estimate_size(root, rel, info);

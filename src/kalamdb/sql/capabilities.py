@@ -76,6 +76,8 @@ _LOCALE = frozenset({"lower", "upper", "initcap"})
 _LIBRARY = frozenset({"power", "pow", "^", "exp", "ln", "log", "log10", "cbrt", "sin", "cos", "tan", "atan", "atan2",
                       "asin", "acos", "degrees", "radians"})
 _VOLATILE = frozenset({"random", "clock_timestamp"})
+#: their last years are beyond the query engine's timestamps
+_FAR = frozenset({"make_timestamp"})
 #: that PostgreSQL refuses to evaluate under nondeterministic collations, or evaluates otherwise
 _COLLATED = frozenset({"position", "strpos", "replace", "split_part", "starts_with", "^@"})
 #: what they count are the bytes, or what they make are the characters, of the database's encoding
@@ -124,7 +126,9 @@ def _template(signature: Signature) -> str:
 
 def _sendable(signature: Signature) -> bool:
     """Has it arguments and a result that the wire carries, and one result everywhere?"""
-    if signature.name in _LOCALE | _LIBRARY | _VOLATILE or (signature.name == "%" and len(set(signature.args)) > 1):
+    if signature.name in _LOCALE | _LIBRARY | _VOLATILE | _FAR:
+        return False
+    if signature.name == "%" and len(set(signature.args)) > 1:
         return False  # PostgreSQL's % takes two of one type
     if signature.name.startswith("kalam_"):
         return False  # not PostgreSQL's

@@ -31,6 +31,7 @@ from kalamdb.sql.casts import (
     to_text,
 )
 from kalamdb.sql.functions import Signature, failure
+from kalamdb.sql.guard import junction, may_fail
 from kalamdb.sql.kinds import (
     BOOL,
     FLOAT8,
@@ -272,7 +273,7 @@ class Expressions:
         word = "AND" if isinstance(node, exp.And) else "OR"
         assert isinstance(node, exp.Connector)
         parts = [self.condition(part, frame, word) for part in node.flatten(unnest=False)]
-        return Typed("(" + f" {word} ".join(parts) + ")", BOOL)
+        return Typed(f"({junction(word, parts)})", BOOL)
 
     def _not(self, node: exp.Expr, frame: Frame) -> Typed:
         return Typed(f"(NOT {self.condition(node.this, frame, 'NOT')})", BOOL)
@@ -668,8 +669,8 @@ class Expressions:
         self._check_place(name, node, frame, over)
         before, frame.inside = frame.inside, "aggregate" if over is None else "window"
         try:
-            args, suffix = self._arguments(node, frame)
             condition = "" if where is None else self.condition(where, frame, "FILTER")
+            args, suffix = self._arguments(node, frame, condition)
         finally:
             frame.inside = before
         filtered = f" FILTER (WHERE {condition})" if condition else ""
@@ -748,8 +749,14 @@ class Expressions:
         if over is None and not frame.aggregates:
             raise KalamError("42803", f"aggregate functions are not allowed in {frame.clause}", position=position)
 
-    def _arguments(self, node: exp.Anonymous, frame: Frame) -> tuple[list[Typed] | None, tuple[bool, str]]:
-        """Arguments (None: a star), whether DISTINCT stands before them, and their ORDER BY."""
+    def _arguments(self, node: exp.Anonymous, frame: Frame, condition: str
+                   ) -> tuple[list[Typed] | None, tuple[bool, str]]:
+        """Arguments (None: a star), whether DISTINCT stands before them, and their ORDER BY; of rows that satisfy the
+        condition of FILTER, which the query engine looks at later."""
+
+        def within(sql: str) -> str:
+            return f"CASE WHEN {condition} THEN {sql} END" if condition and may_fail(sql) else sql
+
         items, order, distinct = list(node.expressions), "", False
         if len(items) == 1 and isinstance(items[0], exp.Star):
             if function_name(node) != "count":
@@ -758,13 +765,19 @@ class Expressions:
             return None, (False, "")
         if items and isinstance(items[-1], exp.Order):
             last = items.pop()
-            parts = [self._ordered(each, frame) for each in last.expressions]
+            parts = [within(self.sort_key(self.value(each.this, frame), each.this)) + direction(each)
+                     for each in last.expressions]
             order = " ORDER BY " + ", ".join(parts)
             items.append(last.this)
         if items and isinstance(items[0], exp.Distinct):
             distinct = True
             items = [*items[0].expressions, *items[1:]]
-        return [self.value(item, frame) for item in items], (distinct, order)
+        values = [self.value(item, frame) for item in items]
+        if condition:
+            values = [each if each.unknown or not may_fail(each.sql) else
+                      replace(each, sql=within(each.sql), exact=each.exact and within(each.exact), simple=False)
+                      for each in values]
+        return values, (distinct, order)
 
     def _ordered(self, node: exp.Expr, frame: Frame) -> str:
         key = self.sort_key(self.value(node.this, frame), node.this)

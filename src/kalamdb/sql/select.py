@@ -28,6 +28,7 @@ from kalamdb.sql.expressions import (
 )
 from kalamdb.sql.functions import failure
 from kalamdb.sql.groupsets import grouping_sets, has_sets
+from kalamdb.sql.guard import junction
 from kalamdb.sql.kinds import BOOL, INT4, INT8, NUMERIC, RAW, Kind, common, kind, of_column, plain
 from kalamdb.sql.names import output_name
 from kalamdb.sql.predicate import SEQ, USERID, Condition, conjunction
@@ -427,7 +428,7 @@ class SelectTranslator:
         for part in conjuncts(where.this):
             if not self._push(part, scope):
                 kept.append(self.exprs.condition(part, frame, "WHERE"))
-        return f" WHERE {' AND '.join(kept)}" if kept else ""
+        return f" WHERE {junction('AND', kept)}" if kept else ""
 
     def _push(self, part: exp.Expr, scope: Scope) -> bool:
         """Leave a condition to the store; it then is nobody else's."""
