@@ -774,9 +774,8 @@ class Expressions:
             items = [*items[0].expressions, *items[1:]]
         values = [self.value(item, frame) for item in items]
         if condition:
-            values = [each if each.unknown or not may_fail(each.sql) else
-                      replace(each, sql=within(each.sql), exact=each.exact and within(each.exact), simple=False)
-                      for each in values]
+            values = [each if each.unknown or each.simple or not may_fail(each.sql) else
+                      Typed(within(each.sql), each.kind, exact=each.exact and within(each.exact)) for each in values]
         return values, (distinct, order)
 
     def _ordered(self, node: exp.Expr, frame: Frame) -> str:
