@@ -42,7 +42,7 @@ class Side:
         try:
             cursor = self.conn.execute(self.text(sql), params)
             rows = cursor.fetchall() if cursor.description else None
-            if rows and "ORDER BY" not in sql:  # in no order that a table would promise
+            if rows and ("ORDER BY" not in sql or " RETURNING " in sql):  # in no order that a table would promise
                 rows.sort(key=repr)
             return Outcome(cursor.rowcount, rows)
         except psycopg.Error as error:
