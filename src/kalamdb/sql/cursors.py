@@ -31,6 +31,10 @@ def _nothing() -> None:
     pass
 
 
+def _no_rows(_: int) -> list[Row]:
+    return []
+
+
 def size_of(row: Row) -> int:
     """Bytes of a row, about."""
     return sum([len(value) if isinstance(value, str | bytes) else 16 for value in row])
@@ -103,10 +107,12 @@ class ThreadSource:
             return
         self._closed = True
         running, self._running = self._running, None
+        interrupt, close = self._interrupt, self._close
+        self._fetch, self._interrupt, self._close = _no_rows, _nothing, _nothing  # who is read from may have this one
         if running is None or running.cancel() or running.done():
-            self._close()
+            close()
         else:
-            self._workers.abandon(running, self._interrupt, self._close)
+            self._workers.abandon(running, interrupt, close)
 
 
 class ListSource:

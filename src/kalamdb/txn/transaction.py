@@ -15,6 +15,7 @@ from functools import partial
 from itertools import islice, repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from weakref import WeakSet
 
 import pyarrow as pa
 
@@ -86,6 +87,7 @@ class StoreTransaction:
         self._overlay = Overlay()
         self._snapshots: dict[int, TxnSnapshot] = {}
         self._pinned: HotSnapshot | None = None
+        self._opened: WeakSet[HotSnapshot] = WeakSet()  # none outlives the transaction but for who holds it
         self._entered: set[int] = set()
         #: contents that its rows refer to, by table: they stay as long as it may commit
         self.contents: set[ContentKey] = set()
@@ -119,7 +121,7 @@ class StoreTransaction:
         return made
 
     def newest(self) -> TxnSnapshot:
-        hot = self._engine.hot_snapshot(late=True)
+        hot = self._open()
         hot.fix()
         made = TxnSnapshot(hot, self._overlay.position)
         self._overlay.position += 1
@@ -143,11 +145,16 @@ class StoreTransaction:
         await self._engine.wait_changed(table.id)
         self._check_alive()
 
+    def _open(self) -> HotSnapshot:
+        made = self._engine.hot_snapshot(late=True)
+        self._opened.add(made)
+        return made
+
     def _committed(self) -> HotSnapshot:
         if self.isolation == "read committed":
-            return self._engine.hot_snapshot(late=True)
+            return self._open()
         if self._pinned is None:
-            self._pinned = self._engine.hot_snapshot(late=True)
+            self._pinned = self._open()
             self._pinned.fix()
         return self._pinned
 
@@ -922,12 +929,11 @@ class StoreTransaction:
             self._end(committed=False)
 
     def _close_snapshots(self) -> None:
-        for snapshot in self._snapshots.values():
-            snapshot.hot.close()
+        for snapshot in tuple(self._opened):
+            snapshot.close()
+        self._opened.clear()
         self._snapshots.clear()
-        if self._pinned is not None:
-            self._pinned.close()
-            self._pinned = None
+        self._pinned = None
 
     def _end(self, *, committed: bool) -> None:
         self._ended = True
