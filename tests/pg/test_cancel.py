@@ -263,7 +263,8 @@ def test_timeouts_in_quick_succession(db: Session, other: Session, table: str) -
 
 
 def test_cancel_inside_an_exception_block(db: Session, other: Session, table: str) -> None:
-    """PL/pgSQL can catch a timeout of a lock; what the block wrote before stays."""
+    """PL/pgSQL can catch a timeout of a lock, also one set in the middle of a transaction; what it wrote stays."""
+    db("SET statement_timeout = '20s'")
     other("BEGIN")
     other(f"UPDATE {table} SET body = 'held' WHERE id = 1")
     db(f"""DO $$ BEGIN

@@ -416,10 +416,11 @@ def test_lock_timeout_ends_a_wait_and_nothing_else(server: KalamServer, conn: ps
         holder.execute("UPDATE t SET n = 1 WHERE id = 1")
 
         def work(session: psycopg.Connection, number: int) -> str | None:
-            session.execute("SET lock_timeout = '30ms'")
+            session.execute("SET lock_timeout = '1h'")
             session.execute("BEGIN")
             session.execute("INSERT INTO t VALUES (%s, 0)", (100 + number,))
             session.execute("SAVEPOINT s")
+            session.execute("SET LOCAL lock_timeout = '30ms'")
             try:
                 session.execute("UPDATE t SET n = 2 WHERE id = 1")
             except psycopg.errors.LockNotAvailable as error:

@@ -279,6 +279,7 @@ class SqlExecutor:
                 raise
         elif current is not None:
             check_usable(current)
+            current.lock_timeout_ms = lock_timeout_of(session)
         if context is None:
             run = self._run(session, state, None)
         run.begun, run.own = current, current is None

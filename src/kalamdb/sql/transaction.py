@@ -108,12 +108,12 @@ def enter(engine: Engine, session: ClientSession, context: Context) -> Transacti
             raise KalamError("22023", f'invalid isolation level "{wanted.iso}"')
         current = engine.begin(
             session, isolation=cast(Isolation, wanted.iso), read_only=wanted.ro, txn_id=wanted.id,
-            lock_timeout_ms=context.lock_timeout,
         )
         session.transaction = current
     elif wanted is not None and wanted.id != current.id:
         raise KalamError("25001", f'transaction "{current.id}" is still open in this session')
     check_usable(current)
+    current.lock_timeout_ms = context.lock_timeout
     if context.level != current.level or context.floor < current.level:
         if session.cursors:
             release_cursors(session, current, context.floor)

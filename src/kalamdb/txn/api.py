@@ -211,6 +211,7 @@ class Transaction(Protocol):
     id: str
     isolation: Isolation
     read_only: bool
+    lock_timeout_ms: int  # of the statement under way; 0: the engine's
     status: str  # "T" open, "E" failed (only rollback and rollback-to are accepted)
     catalog: CatalogView
     level: int  # 1: no savepoint

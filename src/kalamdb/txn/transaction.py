@@ -83,7 +83,7 @@ class StoreTransaction:
         self.locks: list[LockKey] = []
         self.waits_for: Waiter | None = None
         self._engine = engine
-        self._lock_timeout_ms = lock_timeout_ms
+        self.lock_timeout_ms = lock_timeout_ms
         self._overlay = Overlay()
         self._snapshots: dict[int, TxnSnapshot] = {}
         self._pinned: HotSnapshot | None = None
@@ -212,7 +212,7 @@ class StoreTransaction:
     # ---------- locks ----------
     async def _lock(self, key: LockKey, *, share: bool = False, timeout_ms: int = 0) -> bool:
         """True if it had to wait."""
-        timeout = timeout_ms or self._lock_timeout_ms or self._engine.lock_timeout_ms
+        timeout = timeout_ms or self.lock_timeout_ms or self._engine.lock_timeout_ms
         waited = await self._engine.locks.lock(self, key, share=share, timeout_ms=timeout)
         self._check_alive()
         return waited
