@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 
-from support.build import NAMES
+from support.build import NAMES, ROOT
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # So that fixtures end what they started when somebody ends the test run.
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", 143))
+    if sys.dont_write_bytecode:  # the programs that tests start would compile themselves each time
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".build" / "pycache")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

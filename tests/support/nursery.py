@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -26,12 +27,14 @@ _NO_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_
 
 
 class Nursery:
-    """``environment`` is the mother's, on top of this process's own."""
+    """``environment`` is the mother's, on top of this process's own without the settings in it. Threads may share one."""
 
     def __init__(self, *modules: str, environment: Mapping[str, str] | None = None) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KALAM_")}
         self._mother = subprocess.Popen(
             [sys.executable, __file__, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-            env=os.environ | _NO_THREADS | dict(environment or {}))
+            env=inherited | _NO_THREADS | dict(environment or {}))
+        self._one = threading.RLock()
         self._ended: dict[int, int] = {}
         self._said: list[bytes] = []
         self._rest = b""
@@ -41,14 +44,19 @@ class Nursery:
         order = {"work": work, "arguments": arguments, "environment": dict(environment or {}),
                  "log": None if log is None else str(log)}
         assert self._mother.stdin is not None
-        self._mother.stdin.write(json.dumps(order).encode() + b"\n")
-        while True:
-            word, *rest = self._line(60).split()
-            if word == b"born":
-                return Child(self, int(rest[0]))
+        with self._one:
+            self._mother.stdin.write(json.dumps(order).encode() + b"\n")
+            while True:
+                word, *rest = self._line(60).split()
+                if word == b"born":
+                    return Child(self, int(rest[0]))
 
     def _line(self, timeout: float) -> bytes:
         """The mother's next line, b"" if none comes in time."""
+        with self._one:
+            return self._read_line(timeout)
+
+    def _read_line(self, timeout: float) -> bytes:
         assert self._mother.stdout is not None
         until = time.monotonic() + timeout
         while b"\n" not in self._rest:
@@ -100,7 +108,7 @@ class Child:
             left = until - time.monotonic()
             if left <= 0:
                 raise subprocess.TimeoutExpired("a child", timeout)
-            self.nursery.look(left)
+            self.nursery.look(min(left, 0.1))  # others may want to look
         return status
 
     def lines(self, count: int) -> list[bytes]:
@@ -128,6 +136,7 @@ def _mother(modules: list[str]) -> None:
     assert len(os.listdir("/proc/self/task")) == 1, "a thread would not be in the child"
     tell, told = os.pipe()
     os.set_blocking(told, False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who ends the test run closes her input
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(told)
     children: set[int] = set()
@@ -166,6 +175,7 @@ def _bear(order: dict[str, Any]) -> int:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         if order["log"] is not None:
             log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -11,11 +11,10 @@ import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
-from pathlib import Path
 
 import psycopg
 
+from . import places
 from .build import Installed
 from .ports import free_port, wait_until
 
@@ -33,8 +32,7 @@ class Postgres:
 
     def __init__(self, installed: Installed, **settings: str) -> None:
         self.installed = installed
-        # A socket's path may have about 100 characters, so not below the clone.
-        self.dir = Path(tempfile.mkdtemp(prefix="kpg", dir="/tmp"))
+        self.dir = places.new("kpg")
         self.data = self.dir / "data"
         self.log = self.dir / "log"
         self.port = free_port()

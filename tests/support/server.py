@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from . import places
 from .nursery import Child, Nursery
 from .ports import wait_until
+
+
+@functools.cache
+def mother() -> Nursery:
+    """Of the servers of this test run: a start is a fork, where Python would import for a second."""
+    found = Nursery("kalamdb.server", "kalamdb.sql.executor")
+    atexit.register(found.close)
+    return found
 
 
 class KalamServer:
     """One server; settings as their names with __ for the dot (``rpc__max_message="1"``).
 
-    From a nursery it starts at once. The first start takes free ports, later ones the same again, as clients know them.
+    The first start takes free ports, later ones the same again, as clients know them. ``nursery``: whose child it is;
+    None makes it a Python of its own, as one that users start.
     """
 
     def __init__(self, **settings: str) -> None:
-        self.dir = Path(tempfile.mkdtemp(prefix="kdb", dir="/tmp"))
+        self.dir = places.new("kdb")
         self.data = self.dir / "data"
         self.log = self.dir / "log"
         self.settings = {"rpc__port": "0", "http__port": "0", **settings}
         self.process: subprocess.Popen[bytes] | Child | None = None
-        self.nursery: Nursery | None = None
+        self.nursery: Nursery | None = mother()
         self.port = 0
         self.http: str | None = None
 
