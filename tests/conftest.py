@@ -8,12 +8,14 @@ import sys
 
 import pytest
 
+from support import places
 from support.build import NAMES, ROOT
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # So that fixtures end what they started when somebody ends the test run.
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", 143))
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(places.parent()))  # of tmp_path
     if sys.dont_write_bytecode:  # the programs that tests start would compile themselves each time
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".build" / "pycache")

@@ -37,7 +37,7 @@ from kalamdb.txn.api import Key, NotInMemory, RowId, Scan, TableDef
 from kalamdb.txn.engine import StoreEngine, open_engine
 from kalamdb.txn.overlay import FEW
 
-EXAMPLES = int(os.environ.get("KALAM_MACHINE_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("KALAM_MACHINE_EXAMPLES", "50"))
 FLOATS = [0.0, -0.0, 1.5, -2.25, math.inf, -math.inf, math.nan]
 NUMERICS = ["0", "0.00", "1", "1.0", "-3", "10", "NaN", "Infinity"]
 TEXTS = ["", "a", "ab", "b", "é", "zz"]

@@ -42,9 +42,9 @@ def test_every_row_has_the_same_chance(run: Runner) -> None:
         table = await create(engine, definition())
         await three_segments(engine, table)
         seen: Counter[int] = Counter()
-        for _ in range(400):
-            found = draw(engine, table, 50)
-            assert len({row[0] for row in found.rows}) == len(found.rows) == 50
+        for _ in range(200):
+            found = draw(engine, table, 100)
+            assert len({row[0] for row in found.rows}) == len(found.rows) == 100
             assert found.total == 1000
             seen.update(row[0] for row in found.rows)
         assert len(seen) == 1000  # 20 each, and a deviation of 4.4

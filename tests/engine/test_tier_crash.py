@@ -28,7 +28,7 @@ MEMORY = Path("/dev/shm")
 SOURCE = Path(faults.__file__).parent
 #: rounds on the same data; with every one there is more to look at
 SERIES = 10
-ROUNDS = int(os.environ.get("KALAM_CRASH_ROUNDS", "80"))
+ROUNDS = int(os.environ.get("KALAM_CRASH_ROUNDS", "30"))
 POINTS = [
     "segment.written", "segment.put", "flush.publish", "flush.published", "flush.cleaned", "compaction.publish",
     "compaction.published", "segment.removed", "bulk.put", "bulk.publish", "commit.applied", "commit.durable",

@@ -2,6 +2,9 @@
 
 Tests of a module keep apart by `ns`; one that would spoil its database for others takes `second`, which is its own.
 
+What a random test varies is mostly the server's part, which is the same under each PostgreSQL: with all `examples` it
+runs on the one of `make test`, elsewhere with a third of them. Everything else runs on each in full.
+
 A test may kill or stop either: the next test finds both running. What both logged during a test is shown if it fails,
 and a backend that crashed fails the test it crashed in.
 """
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -25,6 +28,7 @@ from .observer import Observer
 from .shards import Shards
 
 TEMPLATE = "template_kalam"
+WHOLE = "bundled16"
 CRASH = re.compile(r"^.*(terminated by signal (?!2:|3:|9:|15:)|PANIC:|TRAP:).*\n?.*$", re.MULTILINE)
 
 _numbers = itertools.count(1)
@@ -36,6 +40,12 @@ _began = pytest.StashKey[dict[str, int]]()
 def installed(request: pytest.FixtureRequest) -> Installed:
     """A PostgreSQL of `--pg-config` with the extension as it is in the source tree."""
     return install(request.param)
+
+
+@pytest.fixture(scope="session")
+def examples(installed: Installed) -> Callable[[int], int]:
+    """How many of so many random examples to run on this PostgreSQL."""
+    return lambda count: count if installed.name == WHOLE else max(1, count // 3)
 
 
 @pytest.fixture(scope="session")

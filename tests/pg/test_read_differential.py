@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from decimal import Decimal
 from typing import Any
@@ -156,8 +156,8 @@ def shown(one: Result, two: Result) -> str:
     return f"{len(one)} rows, of its own: " + "; ".join(map(str, rows[:5]))
 
 
-def test_generated_queries(pair: Pair) -> None:
+def test_generated_queries(pair: Pair, examples: Callable[[int], int]) -> None:
     generated = Statements(SEED)
-    failed = [told for told in (compare(pair, generated.query()) for _ in range(QUERIES)) if told]
+    failed = [told for told in (compare(pair, generated.query()) for _ in range(examples(QUERIES))) if told]
     told = "\n".join([f"KALAM_QUERY_SEED={SEED} KALAM_QUERIES={QUERIES}: {len(failed)} differ\n", *failed[:12]])
     assert not failed, told

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from psycopg import pq
@@ -129,8 +129,8 @@ def pair(dsn: str, request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 @pytest.mark.parametrize("pair", ["shared", "user"], indirect=True)
 @pytest.mark.parametrize("seed", range(ROUNDS // 2))
-def test_random(pair: Pair, seed: int) -> None:
+def test_random(pair: Pair, seed: int, examples: Callable[[int], int]) -> None:
     script = Script(seed)
-    for _ in range(STEPS):
+    for _ in range(examples(STEPS)):
         pair.both(script.next(pair.heap.conn.info.transaction_status))
     pair.both("ROLLBACK")

@@ -352,12 +352,12 @@ def run(pair: Pair, sql: str) -> Outcome:
     return wanted
 
 
-def test_scripts(pair: Pair, tier: str) -> None:
+def test_scripts(pair: Pair, tier: str, examples: Callable[[int], int]) -> None:
     script = Script(SEED + TIERS.index(tier), TENANTS if tier == "user" else ())
     done: list[str] = []
     failed = False
     try:
-        for number in range(WRITES):
+        for number in range(examples(WRITES)):
             sql = script.recover() if failed else script.next()
             done.append(sql)
             run(pair, sql)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -31,33 +30,37 @@ def server() -> Iterator[KalamServer]:
         server.close()
 
 
-@contextmanager
-def running(name: str) -> Iterator[Postgres]:
-    """A PostgreSQL without the extension."""
-    try:
-        config = pg_config_of(name)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    version = ask(config, "version").split()[1]
-    pg = Postgres(Installed(name, version, config.parent), shared_preload_libraries="", timezone="UTC")
-    try:
-        pg.start()
-        yield pg
-    finally:
+@pytest.fixture(scope="session")
+def plain() -> Iterator[Callable[[str], Postgres]]:
+    """The PostgreSQL of that name without the extension: one of each."""
+    started: dict[str, Postgres] = {}
+
+    def plain(name: str) -> Postgres:
+        if name not in started:
+            try:
+                config = pg_config_of(name)
+            except FileNotFoundError as error:
+                pytest.skip(str(error))
+            version = ask(config, "version").split()[1]
+            pg = Postgres(Installed(name, version, config.parent), shared_preload_libraries="", timezone="UTC")
+            started[name] = pg
+            pg.start()
+        return started[name]
+
+    yield plain
+    for pg in started.values():
         pg.close()
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    with running("bundled16") as pg:
-        yield pg
+def postgres(plain: Callable[[str], Postgres]) -> Postgres:
+    return plain("bundled16")
 
 
 @pytest.fixture(scope="module")
-def postgres_of(request: pytest.FixtureRequest) -> Iterator[Postgres]:
+def postgres_of(request: pytest.FixtureRequest, plain: Callable[[str], Postgres]) -> Postgres:
     """Of the version that the test names."""
-    with running(request.param) as pg:
-        yield pg
+    return plain(request.param)
 
 
 @pytest.fixture

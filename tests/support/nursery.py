@@ -27,7 +27,7 @@ _NO_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_
 
 
 class Nursery:
-    """``environment`` is the mother's, on top of this process's own without the settings in it. Threads may share one."""
+    """``environment``: the mother's, on top of this process's own without KalamDB's settings. Threads may share it."""
 
     def __init__(self, *modules: str, environment: Mapping[str, str] | None = None) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KALAM_")}

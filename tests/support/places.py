@@ -1,7 +1,7 @@
 """Where the tests' servers keep their data: in memory, if there is room.
 
-Tests make many small commits, each of which waits for the disk; a process that is killed needs none. Paths are short, as
-a socket's may have about 100 characters.
+Tests make many small commits, each of which waits for the disk, and what survives a killed process does so in memory.
+Paths are short, as a socket's may have about 100 characters.
 """
 
 from __future__ import annotations
