@@ -102,9 +102,9 @@ typedef struct KalamCap
 {
 	Oid			oid;			/* hash key: operator, function or type OID */
 	char		kind;			/* 'o' operator, 'f' function, 'a' aggregate, 'w' window function, 't' type, 'i' and 'u' its
-								 * input and output function */
+								 * input and output function, 'c' type that is kept as text and compared there */
 	char	   *remote;			/* template, or type name in server SQL */
-	char	   *layout;			/* types: wire layout */
+	char	   *layout;			/* types: wire layout; 'c': by which type parameters are announced */
 	bool		needs_c;		/* only under a code-point collation */
 	bool		needs_deterministic;
 	bool		needs_ascii;	/* only under a collation for which nothing but A to Z has another case */
@@ -112,7 +112,7 @@ typedef struct KalamCap
 	bool		needs_utf8;		/* only if the database has the server's encoding */
 	bool		plain;			/* evaluated by the store itself, so under FOR UPDATE, too */
 	bool		is_key;			/* types: may be a key column */
-	bool		kept;			/* types: travels as its text, and only PostgreSQL compares it */
+	bool		kept;			/* types: travels as its text; kalam_compared says more */
 } KalamCap;
 
 #define KALAM_REQ_TXN		0x01	/* run in the remote transaction, open it if need be */
@@ -176,6 +176,8 @@ extern void kalam_cursors_close(KalamConn *conn);
 extern void kalam_cursor_abandon(KalamConn *conn, const char *cursor);
 
 extern const KalamCap *kalam_capability(KalamConn *conn, char kind, Oid oid);
+/* of a type kept as text that the server can compare: how a column of it is written; else NULL */
+extern const KalamCap *kalam_compared(KalamConn *conn, Oid typid);
 extern const char *kalam_server_fact(KalamConn *conn, const char *name); /* 'info' rows; NULL if absent */
 
 /* ---------- kalam_transaction.c ---------- */

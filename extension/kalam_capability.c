@@ -16,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
@@ -103,7 +104,7 @@ resolve(char kind, const char *name, const char *text)
 
 	if (strlen(name) >= NAMEDATALEN)
 		return InvalidOid;
-	if (kind == 't')
+	if (kind == 't' || kind == 'c')
 		return type_oid(name);
 	if (kind == 'i' || kind == 'u') /* from or to text */
 		return type_oid(kind == 'i' ? name : text);
@@ -132,6 +133,8 @@ kind_letter(const char *kind)
 		return 'i';
 	if (strcmp(kind, "output") == 0)
 		return 'u';
+	if (strcmp(kind, "compared") == 0)
+		return 'c';
 	return '\0';				/* a newer server's */
 }
 
@@ -188,7 +191,7 @@ add_cap(KalamCapTable *table, PGresult *rows, int row)
 		return;
 	cap = hash_search(table->caps, &key, HASH_ENTER, NULL);
 	cap->remote = MemoryContextStrdup(table->cxt, PQgetvalue(rows, row, 3));
-	cap->layout = kind == 't' ? MemoryContextStrdup(table->cxt, args) : NULL;
+	cap->layout = kind == 't' || kind == 'c' ? MemoryContextStrdup(table->cxt, args) : NULL;
 	cap->needs_c = has_flag(flags, "c");
 	cap->needs_deterministic = has_flag(flags, "d");
 	cap->needs_ascii = has_flag(flags, "a");
@@ -276,6 +279,14 @@ kalam_capability(KalamConn *conn, char kind, Oid oid)
 	key.kind = kind;
 	key.oid = oid;
 	return hash_search(conn->caps->caps, &key, HASH_FIND, NULL);
+}
+
+const KalamCap *
+kalam_compared(KalamConn *conn, Oid typid)
+{
+	Oid			base = getBaseType(typid);
+
+	return kalam_capability(conn, 'c', get_typtype(base) == TYPTYPE_ENUM ? ANYENUMOID : base);
 }
 
 const char *

@@ -117,21 +117,33 @@ kalam_converter(KalamConverter *c, KalamConn *conn, Oid typid, int32 typmod)
 	fmgr_info(out, &c->out);
 }
 
+/* As a column's, but types kept as text that the server compares are announced by their names; false: unknown there. */
+static bool
+parameter_converter(KalamConverter *c, KalamConn *conn, Oid typid, int32 typmod)
+{
+	const KalamCap *cap;
+
+	kalam_converter(c, conn, typid, typmod);
+	if (!c->as_text)
+		return true;
+	cap = kalam_compared(conn, typid);
+	if (cap != NULL && strcmp(cap->layout, "text") != 0)
+		c->wire_oid = c->typid;
+	return cap != NULL;
+}
+
 void
 kalam_parameter_converter(KalamConverter *c, KalamConn *conn, Oid typid, int32 typmod)
 {
 	Oid			element = get_element_type(getBaseType(typid));
 	KalamConverter inner;
 
-	kalam_converter(c, conn, typid, typmod);
-	if (!OidIsValid(element))
-		return;
-	kalam_converter(&inner, conn, element, -1);
-	if (inner.as_text)
+	parameter_converter(c, conn, typid, typmod);
+	if (!OidIsValid(element) || !parameter_converter(&inner, conn, element, -1))
 		return;
 	c->element = palloc(sizeof(KalamConverter));
 	*c->element = inner;
-	c->wire_oid = get_array_type(inner.typid);
+	c->wire_oid = get_array_type(inner.wire_oid);
 }
 
 bool
@@ -610,7 +622,7 @@ array_param(KalamConverter *element, Datum value, int *len)
 	initStringInfo(&buf);
 	pq_sendint32(&buf, n > 0 ? 1 : 0);
 	pq_sendint32(&buf, array_contains_nulls(array) ? 1 : 0);
-	pq_sendint32(&buf, element->typid);
+	pq_sendint32(&buf, element->wire_oid);
 	if (n > 0)
 	{
 		pq_sendint32(&buf, n);

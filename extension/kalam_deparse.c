@@ -509,17 +509,33 @@ deparse_placeholder(PlaceHolderVar *phv, KalamDeparse *cxt)
 }
 
 static void
-deparse_column(Var *var, KalamDeparse *cxt)
+deparse_name(Var *var, KalamDeparse *cxt)
 {
 	Oid			relid = planner_rt_fetch(var->varno, cxt->root)->relid;
 
-	if (cxt->wraps != NIL && deparse_from_wrap((Node *) var, bms_make_singleton(var->varno), cxt))
-		return;
 	if (cxt->excluded != 0 && var->varno == cxt->excluded)
 		appendStringInfoString(cxt->buf, "excluded.");
 	else if (cxt->qualify)
 		appendStringInfo(cxt->buf, "r%d.", (int) var->varno);
 	appendStringInfoString(cxt->buf, kalam_quote(kalam_remote_column(relid, var->varattno)));
+}
+
+/* What is kept as text is marked as a value of its type: a table that is older than that has it as mere text. */
+static void
+deparse_column(Var *var, KalamDeparse *cxt)
+{
+	const KalamCap *cap;
+	const char *mark;
+
+	if (cxt->wraps != NIL && deparse_from_wrap((Node *) var, bms_make_singleton(var->varno), cxt))
+		return;
+	cap = cxt->bare ? NULL : kalam_compared(cxt->scope->conn, var->vartype);
+	mark = cap != NULL ? strstr(cap->remote, "$1") : NULL;
+	if (mark != NULL)
+		appendBinaryStringInfo(cxt->buf, cap->remote, mark - cap->remote);
+	deparse_name(var, cxt);
+	if (mark != NULL)
+		appendStringInfoString(cxt->buf, mark + 2);
 }
 
 static bool

@@ -35,8 +35,9 @@ is_at_hand(KalamRelInfo *info, EquivalenceMember *em)
 {
 	if (em->em_is_const)
 		return false;
-	if (info->steps)
-		return list_member(info->outputs, em->em_expr);
+	if (info->steps)			/* a varchar is sorted as text, and may be given as what it is */
+		return list_member(info->outputs, em->em_expr) ||
+			(IsA(em->em_expr, RelabelType) && list_member(info->outputs, ((RelabelType *) em->em_expr)->arg));
 	return !bms_is_empty(em->em_relids) && bms_is_subset(em->em_relids, info->relids) &&
 		!bms_overlap(em->em_relids, bms_difference(info->scope.relids, info->visible)) &&
 		!kalam_is_parameter(info->scope.relids, em->em_expr) && kalam_is_shippable(&info->scope, em->em_expr);

@@ -224,6 +224,7 @@ typedef struct KalamDeparse
 	PlannerInfo *root;
 	const KalamScope *scope;
 	bool		qualify;		/* columns: there is more than one table */
+	bool		bare;			/* columns are handed on, not computed with */
 	Index		excluded;		/* the row proposed, in ON CONFLICT; 0: none */
 	List	  **params;			/* expressions that became $1, $2, … */
 	List	   *known;			/* expressions that stand in the statement already, */

@@ -284,6 +284,11 @@ cannot_fail(Node *node)
 			return true;
 		case T_RelabelType:
 			return cannot_fail((Node *) ((RelabelType *) node)->arg);
+		case T_CaseTestExpr:	/* below */
+			return true;
+		case T_ArrayCoerceExpr:
+			return cannot_fail((Node *) ((ArrayCoerceExpr *) node)->arg) &&
+				cannot_fail((Node *) ((ArrayCoerceExpr *) node)->elemexpr);
 		case T_FuncExpr:		/* now() */
 			return ((FuncExpr *) node)->args == NIL;
 		default:
@@ -291,13 +296,20 @@ cannot_fail(Node *node)
 	}
 }
 
-/* Is this known to the server as a type, not just as some text? */
+/* Has the server a form of its own for it? */
 static bool
-type_allowed(Oid type, ShipContext *cxt)
+is_native(Oid type, ShipContext *cxt)
 {
 	const KalamCap *cap = kalam_capability(cxt->scope->conn, 't', getBaseType(type));
 
 	return cap != NULL && !cap->kept;
+}
+
+/* Is this known to the server as a type, not just as some text? */
+static bool
+type_allowed(Oid type, ShipContext *cxt)
+{
+	return is_native(type, cxt) || kalam_compared(cxt->scope->conn, type) != NULL;
 }
 
 static bool
@@ -528,7 +540,8 @@ ship_relabel(RelabelType *expr, ShipContext *cxt)
 	Oid			from = getBaseType(exprType((Node *) expr->arg));
 	Oid			to = getBaseType(expr->resulttype);
 
-	if (from != to && !(is_text(from) && is_text(to)))
+	/* a cidr is an inet to the server, too */
+	if (from != to && !(is_text(from) && is_text(to)) && !(from == CIDROID && to == INETOID))
 		return false;
 	return ship((Node *) expr->arg, cxt);
 }
@@ -585,7 +598,7 @@ ship_min_max(MinMaxExpr *expr, ShipContext *cxt)
 	TypeCacheEntry *cache = lookup_type_cache(expr->minmaxtype, TYPECACHE_LT_OPR);
 
 	return kalam_operator_allowed(cxt->scope->conn, cache->lt_opr, expr->inputcollid) &&
-		type_allowed(expr->minmaxtype, cxt) && ship_list(expr->args, cxt);
+		is_native(expr->minmaxtype, cxt) && ship_list(expr->args, cxt);
 }
 
 /* IS DISTINCT FROM and NULLIF are made of "=". */
@@ -649,7 +662,7 @@ result_allowed(Oid type, ShipContext *cxt)
 {
 	Oid			element = get_element_type(type);
 
-	return type_allowed(OidIsValid(element) ? element : type, cxt);
+	return OidIsValid(element) ? is_native(element, cxt) : type_allowed(type, cxt);
 }
 
 static bool

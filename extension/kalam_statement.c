@@ -169,6 +169,26 @@ deparse_known_list(const char *before, List *nodes, KalamDeparse *cxt)
 	}
 }
 
+/* Columns that are handed on as they are stored need no mark; what was printed otherwise is printed so again. */
+static void
+deparse_outputs(const KalamStatement *statement, KalamDeparse *cxt)
+{
+	bool		plain = statement->groups == NIL && statement->sets == NIL && !statement->distinct &&
+		statement->distinct_on == NIL;
+	ListCell   *lc;
+
+	foreach(lc, statement->outputs)
+	{
+		appendStringInfoString(cxt->buf, lc == list_head(statement->outputs) ? "" : ", ");
+		cxt->bare = plain && IsA(lfirst(lc), Var);
+		if (cxt->bare)
+			kalam_deparse(lfirst(lc), cxt);
+		else
+			kalam_deparse_known(lfirst(lc), cxt);
+		cxt->bare = false;
+	}
+}
+
 static void
 deparse_order(List *order, KalamDeparse *cxt)
 {
@@ -236,7 +256,7 @@ kalam_deparse_statement(StringInfo buf, const KalamStatement *statement, List **
 		appendStringInfoString(buf, ") ");
 	if (statement->outputs == NIL)
 		appendStringInfoString(buf, "NULL");
-	deparse_known_list("", statement->outputs, &cxt);
+	deparse_outputs(statement, &cxt);
 	appendStringInfoString(buf, " FROM ");
 	deparse_from(from, &cxt);
 	deparse_conditions("WHERE", statement->conds, from->exists, &cxt);
@@ -324,6 +344,7 @@ kalam_deparse_change(StringInfo buf, const KalamChange *change, List **params)
 		deparse_joined_change(change, &cxt);
 	else
 		deparse_conditions("WHERE", change->conds, NIL, &cxt);
+	cxt.bare = true;
 	foreach(lc, change->returning)
 	{
 		appendStringInfoString(buf, lc == list_head(change->returning) ? " RETURNING " : ", ");

@@ -2,8 +2,9 @@
 
 A reader takes what people write in server SQL and gives that text; what PostgreSQL wrote comes out of it unchanged. A
 key form has equal bytes for values that are equal to PostgreSQL, however they are written. Those of ``ORDERED`` are in
-PostgreSQL's order, too; others are canonical texts, in no order that anything may rely on. The forms of numbers, bits
-and addresses follow the PostgreSQL documentation, "Data Types".
+PostgreSQL's order, too; others are canonical texts, in no order that anything may rely on. Where the text does as well
+(``ORDERED_TEXTS``, ``EQUAL_TEXTS``), conditions compare it as it is, which takes no function. The forms of numbers,
+bits and addresses follow the PostgreSQL documentation, "Data Types".
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_interface
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
 
 from kalamdb import composed
@@ -22,6 +24,8 @@ from kalamdb.errors import KalamError
 
 _DAY = 86_400_000_000
 _INT4, _INT8 = 2**31, 2**63
+#: keys that are remembered, of each type where they take long to make
+_REMEMBERED = lru_cache(maxsize=50_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,7 @@ def _read_timetz(text: str) -> str:
     return _zoned_text(*_zoned(text))
 
 
+@_REMEMBERED
 def _timetz_key(text: str) -> bytes:
     """By the moment, then by the zone: of one moment the easternmost is the least."""
     micros, east = _zoned(text)
@@ -177,8 +182,25 @@ def read_interval(text: str) -> tuple[int, int, int]:
     return sign * total["months"], sign * total["days"], sign * total["us"]
 
 
+#: as PostgreSQL writes it
+_PLAIN_INTERVAL = re.compile(r"(?:(-?\d+) years? ?)?(?:([+-]?\d+) mons? ?)?(?:([+-]?\d+) days? ?)?"
+                             r"(?:([+-]?)(\d+):(\d\d):(\d\d)(?:\.(\d{1,6}))?)?", re.ASCII)
+
+
 def _interval(text: str) -> tuple[int, int, int]:
-    found = _ENDLESS.get(text.strip().lower()) or read_interval(text)
+    plain = _PLAIN_INTERVAL.fullmatch(text) if text else None
+    if plain is not None:
+        years, months, days, sign, hours, minutes, seconds, fraction = plain.groups()
+        micros = 0
+        if hours is not None:
+            micros = ((int(hours) * 60 + int(minutes)) * 60 + int(seconds)) * 1_000_000
+            micros += int(fraction.ljust(6, "0")) if fraction else 0
+        return _in_range(text, (12 * int(years or 0) + int(months or 0), int(days or 0),
+                                -micros if sign == "-" else micros))
+    return _in_range(text, _ENDLESS.get(text.strip().lower()) or read_interval(text))
+
+
+def _in_range(text: str, found: tuple[int, int, int]) -> tuple[int, int, int]:
     months, days, micros = found
     if not (-_INT4 <= months < _INT4 and -_INT4 <= days < _INT4 and -_INT8 <= micros < _INT8):
         raise KalamError("22015", f'interval field value out of range: "{text}"')
@@ -208,6 +230,7 @@ def _read_interval(text: str) -> str:
     return word if word in _ENDLESS else interval_text(*_interval(text))
 
 
+@_REMEMBERED
 def _interval_key(text: str) -> bytes:
     """A month has 30 days and a day 24 hours, as where PostgreSQL compares."""
     months, days, micros = _interval(text)
@@ -294,11 +317,24 @@ def _read_cidr(text: str) -> str:
     return f"{_plain_address(address)}/{address.network.prefixlen}"
 
 
+@_REMEMBERED
 def _inet_key(text: str) -> bytes:
-    """Family, network, then the whole address."""
-    address = _address("inet", text)
-    bits = f"{int(address.ip):0{address.max_prefixlen}b}"
-    return bytes([address.version]) + _bits_key(bits[: address.network.prefixlen]) + address.ip.packed
+    """Family, network (as ``_bits_key`` has it), then the whole address."""
+    host, _, given = text.partition("/")
+    version, family = (6, AF_INET6) if ":" in host else (4, AF_INET)
+    packed = inet_pton(family, host)
+    length = int(given) if given else 8 * len(packed)
+    last = max(length - 1, 0) // 8
+    network = bytearray((version,))
+    for byte in packed[:last]:
+        network += bytes((byte, 9))
+    count = length - 8 * last
+    return bytes(network) + bytes((packed[last] >> 8 - count << 8 - count, count)) + packed
+
+
+def as_cidr(text: str) -> str:
+    """An inet's text as that of a cidr, which always has the number of bits."""
+    return text if "/" in text else text + ("/128" if ":" in text else "/32")
 
 
 def _shown_inet(data: bytes, at: int) -> tuple[str, int]:
@@ -333,9 +369,13 @@ def _read_padded(text: str) -> str:
     return text
 
 
-def _padded_key(text: str) -> bytes:
+def unpadded(text: str) -> str:
     """Blanks at the end do not count."""
-    return _text_key(text.rstrip(" "))
+    return text.rstrip(" ")
+
+
+def _padded_key(text: str) -> bytes:
+    return _text_key(unpadded(text))
 
 
 # ---------- json ----------
@@ -512,6 +552,10 @@ ORDERED: tuple[Kept, ...] = (
     Kept("macaddr", "macaddr", "macaddr", _mac_reader("macaddr", 6), _mac_key, _mac_shower(6)),
     Kept("macaddr8", "macaddr8", "macaddr8", _mac_reader("macaddr8", 8), _mac_key, _mac_shower(8)),
 )
+#: of these, whose texts are in PostgreSQL's order by code points, and equal where values are
+ORDERED_TEXTS = frozenset({"time", "bit", "varbit", "macaddr", "macaddr8"})
+#: whose texts are equal where values are
+EQUAL_TEXTS = ORDERED_TEXTS | {"timetz", "inet", "cidr"}
 SCALARS: tuple[Kept, ...] = (*ORDERED, *_ranges(), Kept("embedding", "embedding", "embedding", _read_vector))
 _BASIC = (
     ("bool", "boolean"), ("int2", "smallint"), ("int4", "integer"), ("int8", "bigint"), ("float4", "real"),

@@ -603,13 +603,13 @@ def _make() -> list[PgType]:
 _ARRAY_HEAD, _ARRAY_LENGTH = struct.Struct(">iiI"), struct.Struct(">i")
 
 
-def _array_binary_reader(element: PgType) -> BinaryReader:
+def _array_binary_reader(element: PgType, element_oid: int) -> BinaryReader:
     """The elements in one row, whatever the dimensions."""
 
     def read(data: bytes) -> Value:
         bad = KalamError("22P03", f"incorrect binary data format for type {element.display}[]")
         dimensions, _, oid = _ARRAY_HEAD.unpack_from(data)
-        if oid != element.oid or not 0 <= dimensions <= 6:
+        if oid != element_oid or not 0 <= dimensions <= 6:
             raise bad
         count, place = min(dimensions, 1), _ARRAY_HEAD.size + 8 * dimensions
         for dimension in range(dimensions):
@@ -631,14 +631,14 @@ def _array_binary_reader(element: PgType) -> BinaryReader:
     return read
 
 
-def _array(element: PgType, oid: int) -> PgType:
+def _array(element: PgType, oid: int, element_oid: int | None = None) -> PgType:
     """A parameter's type; no column is kept so. Its value is the tuple of its elements."""
 
     def read(text: str) -> Value:
         raise KalamError("0A000", "array parameters travel in binary only", hint="Use IN with its elements instead.")
 
     return PgType(f"{element.name}[]", oid, -1, f"{element.display}[]", "utf8", read, str,
-                  _array_binary_reader(element), lambda _: b"", is_key=False)
+                  _array_binary_reader(element, element_oid or element.oid), lambda _: b"", is_key=False)
 
 
 #: OIDs of the array types of basic types
@@ -646,6 +646,12 @@ _ARRAY_OIDS = {
     "bool": 1000, "bytea": 1001, "int2": 1005, "int4": 1007, "text": 1009, "varchar": 1015, "int8": 1016,
     "float4": 1021, "float8": 1022, "timestamp": 1115, "date": 1182, "timestamptz": 1185, "numeric": 1231,
     "uuid": 2951,
+}
+#: OIDs by which parameters of types kept as text are announced, and arrays of them; in each they travel as their texts
+KEPT_OIDS = {
+    "time": (1083, 1183), "timetz": (1266, 1270), "interval": (1186, 1187), "bpchar": (1042, 1014),
+    "bit": (1560, 1561), "varbit": (1562, 1563), "inet": (869, 1041), "cidr": (650, 651), "macaddr": (829, 1040),
+    "macaddr8": (774, 775),
 }
 
 
@@ -665,11 +671,13 @@ ARROW = PgType("kalam_arrow", ARROW_OID, -1, "kalam_arrow", "binary", _no_text, 
 _BY_NAME = {type_.name: type_ for type_ in (*TYPES, *map(_kept, kept.TYPES.values()))}
 _BY_OID = {type_.oid: type_ for type_ in (*TYPES, ARROW)}
 #: of parameters
-ARRAYS: dict[str, PgType] = {f"{name}[]": _array(_BY_NAME[name], oid) for name, oid in _ARRAY_OIDS.items()}
+ARRAYS: dict[str, PgType] = {f"{name}[]": _array(_BY_NAME[name], oid) for name, oid in _ARRAY_OIDS.items()} | {
+    f"{name}[]": _array(_BY_NAME[name], oid, element) for name, (element, oid) in KEPT_OIDS.items()}
 _BY_OID.update({type_.oid: type_ for type_ in ARRAYS.values()})
 TEXT = _BY_NAME["text"]
-#: announced by clients for what is text here: name, unknown, bpchar
-_BY_OID.update({19: TEXT, 705: TEXT, 1042: TEXT})
+#: announced by clients for what is text here: name, unknown
+_BY_OID.update({19: TEXT, 705: TEXT})
+_BY_OID.update({oid: _BY_NAME[name] for name, (oid, _) in KEPT_OIDS.items()})
 _ALIASES = {
     "boolean": "bool", "smallint": "int2", "integer": "int4", "int": "int4", "bigint": "int8", "real": "float4",
     "double precision": "float8", "double": "float8", "decimal": "numeric", "character varying": "varchar",

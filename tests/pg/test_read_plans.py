@@ -31,6 +31,11 @@ INSERT INTO c SELECT g % 500, g, 'c' || g % 20, 'c' || g % 4 FROM generate_serie
 CREATE TABLE u (id bigint PRIMARY KEY, n int, x text) USING kalamdb WITH (type = 'user', system_columns = 'false');
 INSERT INTO u SELECT g, g % 9, 'u' || g % 30 FROM generate_series(1, 1000) g;
 CREATE TABLE heap AS SELECT id, n, x FROM a;
+CREATE TYPE mood AS ENUM ('sad', 'ok');
+CREATE TABLE k (id bigint PRIMARY KEY, iv interval, t time, zoned timetz, ip inet, net cidr, mac macaddr, bits varbit,
+    ch char(5) COLLATE "C", en char(5) COLLATE english, mood mood, o oid, price money, r int4range)
+    USING kalamdb WITH (type = 'shared', system_columns = 'false');
+INSERT INTO k (id, iv) SELECT g, g * interval '1 hour' FROM generate_series(1, 100) g;
 CREATE FUNCTION unsteady(int) RETURNS int LANGUAGE plpgsql VOLATILE AS 'BEGIN RETURN $1; END';
 CREATE FUNCTION steady(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1; END';
 ANALYZE a; ANALYZE c; ANALYZE u; ANALYZE heap
@@ -132,7 +137,7 @@ LOCAL: dict[str, list[tuple[str, str]]] = {
         ("SELECT array_agg(DISTINCT d) FROM a", "array_agg"),
         ("SELECT array_agg(DISTINCT f ORDER BY f) FROM a", "array_agg"),
     ],
-    "the server has no arrays, records or intervals": [
+    "the server has no arrays, no records and no such intervals": [
         ("SELECT array_agg(ARRAY[id] ORDER BY id) FROM a", "array_agg"),
         ("SELECT n, array_agg(id ORDER BY id) FROM a GROUP BY n ORDER BY 2", "ORDER BY 2|ORDER BY 2$"),
         ("SELECT id FROM a WHERE m = (ARRAY[n, m])[1]", r"ARRAY|\["),
@@ -145,6 +150,18 @@ LOCAL: dict[str, list[tuple[str, str]]] = {
         ("SELECT id FROM a WHERE (n, m) < (3, 4)", "<"),
         ("SELECT id FROM a WHERE ROW(n, m) IS NULL", "ROW"),
         ("SELECT at - timestamp '2024-01-01', count(*) FROM a GROUP BY 1", "count| - "),
+    ],
+    "the server keeps it as text and knows of no order": [
+        ("SELECT id FROM k ORDER BY mood", "ORDER BY"),
+        ("SELECT id FROM k WHERE mood > 'sad'", ">"),
+        ("SELECT max(o), min(price) FROM k", "max|min"),
+        ("SELECT id FROM k ORDER BY price LIMIT 3", "ORDER BY|LIMIT"),
+        ("SELECT id FROM k ORDER BY r", "ORDER BY"),
+        ("SELECT id FROM k WHERE r = '[1,5)'", " = "),
+        ("SELECT r, count(*) FROM k GROUP BY r", "GROUP BY|count"),
+        ("SELECT id FROM k ORDER BY en", "ORDER BY"),
+        ("SELECT id FROM k WHERE GREATEST(t, '12:00') = '12:00'", "GREATEST"),
+        ("SELECT array_agg(ip ORDER BY id) FROM k", "array_agg"),
     ],
     "rows are still left out here": [
         ("SELECT id FROM a WHERE lower(x) = 'text 1' LIMIT 3", "LIMIT"),
@@ -320,6 +337,16 @@ SENT: dict[str, list[str]] = {
         "SELECT DISTINCT ON (m % 3) id, rank() OVER (ORDER BY id) FROM a",
         "SELECT DISTINCT ON (n) n, x, count(*) FROM a GROUP BY n, x ORDER BY n, count(*) DESC",
         "SELECT DISTINCT ON (a.n) c.sub FROM a LEFT JOIN c ON a.id = c.id ORDER BY a.n, c.sub",
+    ],
+    "types kept as text": [
+        "SELECT iv, count(*) FROM k WHERE iv > '1 day' GROUP BY iv HAVING max(t) < '12:00' ORDER BY iv",
+        "SELECT id FROM k WHERE ip = '10.0.0.1' OR ip BETWEEN '10.0.0.0' AND '10.1.0.0' ORDER BY ip DESC, id LIMIT 5",
+        "SELECT id FROM k WHERE ip = ANY (ARRAY(SELECT ip FROM k WHERE id < 9)) AND t IS DISTINCT FROM '24:00'",
+        "SELECT DISTINCT ch, mood FROM k WHERE mood IN ('ok', 'sad') AND ch <> 'a'", "SELECT min(iv), max(ip) FROM k",
+        "SELECT DISTINCT ON (net) net, id FROM k WHERE net >= '10.0.0.0/8' ORDER BY net, id",
+        "SELECT x.id FROM k x JOIN k y ON x.iv = y.iv LEFT JOIN k z ON z.mood = y.mood AND z.t > y.t",
+        "SELECT id, rank() OVER (PARTITION BY mood ORDER BY bits, mac) FROM k WHERE COALESCE(iv, '1 day') = '1 day'",
+        "SELECT id FROM k WHERE o = 5 AND price = '1.50' AND NULLIF(t, '1:00') IS NULL ORDER BY zoned, id",
     ],
     "arrays": [
         "SELECT array_agg(id ORDER BY id), array_agg(at ORDER BY n, id) FROM a", "SELECT n, array_agg(DISTINCT x)"

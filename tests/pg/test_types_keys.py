@@ -9,6 +9,7 @@ import pytest
 
 from .ddl import Session
 from .pair import Pair
+from .test_explain import scans
 from .values import KEPT, MADE, VALUES, literal
 
 pytestmark = pytest.mark.pg
@@ -143,3 +144,43 @@ def test_mixed_key(pair: Pair) -> None:
     pair.kalam.conn.execute(f"SELECT kalam_flush('{pair.kalam.schema}.t'::regclass)")
     pair.both("UPDATE t SET a = a + '1 s' WHERE k % 5 = 0")
     pair.both("DELETE FROM t WHERE f > 0")
+
+
+def scanned(pair: Pair, query: str) -> list[tuple[str, int]]:
+    """Of each scan of ours: how the server went about it, and how many rows it looked at."""
+    (found,) = pair.kalam.conn.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}".encode()).fetchall()
+    return [(scan["Server Path"], scan["Hot Rows"] + scan["Cold Rows"]) for scan in scans(found[0][0]["Plan"])]
+
+
+@pytest.mark.parametrize("type_", ["interval", "inet", "cidr", "time", "timetz", "char(5)", "varbit", "macaddr", "oid",
+                                   "money", "mood"])
+def test_looked_up(pair: Pair, type_: str) -> None:
+    """By the whole key: one value, a list, a parameter, an array, the rows of a nested loop; by the first column of
+    one; and rows of an order that is the key's. As much hot as cold."""
+    pair.setup(f"CREATE TABLE t (k int, v {type_} PRIMARY KEY) {{using}}; CREATE TABLE p (k int, v {type_}, "
+               f"PRIMARY KEY (v, k)) {{using}}; CREATE TABLE outside (v {type_})")
+    values = distinct_values(pair, type_)
+    for place, value in enumerate(values):
+        if place == len(values) // 2:
+            pair.kalam.conn.execute(f"SELECT kalam_flush('{pair.kalam.schema}.t'::regclass)")
+            pair.kalam.conn.execute(f"SELECT kalam_flush('{pair.kalam.schema}.p'::regclass)")
+        pair.setup(f"INSERT INTO t VALUES ({place}, {value}); INSERT INTO outside VALUES ({value}); "
+                   f"INSERT INTO p SELECT g, {value} FROM generate_series(1, 3) g")
+    pair.setup("ANALYZE outside")
+    one, two = values[0], values[-1]
+    pair.setup(f"PREPARE one AS SELECT k FROM t WHERE v = $1; PREPARE many ({type_}[]) AS SELECT k FROM t WHERE "
+               "v = ANY ($1); SET plan_cache_mode = force_generic_plan")
+    for query in (f"SELECT k FROM t WHERE v = {one}", f"SELECT k FROM t WHERE v IN ({one}, {two})",
+                  f"EXECUTE one ({two})", f"EXECUTE many (ARRAY[{one}, NULL, {two}, {one}])",
+                  "SELECT k FROM t WHERE v = (SELECT v FROM outside ORDER BY v LIMIT 1)",
+                  "SELECT t.k FROM outside o, LATERAL (SELECT * FROM t WHERE t.v = o.v OFFSET 0) t ORDER BY 1",
+                  f"UPDATE t SET k = k + 1 WHERE v = {one}", f"SELECT k FROM t WHERE v = {two} FOR UPDATE"):
+        pair.both(query)
+        if not query.startswith("UPDATE") and "FOR UPDATE" not in query:
+            assert [path for path, _ in scanned(pair, query)] == ["key lookup"], query
+    for query in (f"SELECT k FROM p WHERE v = {one} ORDER BY k",
+                  f"SELECT k FROM p WHERE v = {two} AND k > 1 ORDER BY k"):
+        pair.both(query)
+        assert [rows for _, rows in scanned(pair, query)] in ([3], [2]), query
+        assert "Filter:" not in pair.plan(query)
+    pair.setup("DEALLOCATE ALL; RESET plan_cache_mode")

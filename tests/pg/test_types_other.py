@@ -77,6 +77,13 @@ def test_table_of_text(db: Session, ns: str) -> None:
        f"OPTIONS (namespace '{ns}', \"table\" 'old')")
     db(f"INSERT INTO {ns}.old VALUES (1, '1 mon', '{{1.0}}')")
     assert db(f"SELECT i::text, a::text FROM {ns}.old WHERE i = '30 days'") == [("1 mon", "{1.0}")]
+    db(f"INSERT INTO {ns}.old VALUES (2, '30 days'), (3, '-9 days'), (4, '9 days')")
+    for sql, wanted in (("SELECT id FROM old ORDER BY i, id", [3, 4, 1, 2]),
+                        ("SELECT id FROM old WHERE i > '10 d'", [1, 2]),
+                        ("SELECT count(*)::int FROM old GROUP BY i ORDER BY i", [1, 1, 2]),
+                        ("SELECT id FROM old WHERE i IN ('9 d', '-9 d') ORDER BY i DESC", [4, 3]),
+                        ("SELECT extract(day FROM min(i))::int FROM old", [-9])):
+        assert db(sql.replace("old", f"{ns}.old")) == [(value,) for value in wanted], sql
     assert db(f"SELECT * FROM kalam_drift('{ns}.old')") == []
 
 

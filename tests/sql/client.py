@@ -229,7 +229,8 @@ def _parameter(param: tuple[str, str | None] | pa.RecordBatch) -> tuple[int, byt
         return ARROW_OID, sink.getvalue().to_pybytes()
     name, text = param
     kind = types.by_name(name)
-    return kind.oid, None if text is None else kind.encode(kind.read(text), 1)
+    oid = types.KEPT_OIDS[name][0] if name in types.KEPT_OIDS else kind.oid
+    return oid, None if text is None else kind.encode(kind.read(text), 1)
 
 
 def batch(**columns: tuple[str, Sequence[Any]]) -> pa.RecordBatch:

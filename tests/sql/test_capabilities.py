@@ -19,6 +19,7 @@ from kalamdb.sql.capabilities import (
     CapabilityRow,
     aggregates,
     capabilities,
+    compared,
     comparisons,
     conversions,
     scalars,
@@ -32,7 +33,7 @@ from support.server import KalamServer
 from .arguments import ARGUMENTS, arguments, literal, texts
 from .client import Client, Failed, Wire, batch
 from .proof import Call, Sides, agree, outcome, over
-from .values import VALUES
+from .values import KEPT, VALUES
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,12 @@ def remotely(row: CapabilityRow, columns: list[str]) -> str:
     return re.sub(r"\$(\d)", lambda found: f'"{columns[int(found.group(1)) - 1]}"', row[3])
 
 
-SCALARS = [*comparisons(), *scalars()]
+def is_kept(row: CapabilityRow) -> bool:
+    """Of types that have no literals in the server's SQL, but columns."""
+    return not {*row[2].split(",")}.isdisjoint({*KEPT, "anyenum"})
+
+
+SCALARS = [row for row in (*comparisons(), *scalars()) if not is_kept(row)]
 
 
 @pytest.mark.parametrize("row", SCALARS, ids=lambda row: f"{row[1]}({row[2]})")
@@ -184,6 +190,53 @@ def test_scalars_on_the_wire(row: CapabilityRow, sides: Sides, wired: tuple[Wire
         assert asked(sql, *params, ("int8", str(place))) == [wanted[place]], sql
 
 
+# ---------- types kept as text ----------
+@pytest.mark.parametrize("declared", ["itself", "text"])
+@pytest.mark.parametrize("row", [row for row in compared() if row[1] != "anyenum"], ids=lambda row: row[1])
+def test_types_kept_as_text(row: CapabilityRow, declared: str, sides: Sides, wired: tuple[Wire, str]) -> None:
+    """Of all pairs of values, in columns of the type, and in those of tables that are older than it and have text."""
+    wire, table = wired
+    _, name, announced, mark, _ = row
+    values = [*KEPT[name], None]
+    pairs = [(one, two) for one in values for two in values]
+    kind = name if declared == "itself" and announced != "text" else "text"
+    wire(f"DROP TABLE IF EXISTS {table}")
+    wire(f'CREATE SHARED TABLE {table} ("n" bigint, "a" {kind}, "b" {kind}, PRIMARY KEY ("n"))')
+    wire(f'INSERT INTO {table} ("n", "a", "b") FROM ARROW $1', batch(
+        n=("int8", list(range(len(pairs)))), a=(kind, [one for one, _ in pairs]), b=(kind, [two for _, two in pairs])))
+    operators = [each for each in comparisons() if each[2] == f"{name},{name}"] or [  # of cidr there are those of inet
+        each for each in comparisons() if each[2] == "inet,inet"]
+    local_name = f'"{name}"' if name == "char" else "varbit" if name == "bit" else name
+    listed = [f"({n}, {literal(one, local_name)}, {literal(two, local_name)})" for n, (one, two) in enumerate(pairs)]
+    rows = f"(VALUES {', '.join(listed)}) t(n, a, b)"
+
+    def marked(remote: str) -> str:
+        return re.sub(r'"([ab])"', lambda found: mark.replace("$1", found[0]), remote)
+
+    def agrees(local: str, remote: str) -> None:
+        wanted = sides.pg.run(f"SELECT {local}").column
+        assert [None if value is None else str(value) for value in wire(marked(remote)).column] == wanted, remote
+
+    for local, remote in [
+            *((f"(a {each[1]} b)", remotely(each, ["a", "b"])) for each in operators),
+            ("(a IS DISTINCT FROM b)", '("a" IS DISTINCT FROM "b")'), ("(a IN (b, NULL))", '("a" IN ("b", NULL))'),
+            ("(NULLIF(a, b) IS NULL)", '(NULLIF("a", "b") IS NULL)')]:
+        agrees(f"count({local}) FROM {rows}", f"SELECT count({remote}) FROM {table}")
+        agrees(f"n FROM {rows} WHERE {local} ORDER BY n", f'SELECT "n" FROM {table} WHERE {remote} ORDER BY "n"')
+    agrees(f"format('%s', coalesce(a, b)) FROM {rows} WHERE num_nulls(a, b) < 2 ORDER BY n",
+           f'SELECT COALESCE("a", "b") FROM {table} WHERE (("a" IS NOT NULL) OR ("b" IS NOT NULL)) ORDER BY "n"')
+    agrees(f"count(*) FROM {rows} GROUP BY a ORDER BY 1",
+           f'SELECT count(*) FROM {table} GROUP BY "a" ORDER BY count(*)')
+    agrees(f"count(DISTINCT b) FROM {rows}", f'SELECT count(DISTINCT "b") FROM {table}')
+    if len(operators) > 2:
+        agrees(f"n FROM {rows} ORDER BY a DESC NULLS LAST, b, n",
+               f'SELECT "n" FROM {table} ORDER BY "a" DESC NULLS LAST, "b" ASC NULLS LAST, "n" ASC NULLS LAST')
+    for word, of in ((each[1], each[2]) for each in aggregates()):
+        if of == name:
+            (found,) = wire(marked(f'SELECT {word}("a") FROM {table}')).column
+            assert sides.pg.value(f"SELECT {word}(a) = {literal(found, local_name)} FROM {rows}") == "t"
+
+
 def unequal(kind: str, texts: list[str]) -> list[str]:
     """Without what equals another and is written otherwise: which of them an aggregate meets first is no rule."""
     if kind not in ("numeric", "float4", "float8"):
@@ -207,7 +260,7 @@ FINITE = ("NaN", "Infinity", "-Infinity", "infinity", "-infinity")
 
 
 #: what takes any type is tried with each
-AGGREGATES = [row for row in aggregates() if row[2] != "anynonarray"] + [
+AGGREGATES = [row for row in aggregates() if row[2] != "anynonarray" and not is_kept(row)] + [
     (kind, name, each, remote, flags) for kind, name, args, remote, flags in aggregates() if args == "anynonarray"
     for each, _, _, _ in TYPES if each in ARGUMENTS]  # fmt: skip
 
@@ -277,7 +330,8 @@ def test_windows(row: CapabilityRow, sides: Sides) -> None:
         assert got == wanted, f"{row[3]}({args})"
 
 
-@pytest.mark.parametrize("row", [row for row in aggregates() if row[4] != "o"], ids=lambda row: f"{row[1]}({row[2]})")
+@pytest.mark.parametrize("row", [row for row in aggregates() if row[4] != "o" and not is_kept(row)],
+                         ids=lambda row: f"{row[1]}({row[2]})")
 def test_aggregates_over_windows(row: CapabilityRow, sides: Sides) -> None:
     kind = row[2] or "int4"
     kind = "int4" if kind == "any" else kind
@@ -293,7 +347,7 @@ def test_aggregates_over_windows(row: CapabilityRow, sides: Sides) -> None:
 
 
 def test_names_are_those_of_postgresql(sides: Sides) -> None:
-    for kind, name, args, _, _ in [*SCALARS, *variadic(), *aggregates(), *windows()]:
+    for kind, name, args, _, _ in [*comparisons(), *scalars(), *variadic(), *aggregates(), *windows()]:
         if kind == "operator":
             left, _, right = args.rpartition(",")
             found = sides.pg.value("SELECT to_regoperator($1)", f"pg_catalog.{name}({left or 'NONE'},{right})")

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from kalamdb.sql import capabilities
 
 from .client import Client, Wire, batch
-from .values import VALUES
+from .values import KEPT
+from .values import VALUES as BASIC
 
+VALUES = BASIC | KEPT
 OPERATORS = capabilities.EQUALITY + capabilities.ORDER
 DECLARED = {"bool": "boolean"}
 

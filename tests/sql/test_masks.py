@@ -31,6 +31,9 @@ COLUMNS: dict[str, tuple[str, list[Any]]] = {
     "float": ("float8", [0.0, -0.0, 1.5, math.inf, -math.inf, math.nan]),
     "bool": ("bool", [0, 1]), "text": ("text", ["", "a", "B", "ä", "aa"]), "bytea": ("bytea", [b"", b"a", b"\xff"]),
     "timestamptz": ("timestamptz", [0, 1, -(1 << 63), (1 << 63) - 1]),
+    "numeric": ("numeric", ["1", "1.0", "-2", "NaN"]),
+    "interval": ("interval", ["1 mon", "30 days", "31 days", "-00:00:01"]), "bpchar": ("bpchar", ["", "a", "a ", "b"]),
+    "inet": ("inet", ["10.0.0.1", "10.0.0.0/8", "9.0.0.1", "::1"]), "time": ("time", ["24:00:00", "12:00:00.5"]),
 }
 FAMILIES = list(COLUMNS)
 

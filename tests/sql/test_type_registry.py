@@ -30,9 +30,9 @@ def documented() -> list[str]:
         layout, _, flags = ROWS[type_.name]
         lines.append(f"| `{type_.display}` | {STORED[layout]} | `{layout}` | "
                      f"{'server' if type_.name in compared else 'PostgreSQL'} | {'yes' if 'key' in flags else 'no'} |")
-    ordered = {each.name for each in kept.ORDERED}
+    ordered = {row[1] for row in capabilities.compared()}
     for each in kept.SCALARS:
-        order = "PostgreSQL; server SQL" if each.name in ordered else "PostgreSQL"
+        order = "server" if each.name in ordered else "PostgreSQL"
         lines.append(f"| `{each.display}` | text | text | {order} | {'no' if each.key is None else 'yes'} |")
     return lines
 

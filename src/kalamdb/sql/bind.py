@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from kalamdb import types
+from kalamdb import kept, types
 from kalamdb.errors import KalamError
 from kalamdb.sql.predicate import (
     FAMILIES,
@@ -30,6 +30,7 @@ from kalamdb.sql.predicate import (
     Junction,
     Not,
     Value,
+    family_of,
 )
 from kalamdb.txn.api import TableDef
 from kalamdb.types import PgType
@@ -39,6 +40,11 @@ _COMPARISONS: dict[type[exp.Expr], str] = {
     exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
     exp.NullSafeEQ: "IS", exp.NullSafeNEQ: "IS NOT",
 }
+
+
+#: functions by which the wire dialect marks columns as values of a type kept as text, and the type's name
+MARK = "kalam_as_"
+MARKS: dict[str, str] = {MARK + each.name: each.name for each in kept.ORDERED}
 
 
 class NotSimple(Exception):
@@ -220,6 +226,17 @@ class Binder:
                 return Operand(self.params.type(index), index=index)
             case exp.Cast() if type(node) is exp.Cast:
                 return self._cast(node)
+            case exp.Anonymous() if str(node.this) in MARKS:
+                return self.column(self.marked(node))
+        raise NotSimple
+
+    def marked(self, node: exp.Expr) -> exp.Column:
+        """The column in ``kalam_as_inet("ip")``, which is of that type indeed; a text in it has to be read."""
+        if isinstance(node, exp.Anonymous) and len(node.expressions) == 1 and isinstance(
+                node.expressions[0], exp.Column):
+            found = self.column(node.expressions[0]).type
+            if found is not None and found.name == MARKS.get(str(node.this)):
+                return node.expressions[0]
         raise NotSimple
 
     def _negative(self, node: exp.Neg) -> Operand:
@@ -255,8 +272,11 @@ class Binder:
         source, wanted = operand.family, FAMILIES.get(target.name)
         if source is None or wanted is None:
             raise NotSimple
-        if source == wanted:
-            return Value(operand.index, operand.constant)
+        assert operand.type is not None
+        if source == wanted:  # of an address in the form of the other type
+            forms: dict[str, Callable[[Any], Any]] = {"cidr": kept.as_cidr, "inet": target.read}
+            return Value(operand.index, operand.constant,
+                         forms.get(target.name) if operand.type.name != target.name else None)
         convert: Callable[[Any], Any] | None = None
         if target.text_only and source == "text" and operand.index is not None:
             return Value(operand.index, None, target.read)
@@ -270,7 +290,7 @@ class Binder:
             return Value(None, None if operand.constant is None else convert(operand.constant))
         return Value(operand.index, None, convert)
 
-    def _sides(self, left: Operand, right: Operand) -> tuple[Field | Value, Field | Value, str]:
+    def _sides(self, op: str, left: Operand, right: Operand) -> tuple[Field | Value, Field | Value, str]:
         anchor = left.type if left.field is not None or right.type is None else right.type
         if right.field is not None and left.field is None:
             anchor = right.type
@@ -287,14 +307,16 @@ class Binder:
                 sides.append(operand.field)
             else:
                 raise NotSimple
-        return sides[0], sides[1], family
+        names = [each.type.name if each.field is not None and each.type is not None else anchor.name
+                 for each in (left, right)]
+        return sides[0], sides[1], family_of(op, names[0], names[1], family)
 
     def compare(self, op: str, left: exp.Expression, right: exp.Expression) -> Compare:
         return self._compared(op, self.operand(left), self.operand(right))
 
     def _compared(self, op: str, first: Operand, second: Operand) -> Compare:
         check_comparable(op, first, second)
-        one, two, family = self._sides(first, second)
+        one, two, family = self._sides(op, first, second)
         return Compare(op, one, two, family)
 
     # ---------- conditions ----------
@@ -340,7 +362,8 @@ class Binder:
 
     def _nullable(self, node: exp.Expression) -> Field | Value | Condition:
         inner = node.unnest()
-        if isinstance(inner, exp.Column | exp.Literal | exp.Null | exp.Parameter | exp.Cast | exp.Neg):
+        if isinstance(inner, exp.Column | exp.Literal | exp.Null | exp.Parameter | exp.Cast | exp.Neg) or (
+                isinstance(inner, exp.Anonymous) and str(inner.this) in MARKS):
             operand = self.operand(inner)
             if operand.field is not None:
                 return operand.field
@@ -359,7 +382,8 @@ class Binder:
             operand = Operand(element, index=parameter_index(part))
             check_comparable("=", item, operand)
             values.append(self.value(operand, item.type))
-        return InList(item.field, tuple(values), item.family, arrays=True)
+        family = family_of("=", item.type.name, item.type.name, item.family)
+        return InList(item.field, tuple(values), family, arrays=True)
 
     def _in(self, node: exp.In) -> Condition:
         if node.args.get("query") is not None or node.args.get("unnest") is not None or not node.expressions:
@@ -378,7 +402,7 @@ class Binder:
         for operand in operands:
             check_comparable("=", item, operand)
             values.append(self.value(operand, item.type))
-        return InList(item.field, tuple(values), item.family)
+        return InList(item.field, tuple(values), family_of("=", item.type.name, item.type.name, item.family))
 
 
 _NUMBERS = frozenset({"int", "float", "numeric"})
@@ -390,7 +414,7 @@ def check_comparable(op: str, left: Operand, right: Operand) -> None:
     one, two = left.family, right.family
     if one is None or two is None or one == two:
         return
-    if {one, two} <= _NUMBERS or {one, two} <= _MOMENTS:
+    if {one, two} <= _NUMBERS or {one, two} <= _MOMENTS or {one, two} == {"text", "bpchar"}:
         return
     assert left.type is not None
     assert right.type is not None

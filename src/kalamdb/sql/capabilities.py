@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from itertools import product
 
 from kalamdb import __version__, kept
+from kalamdb.sql.bind import MARK
 from kalamdb.sql.functions import SIGNATURES, Signature
+from kalamdb.sql.kinds import STORED_INTERVAL
 
 CapabilityRow = tuple[str, str, str, str, str]
 
@@ -38,9 +40,13 @@ TYPES: tuple[tuple[str, str, str, str], ...] = (
     ("json", "utf8", "json", ""),
     ("jsonb", "utf8", "jsonb", "key"),
 )
-#: kept as text, whose text is one for all equal values
+#: kept as text that is one for all equal values, and declared as text
 _WRITTEN_AS_EQUAL = ("char", "money", "name", "oid", "pg_lsn", "tsvector", "xid8")
+#: of these and of enums it is known which are equal, and no more
+WRITTEN_AS_EQUAL = (*(name for name in _WRITTEN_AS_EQUAL if name != "tsvector"), "anyenum")
 _REMOTE = {name: remote for name, _, remote, _ in TYPES}
+#: kinds of expressions whose type is kept as text, by its name in pg_catalog
+_KEPT = {STORED_INTERVAL if each.name == "interval" else each.name: each.name for each in kept.ORDERED}
 
 #: pairs of types whose comparison operators exist in PostgreSQL and are evaluated here
 COMPARABLE: tuple[tuple[str, str], ...] = (
@@ -54,19 +60,30 @@ COMPARABLE: tuple[tuple[str, str], ...] = (
     ("date", "date"),
     ("timestamp", "timestamp"),
     ("timestamptz", "timestamptz"),
+    *((each.name, each.name) for each in kept.ORDERED if each.name != "cidr"),  # which PostgreSQL compares as inet
 )
 
 
 def _comparison(name: str, left: str, right: str) -> CapabilityRow:
     flags = "plain"
-    if left == "text":
+    if left in ("text", "bpchar"):
         flags += " d" if name in EQUALITY else " c"
     return "operator", name, f"{left},{right}", f"($1 {name} $2)", flags
 
 
 def comparisons() -> list[CapabilityRow]:
     """What the store evaluates by itself."""
-    return [_comparison(name, left, right) for left, right in COMPARABLE for name in EQUALITY + ORDER]
+    made = [_comparison(name, left, right) for left, right in COMPARABLE for name in EQUALITY + ORDER]
+    return made + [_comparison(name, each, each) for each in WRITTEN_AS_EQUAL for name in EQUALITY]
+
+
+def compared() -> Iterator[CapabilityRow]:
+    """Types kept as text that conditions, groups and orders may name: the type by which parameters are announced, and
+    how a column is written, which may be an older table's and declared as text."""
+    for each in kept.ORDERED:
+        yield "compared", each.name, each.name, f"{MARK}{each.name}($1)", ""
+    for name in WRITTEN_AS_EQUAL:
+        yield "compared", name, "text", "$1", ""
 
 
 # ---------- operators and functions ----------
@@ -112,7 +129,7 @@ def _flags(signature: Signature) -> str:
 
 
 def _args(signature: Signature) -> str:
-    return ",".join(signature.args).replace("text[]", "_text")
+    return ",".join(_KEPT.get(name, name) for name in signature.args).replace("text[]", "_text")
 
 
 def _template(signature: Signature) -> str:
@@ -132,8 +149,8 @@ def _sendable(signature: Signature) -> bool:
         return False  # PostgreSQL's % takes two of one type
     if signature.name.startswith("kalam_"):
         return False  # not PostgreSQL's
-    return signature.supported and bool(signature.args) and {*signature.args, signature.result} <= {
-        *_REMOTE, "text[]"}
+    return signature.supported and bool(signature.args) and {*signature.args, signature.result} - {"$1"} <= {
+        *_REMOTE, *_KEPT, "text[]"}
 
 
 def scalars() -> Iterator[CapabilityRow]:
@@ -185,7 +202,11 @@ FLOATS = frozenset({"float4", "float8"})
 def _aggregate_flags(signature: Signature) -> str:
     if signature.name in _ORDERED:
         return "o"
-    return "c" if signature.args == ("text",) else ""
+    return "c" if signature.args[0] in ("text", "bpchar") and len(signature.args) == 1 else ""
+
+
+#: PostgreSQL rounds a sum of real at each row, and has no least or greatest of these
+_OTHERWISE = frozenset({("sum", "float4"), *product(("min", "max"), ("cidr", "bit", "varbit", "macaddr", "macaddr8"))})
 
 
 def aggregates() -> Iterator[CapabilityRow]:
@@ -193,8 +214,8 @@ def aggregates() -> Iterator[CapabilityRow]:
     yield "aggregate", "count", "any", "count", ""
     yield "aggregate", "array_agg", "anynonarray", "array_agg", "o"
     for each in SIGNATURES:
-        if each.aggregate and _sendable(each) and (each.name, each.args) != ("sum", ("float4",)):  # rounded at each row
-            yield "aggregate", each.name, ",".join(each.args), each.name, _aggregate_flags(each)
+        if each.aggregate and _sendable(each) and (each.name, *each.args) not in _OTHERWISE:
+            yield "aggregate", each.name, _args(each), each.name, _aggregate_flags(each)
 
 
 def windows() -> Iterator[CapabilityRow]:
@@ -220,5 +241,5 @@ def capabilities(server_id: str, node_id: int) -> list[CapabilityRow]:
     """All rows: facts about the server, then types, operators and functions."""
     facts = {"version": __version__, "protocol": "1", "server_id": server_id, "node_id": str(node_id),
              "grouping_sets": "true"}
-    return [*(("info", name, "", value, "") for name, value in facts.items()), *types(), *comparisons(), *scalars(),
-            *variadic(), *conversions(), *aggregates(), *windows()]
+    return [*(("info", name, "", value, "") for name, value in facts.items()), *types(), *compared(), *comparisons(),
+            *scalars(), *variadic(), *conversions(), *aggregates(), *windows()]

@@ -260,6 +260,8 @@ def _convert(typed: Typed, target: Kind, *, explicit: bool) -> Typed | None:
         if target.typmod != -1:
             raise KalamError("0A000", "casts to timestamps of fewer digits are not supported")
         return typed if source.name == target.name else _to_moment(typed, target)
+    if source.name == "cidr" and target.name == "inet":  # without the number of all bits
+        return Typed(f"regexp_replace({typed.sql}, '^([^:]*)/32$|/128$', '\\1')", target)
     if source.name == "json" and target.name == "jsonb":
         return Typed(f"kalam_j_canonical({typed.sql})", target)
     if source.name == "jsonb" and target.name == "json":

@@ -775,6 +775,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("j_exists", (_V, _V), _B, json_exists), Function("j_any", (_V, _L), _B, json_exists_any),
     Function("j_all", (_V, _L), _B, json_exists_all), Function("j_canonical", (_V,), _V, types.canonical_jsonb),
     *(Function("key_" + each.name, (_V,), "BLOB", each.key) for each in kept.ORDERED if each.key is not None),
+    *(Function("as_" + each.name, (_V,), _V, each.read) for each in kept.ORDERED),
     *(Function("old_" + name, (_V,), duck, partial(read_integer, display=display, bits=bits, old=True))
       for name, duck, display, bits in (("int2", "SMALLINT", "smallint", 16), ("int4", _I, "integer", 32),
                                         ("int8", "BIGINT", "bigint", 64))),

@@ -18,7 +18,7 @@ from kalamdb import types
 from kalamdb.errors import KalamError
 from kalamdb.numbers import read_numeric
 from kalamdb.sql import fields, functions
-from kalamdb.sql.bind import Params, identifier, parameter_index, place_of
+from kalamdb.sql.bind import MARKS, Params, identifier, parameter_index, place_of
 from kalamdb.sql.casts import (
     Typed,
     cast,
@@ -34,17 +34,19 @@ from kalamdb.sql.functions import Signature, failure
 from kalamdb.sql.guard import junction, may_fail
 from kalamdb.sql.kinds import (
     BOOL,
+    EQUALITIES,
     FLOAT8,
     INT4,
     INT8,
     INTEGERS,
     JSONS,
     KEPT,
-    KEYED,
     MOMENTS,
     NUMBERS,
     NUMERIC,
+    ORDERS,
     RAW,
+    STORED_INTERVAL,
     STRINGS,
     TEXT,
     TIMESTAMP,
@@ -210,8 +212,8 @@ class Expressions:
             what = "an equality" if equality else "an ordering"
             raise KalamError("42883", f"could not identify {what} operator for type json",
                              position=None if node is None else place_of(node))
-        if name in KEYED:
-            return f"{KEYED[name]}({typed.sql})"
+        if name in ORDERS:
+            return (EQUALITIES if equality else ORDERS)[name].replace("$1", typed.sql)
         if name == "jsonb" or name in KEPT:
             raise not_supported(f"{'grouping' if equality else 'ordering'} by {typed.kind.display}", node)
         return typed.sql
@@ -318,10 +320,15 @@ class Expressions:
             one_key, two_key = (f"kalam_n_key({numeric_text(each).sql})" for each in (one, two))
             return Typed(f"({one_key} {sign} {two_key})", BOOL)
         if name in KEPT:
-            one, two = (Typed(self.sort_key(each, node), kind("bytea")) for each in (one, two))
+            one, two = self._kept_keys(sign, one, two, node)
         if one.kind.is_array:
             raise not_supported("comparing arrays", node)
         return Typed(f"({one.sql} {sign} {two.sql})", BOOL)
+
+    def _kept_keys(self, sign: str, one: Typed, two: Typed, node: exp.Expr | None) -> tuple[Typed, Typed]:
+        equality = _SHOWN.get(sign, sign) in ("=", "<>")
+        left, right = (self.sort_key(each, node, equality=equality) for each in (one, two))
+        return Typed(left, kind("bytea")), Typed(right, kind("bytea"))
 
     def _compare_jsonb(self, sign: str, one: Typed, two: Typed, node: exp.Expr | None) -> Typed:
         if sign not in ("=", "<>"):
@@ -345,6 +352,10 @@ class Expressions:
             return self._numbers(one, two)
         if names <= STRINGS:
             return one, two
+        if names <= {*STRINGS, "bpchar"}:
+            return to_text(one), to_text(two)
+        if names == {"inet", "cidr"}:
+            return self.cast(one, kind("inet")), self.cast(two, kind("inet"))
         if names <= MOMENTS:
             target = TIMESTAMPTZ if "timestamptz" in names else TIMESTAMP
             return self.cast(one, target), self.cast(two, target)
@@ -417,13 +428,17 @@ class Expressions:
         parts = []
         for part, element in zip(node.expressions, elements, strict=True):
             index = parameter_index(part)
-            self._alike("=", item, null(kind(element.name)), node)
+            self._alike("=", item, null(of_column(element, -1)), node)
             form, sql = "a", item.sql
             if item.kind.name == "numeric":
                 form, sql = "k", f"kalam_n_key({numeric_text(item).sql})"
             elif item.kind.name in RAW and item.exact is not None:
                 form, sql = "r", item.exact
-            if item.kind.name != element.name and not {item.kind.name, element.name} <= INTEGERS | STRINGS:
+            elif element.name in _KEPT_NAMES and (EQUALITIES[item.kind.name] != "$1" or item.kind.name != element.name):
+                form, sql = "k", f"kalam_key_{element.name}({item.sql})"
+            if _element_name(item.kind) != element.name and not (
+                    {item.kind.name, element.name} <= INTEGERS | STRINGS or
+                    {item.kind.name, element.name} == {"inet", "cidr"}):
                 raise not_supported(f"IN an array of {element.display}", node)
             parts.append(f"(CASE WHEN \0e{index}\0 THEN FALSE ELSE {sql} IN (\0{form}{index}\0) END)")
         return Typed(f"({' OR '.join(parts)})", BOOL)
@@ -437,7 +452,7 @@ class Expressions:
         if element is None:
             raise not_supported(f"{function_name(node)} of this", node)
         before = self._each.get(index)
-        self._each[index] = Typed(f"\0v{index}\0", NUMERIC if element.name == "numeric" else kind(element.name), True)
+        self._each[index] = Typed(f"\0v{index}\0", of_column(element, -1), True)
         sql = self.condition(node.expressions[1], frame, "ANY")
         del self._each[index]
         if before is not None or "\0o" in sql:
@@ -476,7 +491,7 @@ class Expressions:
         if one.kind.name in JSONS:
             raise not_supported(f"{sign} {word} of {one.kind.display}", left)
         if one.kind.name in KEPT:
-            one, two = (Typed(self.sort_key(each, left), kind("bytea")) for each in (one, two))
+            one, two = self._kept_keys(sign, one, two, left)
         if one.kind.name == "numeric" and not (one.kind.fixed and two.kind.fixed):
             one, two = (Typed(f"kalam_n_key({numeric_text(each).sql})", kind("bytea")) for each in (one, two))
         return Typed(f"({one.sql} {sign} {word}(SELECT {two.sql} FROM ({sql}) q))", BOOL)
@@ -1122,6 +1137,19 @@ class Expressions:
             return Typed(length, INT4)
         return Typed(f"CASE WHEN {self.cast(args[1], INT4).sql} = 1 THEN nullif({length}, 0) END", INT4)
 
+    def _marked(self, node: exp.Expr, frame: Frame) -> Typed:
+        """kalam_as_inet(column): the column, or the text in it read as such a value."""
+        assert isinstance(node, exp.Anonymous)
+        name = MARKS[function_name(node)]
+        if len(node.expressions) != 1:
+            raise no_function(function_name(node), [], node)
+        inner = self.known(node.expressions[0], frame)
+        if inner.kind.name in STRINGS:
+            return Typed(f"kalam_as_{name}({inner.sql})", of_column(types.by_name(name), -1))
+        if _element_name(inner.kind) != name:
+            raise no_function(function_name(node), [inner], node)
+        return inner
+
     def _row(self, node: exp.Expr, frame: Frame) -> Typed:
         raise not_supported("a row as a value", node)
 
@@ -1142,6 +1170,14 @@ class Expressions:
 
 
 # ---------- helpers ----------
+_KEPT_NAMES = frozenset(MARKS.values())
+
+
+def _element_name(of: Kind) -> str:
+    """The type's name in pg_catalog."""
+    return "interval" if of.name == STORED_INTERVAL else of.name
+
+
 def number(text: str) -> Typed:
     """A number written in the statement: integer, bigint or numeric."""
     digits = text.lstrip("-")
@@ -1248,5 +1284,5 @@ _SPECIAL: dict[str, Callable[[Expressions, exp.Expr, Frame], Typed]] = {
     "grouping": Expressions._grouping,
     "row": Expressions._row, "array": Expressions._array_query, "cardinality": Expressions._cardinality,
     "array_length": Expressions._cardinality, "kalam_any": Expressions._each_element,
-    "kalam_all": Expressions._each_element,
+    "kalam_all": Expressions._each_element, **dict.fromkeys(MARKS, Expressions._marked),
 }

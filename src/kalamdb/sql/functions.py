@@ -17,7 +17,7 @@ from string import ascii_lowercase, ascii_uppercase
 
 from kalamdb.errors import KalamError
 from kalamdb.sql import fields
-from kalamdb.sql.kinds import Kind, category, implicit, preferred
+from kalamdb.sql.kinds import ORDERS, Kind, category, implicit, preferred
 from kalamdb.sql.native import failure as failure
 
 _OVER, _UNDER = failure("22003", "value out of range: overflow"), failure("22003", "value out of range: underflow")
@@ -365,6 +365,10 @@ def _extremes() -> Iterator[str]:
     for name in ("int2", "int4", "int8", "float4", "float8", "text", "date", "timestamp", "timestamptz", "interval"):
         for aggregate in ("min", "max"):
             yield f"{aggregate}({name}) {name} agg[{aggregate}($1)]"
+    for name, key in ORDERS.items():
+        for aggregate in ("min", "max"):
+            call = f"{aggregate}($1)" if key == "$1" else f"arg_{aggregate}($1, {key})"
+            yield f"{aggregate}({name}) $1 agg[{call}]"
     yield "min(numeric) numeric agg[arg_min($1, kalam_n_key($1))]"
     yield "max(numeric) numeric agg[arg_max($1, kalam_n_key($1))]"
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from kalamdb import kept
+
 #: what is written between quotes: constants and names
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"")
 #: a cast of one constant or parameter fails for all rows or for none
@@ -21,7 +23,7 @@ _SURE = frozenset("""
     and or not in is when then else from case values distinct any all coalesce least greatest nullif ifnull lower
     upper length strlen bit_length octet_length starts_with contains prefix suffix instr strpos trim ltrim rtrim
     reverse isnan isinf isfinite list_contains list_value row struct_pack concat len array_length
-""".split())  # noqa: SIM905 - as a text it is read more easily
+""".split()) | {f"kalam_key_{each.name}" for each in kept.ORDERED}  # noqa: SIM905 - as a text it is read more easily
 _ARITHMETIC = re.compile(r"[+*/%~^&]|<<|>>|->|\||[\w\])]\s*-\s*[\w($]")
 _CHANGING = re.compile(r"\b(?:random|uuid|gen_random_uuid|nextval)\(", re.IGNORECASE)
 #: branches within branches, and characters that may be written twice, once more for each level of nesting

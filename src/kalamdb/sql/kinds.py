@@ -122,14 +122,18 @@ NUMBERS = frozenset({*_INTEGERS, "numeric", "float4", "float8"})
 MOMENTS = frozenset({"date", "timestamp", "timestamptz"})
 STRINGS = frozenset({"text", "varchar"})
 JSONS = frozenset({"json", "jsonb"})
-#: types kept as text, and of these the ones that are ordered by ``kalam_key_…``
+#: types kept as text
 KEPT = frozenset(_PG_TYPES) - {type_.name for type_ in types.TYPES}
-KEYED = {STORED_INTERVAL if each.name == "interval" else each.name: f"kalam_key_{each.name}" for each in kept.ORDERED}
+#: of these the ones with an order: by what values are sorted, and what of equal values is equal
+ORDERS = {STORED_INTERVAL if each.name == "interval" else each.name:
+          "$1" if each.name in kept.ORDERED_TEXTS else f"kalam_key_{each.name}($1)" for each in kept.ORDERED} | {
+    "bpchar": "rtrim($1, ' ')"}
+EQUALITIES = ORDERS | dict.fromkeys(kept.EQUAL_TEXTS, "$1")
 #: types whose columns are handed on, ordered and compared as they are stored
 RAW = frozenset({"timestamp", "timestamptz", "uuid"})
 _LADDERS = (("int2", "int4", "int8", "numeric", "float4", "float8"), ("date", "timestamp", "timestamptz"))
 _IMPLICIT = {(one, two) for ladder in _LADDERS for place, one in enumerate(ladder) for two in ladder[place + 1 :]} | {
-    ("varchar", "text"), ("text", "varchar"),
+    ("varchar", "text"), ("text", "varchar"), ("cidr", "inet"),
 }
 _PREFERRED = frozenset({"float8", "text", "timestamptz", "bool", "interval"})
 

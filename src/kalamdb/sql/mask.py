@@ -1,19 +1,22 @@
 """Conditions on record batches: the same tree that ``predicate`` compiles for SQLite, as a mask over columns.
 
 The truth of every row is the same as SQLite's: three-valued, text and blobs by bytes, NaN equal to itself and above all
-other numbers. What has no such mask (numerics, floats against floats, values against values) gives None, and SQLite
-decides.
+other numbers. Numerics and types kept as text whose order is not their texts' are compared in Python, each text of a
+batch once. What has no such mask (floats against floats, values against values) gives None, and SQLite decides.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kalamdb import kept
 from kalamdb.sql.predicate import (
+    KEYED,
     Boolean,
     Compare,
     Condition,
@@ -35,10 +38,15 @@ _Made = Callable[[pa.RecordBatch, Params], Any]
 _TYPES = {
     "bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string(), "bytea": pa.binary(),
     "uuid": pa.binary(), "date": pa.int64(), "timestamp": pa.int64(), "timestamptz": pa.int64(),
+    **{name: pa.string() for name in kept.ORDERED_TEXTS},
 }
 _OPERATORS = {
     "=": pc.equal, "<>": pc.not_equal, "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal,
     "IS": pc.equal, "IS NOT": pc.equal,
+}
+_TESTS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq, "<>": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+    "IS": operator.eq, "IS NOT": operator.eq,
 }
 _SWAPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
@@ -124,7 +132,7 @@ def _junction(node: Junction) -> _Made:
 
 
 def _compare(node: Compare) -> _Made:
-    if node.family not in _TYPES:
+    if node.family not in _TYPES and node.family not in KEYED:
         raise _NoMask
     left, right, op = node.left, node.right, node.op
     if isinstance(left, Value) and isinstance(right, Field):
@@ -132,10 +140,37 @@ def _compare(node: Compare) -> _Made:
     if not isinstance(left, Field):
         raise _NoMask
     family = node.family
-    test = _between(left, right, op, family) if isinstance(right, Field) else _against(left, right, op, family)
+    if family in KEYED:
+        if isinstance(right, Field):
+            raise _NoMask
+        test = _by_key(left, right, op, family)
+    else:
+        test = _between(left, right, op, family) if isinstance(right, Field) else _against(left, right, op, family)
     if op == "IS NOT":
         return lambda batch, params: pc.invert(test(batch, params))
     return test
+
+
+def each_text(array: pa.Array, test: Callable[[str], bool]) -> pa.Array:
+    """A test's truth for each text, which is asked once for those that are the same; null of null."""
+    coded = array.dictionary_encode()
+    found = pa.array([test(text) for text in coded.dictionary.to_pylist()], pa.bool_())
+    return found.take(coded.indices)
+
+
+def _by_key(left: Field, right: Value, op: str, family: str) -> _Made:
+    column, key, test = _column(left, family), KEYED[family], _TESTS[op]
+    nullable = op.startswith("IS")
+
+    def compared(batch: pa.RecordBatch, params: Params) -> Any:
+        array, value = column(batch, params), right.get(params)
+        if value is None:
+            return pc.is_null(array) if nullable else pa.nulls(len(array), pa.bool_())
+        bound = key(value)
+        found = each_text(array, lambda text: test(key(text), bound))
+        return pc.fill_null(found, False) if nullable else found
+
+    return compared
 
 
 def _between(left: Field, right: Field, op: str, family: str) -> _Made:
@@ -185,9 +220,11 @@ def _float_test(op: str, array: pa.Array, scalar: Any) -> Any:
 
 
 def _in_list(node: InList) -> _Made:
-    if node.family not in _TYPES or node.family == "float" or not isinstance(node.item, Field):
+    if not isinstance(node.item, Field) or node.family == "float" or (
+            node.family not in _TYPES and node.family not in KEYED):
         raise _NoMask
-    column, wanted, family = _column(node.item, node.family), _TYPES[node.family], node.family
+    column, wanted, family = _column(node.item, node.family), _TYPES.get(node.family), node.family
+    key = KEYED.get(family)
 
     def member(batch: pa.RecordBatch, params: Params) -> Any:
         array = column(batch, params)
@@ -195,7 +232,11 @@ def _in_list(node: InList) -> _Made:
         if not listed:  # nothing is among no values, not even NULL
             return pa.repeat(pa.scalar(False), batch.num_rows)
         known = [bool(each) if family == "bool" else each for each in listed if each is not None]
-        found = pc.is_in(array, pa.array(known, wanted))
+        if key is not None:
+            keys = node.members(params).keys
+            found = each_text(array, lambda text: key(text) in keys)
+        else:
+            found = pc.is_in(array, pa.array(known, wanted))
         unknown = pc.is_null(array)
         if len(known) < len(listed):  # … IN (…, NULL): true or unknown
             unknown = pc.or_(unknown, pc.invert(found))

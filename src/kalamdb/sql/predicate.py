@@ -30,7 +30,12 @@ FAMILIES: dict[str, str] = {
     "timestamp": "timestamp", "timestamptz": "timestamptz",
     **{each.name: "inet" if each.name == "cidr" else each.name for each in kept.ORDERED},
 }
-_KEPT = {each.name: each.key for each in kept.ORDERED if each.key is not None}
+#: by what order values of these are compared
+_KEPT: dict[str, Callable[[Any], Any]] = {
+    each.name: each.key for each in kept.ORDERED if each.key is not None and each.name not in kept.ORDERED_TEXTS
+} | {"bpchar": kept.unpadded}
+#: operators of equality
+EQUALITY = frozenset({"=", "<>", "IS", "IS NOT"})
 SEQ, USERID = -1, -2
 #: of IN, that are bound one by one
 FEW_VALUES = 100
@@ -74,6 +79,11 @@ class Compare:
     left: Operand
     right: Operand
     family: str
+
+
+def family_of(op: str, left: str, right: str, family: str) -> str:
+    """By what two values of these types are compared: where equal values have one text, that."""
+    return "text" if op in EQUALITY and left == right and left in kept.EQUAL_TEXTS else family
 
 
 class Given(tuple[Any, ...]):
@@ -176,6 +186,8 @@ def float_key(value: float) -> tuple[int, float]:
 
 
 _KEYS: dict[str, Callable[[Any], Any]] = {"numeric": numeric_key, "float": float_key, **_KEPT}
+#: families whose values are strings that take a key to be compared
+KEYED = {"numeric": numeric_key, **_KEPT}
 
 
 # ---------- evaluation in Python ----------
@@ -324,6 +336,7 @@ class _Compiler:
 #: how a stored column of a family is written in SQLite where its storage does not order by itself
 SQLITE_OPERANDS: dict[str, str] = {
     "numeric": NUMERIC_FUNCTION + "({})", **{name: key_function(name) + "({})" for name in _KEPT},
+    "bpchar": "rtrim({}, ' ')",
 }
 #: how a value of such a family is bound
 SQLITE_VALUES: dict[str, Callable[[Any], Any]] = {

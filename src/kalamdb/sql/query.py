@@ -20,7 +20,7 @@ from sqlglot import exp
 from kalamdb import types
 from kalamdb.api import Column, Result, Row
 from kalamdb.errors import KalamError
-from kalamdb.order import numeric_bytes
+from kalamdb.order import part_encoder
 from kalamdb.sql import access, coerce, native
 from kalamdb.sql.bind import Params
 from kalamdb.sql.cursors import BatchSource, Source, ThreadSource
@@ -292,7 +292,8 @@ def _elements(form: str, element: PgType, values: Sequence[Any] | None) -> str:
     if form == "e":
         return "TRUE" if values is not None and not values else "FALSE"
     if form == "k":
-        element, values = types.by_name("bytea"), [each and numeric_bytes(each) for each in values or (None,)]
+        key = part_encoder(element.name)
+        element, values = types.by_name("bytea"), [None if each is None else key(each) for each in values or (None,)]
     elif form == "r":
         element = _stored_as(element)
     return ", ".join(native.literal(element, each) for each in values or (None,))

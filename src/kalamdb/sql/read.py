@@ -459,6 +459,10 @@ def limit_of(tree: exp.Select, params: Params) -> Value | None:
 
 def order_position(item: exp.Expr, binder: Binder, positions: Sequence[int], columns: Sequence[Column]) -> int:
     """The column that an item of ORDER BY names: of the output first, as PostgreSQL has it. Raises NotSimple."""
+    if isinstance(item, exp.Ordered) and isinstance(item.this, exp.Anonymous):
+        operand = binder.column(binder.marked(item.this))
+        assert operand.field is not None
+        return operand.field.position
     if not isinstance(item, exp.Ordered) or not isinstance(item.this, exp.Column):
         raise NotSimple
     if item.this.args.get("table") is None and isinstance(item.this.this, exp.Identifier):
