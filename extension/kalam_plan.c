@@ -526,7 +526,8 @@ plan_step(PlannerInfo *root, RelOptInfo *rel, ForeignPath *path, List *tlist, Pl
 	KalamRelInfo *info = rel->fdw_private;
 	KalamRelInfo *from = info->steps ? info->from : info;
 	KalamStatement statement = {.from = from, .scope = &info->scope, .conds = from->conds, .groups = info->groups,
-	.sets = info->sets, .having = info->having, .nonempty = info->nonempty, .distinct = info->distinct, .distinct_on = info->distinct_on};
+	.sets = info->sets, .having = info->having, .nonempty = info->nonempty, .qualify = info->qualify,
+	.distinct = info->distinct, .distinct_on = info->distinct_on};
 	List	   *params = NIL;
 	List	   *attrs = NIL;
 	List	   *outputs;

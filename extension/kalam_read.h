@@ -122,6 +122,7 @@ typedef struct KalamRelInfo
 	List	   *sets;			/* GROUPING SETS: lists of references to scope.group_keys */
 	List	   *having;
 	bool		nonempty;		/* GROUP BY values known here: one group, but none of no rows */
+	List	   *qualify;		/* what values of windows must satisfy */
 	bool		distinct;
 	List	   *distinct_on;
 	RelOptInfo *input;			/* of ORDER BY and LIMIT: the relation whose plan it becomes */
@@ -176,6 +177,7 @@ typedef struct KalamStatement
 	List	   *sets;			/* of groups */
 	List	   *having;
 	bool		nonempty;
+	List	   *qualify;
 	bool		distinct;
 	List	   *distinct_on;
 	List	   *order;

@@ -264,6 +264,7 @@ kalam_deparse_statement(StringInfo buf, const KalamStatement *statement, List **
 	deparse_conditions(statement->nonempty ? "HAVING (count(*) > 0) AND" : "HAVING", statement->having, NIL, &cxt);
 	if (statement->nonempty && statement->having == NIL)
 		appendStringInfoString(buf, " HAVING (count(*) > 0)");
+	deparse_conditions("QUALIFY", statement->qualify, NIL, &cxt);
 	deparse_order(statement->order, &cxt);
 	deparse_number(" LIMIT ", statement->limit, &cxt);
 	deparse_number(" OFFSET ", statement->offset, &cxt);

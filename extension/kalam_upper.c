@@ -275,6 +275,53 @@ window_allowed(KalamRelInfo *info, WindowClause *window, List *tlist)
 	return true;
 }
 
+/*
+ * What PostgreSQL has taken from a query above, which thereby no longer asks for
+ * it: a window may stop where its value, which only grows (or only falls), does
+ * not satisfy a comparison any more, and gives no rows that do not.
+ */
+#if PG_VERSION_NUM >= 170000
+static bool
+add_run_conditions(Node *node, List **conds)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, WindowFunc))
+	{
+		WindowFunc *func = (WindowFunc *) node;
+		ListCell   *lc;
+
+		foreach(lc, func->runCondition)
+		{
+			WindowFuncRunCondition *cond = lfirst_node(WindowFuncRunCondition, lc);
+			WindowFunc *value = copyObject(func);
+			Expr	   *left = cond->wfunc_left ? (Expr *) value : cond->arg;
+			Expr	   *right = cond->wfunc_left ? cond->arg : (Expr *) value;
+
+			value->runCondition = NIL;
+			*conds = list_append_unique(*conds, make_opclause(cond->opno, BOOLOID, false, left, right, InvalidOid,
+															  cond->inputcollid));
+		}
+	}
+	return expression_tree_walker(node, add_run_conditions, conds);
+}
+#endif
+
+static List *
+run_conditions(PlannerInfo *root, PathTarget *target)
+{
+	List	   *conds = NIL;
+#if PG_VERSION_NUM >= 170000
+	add_run_conditions((Node *) target->exprs, &conds);
+#else
+	ListCell   *lc;
+
+	foreach(lc, root->parse->windowClause)
+		conds = list_concat(conds, lfirst_node(WindowClause, lc)->runCondition);
+#endif
+	return conds;
+}
+
 static void
 add_windows(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 {
@@ -290,9 +337,16 @@ add_windows(PlannerInfo *root, RelOptInfo *input, RelOptInfo *output)
 		if (!window_allowed(info, lfirst_node(WindowClause, lc), root->processed_tlist))
 			return;
 	}
+	info->qualify = run_conditions(root, target);
+	foreach(lc, info->qualify)
+	{
+		if (!kalam_is_shippable(&info->scope, lfirst(lc)))
+			return;
+	}
 	if (!add_expressions(info, target->exprs, PVC_INCLUDE_AGGREGATES | PVC_INCLUDE_WINDOWFUNCS))
 		return;
-	finish_step(root, output, target, info, info->rows, 0.5, NIL, NIL);
+	finish_step(root, output, target, info,
+				clamp_row_est(info->rows * clauselist_selectivity(root, info->qualify, 0, JOIN_INNER, NULL)), 0.5, NIL, NIL);
 }
 
 /* ---------- DISTINCT ---------- */

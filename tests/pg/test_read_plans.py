@@ -455,6 +455,8 @@ SENT: dict[str, list[str]] = {
 LOCKED = [
     "SELECT a.id FROM a JOIN c ON a.id = c.id FOR UPDATE", "SELECT a.id FROM a JOIN c ON a.id = c.id FOR SHARE OF a",
     "SELECT a.n + c.sub FROM a LEFT JOIN c ON a.id = c.id WHERE a.m < 9 FOR UPDATE OF a SKIP LOCKED",
+    "SELECT a.id, c.sub, b.n FROM a JOIN c ON a.id = c.id JOIN a b ON b.id = c.id FOR UPDATE OF c",
+    "SELECT a.id FROM a JOIN c ON a.id = c.id JOIN a b ON b.id = c.id LEFT JOIN c d ON d.id = b.id FOR UPDATE OF a, b",
     "SELECT a.id, s.z FROM a LEFT JOIN (SELECT id, COALESCE(x, 'none') AS z FROM c WHERE sub > 7) s ON a.id = s.id"
     " FOR UPDATE OF a",
     "SELECT id FROM a WHERE id IN (SELECT id FROM c) FOR UPDATE", "SELECT id FROM a ORDER BY n, id FOR UPDATE",
@@ -470,6 +472,8 @@ def test_rows_that_are_locked(tables: Session) -> None:
         (remote,) = remote_sql(tables, sql)
         assert re.search("FOR (UPDATE|SHARE)", remote)
         assert ("LIMIT" in remote) is ("LIMIT" in sql), remote
+        unlocked = re.sub(" FOR (UPDATE|SHARE).*", "", sql, flags=re.DOTALL)
+        assert sorted(map(repr, tables(sql))) == sorted(map(repr, tables(unlocked))), sql
 
 
 @pytest.mark.parametrize("form", SENT)

@@ -59,7 +59,8 @@ def nobody_reads(server: KalamServer) -> bool:
 @pytest.mark.parametrize("tier", ["hot", "cold", "half"])
 def test_nobody_reads_any_more(db: Session, ns: str, server: KalamServer, tier: str) -> None:
     table = f"{ns}.t"
-    db(f"CREATE TABLE {table} (id bigint PRIMARY KEY, body text, b double precision) USING kalamdb WITH (type = 'shared')")
+    columns = "id bigint PRIMARY KEY, body text, b double precision"
+    db(f"CREATE TABLE {table} ({columns}) USING kalamdb WITH (type = 'shared')")
     db(f"INSERT INTO {table} SELECT g, 'body ' || g, g FROM generate_series(1, 3000) g")
     if tier != "hot":
         db(f"SELECT kalam_flush('{table}')")

@@ -704,6 +704,8 @@ class Expressions:
         assert args is not None
         if distinct and name in ("array_agg", "string_agg") and _VOLATILE.search(args[0].sql):
             return self._distinct_list(name, [settled(each, self.params) for each in args], order, condition, node)
+        if name in ("lag", "lead") and len(args) == 3:  # of one type, the value and what stands for it
+            (args[0], args[2]), _ = self.united([args[0], args[2]], name)
         if (made := self._fixed_aggregate(name, args, wrap)) is not None:
             return made
         found = functions.resolve(functions.BY_NAME[name], [each.kind.name for each in args])

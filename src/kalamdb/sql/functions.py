@@ -412,14 +412,20 @@ percentile_disc(float8) float8 !
 mode() any !
 """
 
+
+def _at_least_one(of: str, code: str, place: int) -> str:
+    wrong = failure(code, f"argument of {of} must be greater than zero")
+    return f"CASE WHEN ${place} < 1 THEN {wrong} ELSE ${place} END"
+
+
 #: functions that only a window has
-_WINDOWS = """
+_WINDOWS = f"""
 row_number() int8 agg[row_number()]
 rank() int8 agg[rank()]
 dense_rank() int8 agg[dense_rank()]
 percent_rank() float8 agg[percent_rank()]
 cume_dist() float8 agg[cume_dist()]
-ntile(int4) int4 CAST(agg[ntile($1)] AS INTEGER)
+ntile(int4) int4 CAST(agg[ntile({_at_least_one('ntile', '22014', 1)})] AS INTEGER)
 lag(any) $1 agg[lag($1)]
 lag(any,int4) $1 agg[lag($1, $2)]
 lag(any,int4,any) $1 agg[lag($1, $2, $3)]
@@ -428,7 +434,7 @@ lead(any,int4) $1 agg[lead($1, $2)]
 lead(any,int4,any) $1 agg[lead($1, $2, $3)]
 first_value(any) $1 agg[first_value($1)]
 last_value(any) $1 agg[last_value($1)]
-nth_value(any,int4) $1 agg[nth_value($1, $2)]
+nth_value(any,int4) $1 agg[nth_value($1, {_at_least_one('nth_value', '22016', 2)})]
 """
 
 

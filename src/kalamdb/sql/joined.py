@@ -186,7 +186,8 @@ class _From:
         first = len(self.tables)
         if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
             self.tables.append((node, nullable))
-        elif isinstance(node, exp.Subquery) and node.args.get("alias") is None and not isinstance(node.this, exp.Query):
+        elif isinstance(node, exp.Subquery) and node.args.get("alias") is None and (
+                isinstance(node.this, exp.Subquery) or not isinstance(node.this, exp.Query)):
             self._item(node.this, nullable=nullable)
         else:
             self.whole = False

@@ -64,12 +64,12 @@ _FOREIGN_OPERATORS = frozenset({"==", "??", "**", "<=>", "//"})
 _BEGINNINGS = ("Statements begin with SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, SHOW, DESCRIBE, SET, BEGIN, "
                "COMMIT, ROLLBACK, STORAGE or EXECUTE AS USER.")
 _CLOSING = (")", ",", ";")
-_CLAUSES = ("from", "where", "group", "order", "having", "limit", "offset", "union", "intersect", "except", "window",
-            "returning", "fetch")
+_CLAUSES = ("from", "where", "group", "order", "having", "qualify", "limit", "offset", "union", "intersect", "except",
+            "window", "returning", "fetch")
 _BRANCHES = ("when", "then", "else", "end")
 #: reserved words that something follows; sqlglot takes some of them alone
-_JOINING = frozenset({"in", "is", "as", "and", "or", "not", "like", "ilike", "where", "having", "limit", "offset", "on",
-                      "using", "when", "then", "else", "union", "intersect", "except", "join", "by"})
+_JOINING = frozenset({"in", "is", "as", "and", "or", "not", "like", "ilike", "where", "having", "qualify", "limit",
+                      "offset", "on", "using", "when", "then", "else", "union", "intersect", "except", "join", "by"})
 #: brackets within each other, and CASE; the interpreter's own limit is far above (``kalamdb.server``)
 DEPTH = 100
 _METHODS = ("auto", "random", "system", "bernoulli")

@@ -396,11 +396,15 @@ class SelectTranslator:
         if node.args.get("having") is not None:
             frame.clause, frame.aggregates, frame.windows, frame.series = "HAVING", True, False, False
             having = f" HAVING {self.exprs.condition(node.args['having'].this, frame, 'HAVING')}"
+        qualify = ""
+        if node.args.get("qualify") is not None:
+            frame.clause, frame.aggregates, frame.windows, frame.series = "QUALIFY", True, True, False
+            qualify = f" QUALIFY {self.exprs.condition(node.args['qualify'].this, frame, 'QUALIFY')}"
         head, order, wrap = self._distinct_and_order(node, frame, items, outputs, names)
         shown = [_final(each) for each in outputs] if top and not wrap else outputs
         made = Output("", names, [each.kind for each in shown], unknown)
         listed = ", ".join(f"{each.sql} AS o{place}" for place, each in enumerate(shown, 1))
-        made.sql = f"SELECT {head}{listed}{source}{where}{groups}{having}{order}"
+        made.sql = f"SELECT {head}{listed}{source}{where}{groups}{having}{qualify}{order}"
         if wrap:
             return self._ordered(made, node, outer)
         made.sql += self._limits(node, outer)
@@ -411,9 +415,9 @@ class SelectTranslator:
             if value and part not in _SELECT_PARTS:
                 raise not_supported(f"{part.strip('_').upper()}", value[0] if isinstance(value, list) else
                                     value if isinstance(value, exp.Expr) else node)
-        for part in ("into", "qualify", "hint", "kind", "laterals", "operation_modifiers"):
+        for part in ("into", "hint", "kind", "laterals", "operation_modifiers"):
             if node.args.get(part):
-                raise KalamError("42601" if part == "qualify" else "0A000", f"{part.upper()} is not supported")
+                raise KalamError("0A000", f"{part.upper()} is not supported")
         if node.args.get("locks"):
             raise KalamError("0A000", "FOR UPDATE and FOR SHARE work in the outermost SELECT only")
         if not node.expressions:
@@ -504,7 +508,7 @@ class SelectTranslator:
                names: Sequence[str]) -> tuple[bool, str]:
         group = node.args.get("group")
         parts = [*(item for item in items if not isinstance(item, Entry))]
-        for extra in ("having", "order"):
+        for extra in ("having", "qualify", "order"):
             if node.args.get(extra) is not None:
                 parts.append(node.args[extra])
         if group is None:
