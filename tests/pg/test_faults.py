@@ -134,7 +134,7 @@ def test_thousands_of_failing_statements_leave_no_memory(db: Session, table: str
                 with pytest.raises(psycopg.Error):
                     db.conn.execute(sql)
 
-    fail(200)  # caches are filled
+    fail(100)  # caches are filled
 
     def growth() -> int:
         before = resident(pid)

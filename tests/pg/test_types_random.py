@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -223,10 +223,10 @@ def fill(pair: Pair) -> None:
         side.conn.execute(f"INSERT INTO t VALUES {', '.join(rows)}".encode())
 
 
-def test_random_conditions(pair: Pair) -> None:
+def test_random_conditions(pair: Pair, examples: Callable[[int], int]) -> None:
     fill(pair)
 
-    @settings(FEW, max_examples=300)
+    @settings(FEW, max_examples=examples(300))
     @given(conditions)
     @example("'294276-12-31 23:59:59.999999'::timestamp = da")
     def check(condition: str) -> None:
@@ -239,7 +239,7 @@ def test_random_conditions(pair: Pair) -> None:
     check()
 
 
-def test_random_comparisons_are_sent(pair: Pair) -> None:
+def test_random_comparisons_are_sent(pair: Pair, examples: Callable[[int], int]) -> None:
     """By themselves and within AND, OR and NOT: the plan has no condition left to PostgreSQL."""
     fill(pair)
     names = st.sampled_from(sorted(name for group in SENT for name in group))
@@ -248,7 +248,7 @@ def test_random_comparisons_are_sent(pair: Pair) -> None:
     def in_one_group(left: str, right: str) -> bool:
         return any({left, right} <= group for group in SENT)
 
-    @settings(FEW, max_examples=100)
+    @settings(FEW, max_examples=examples(100))
     @given(st.lists(parts, min_size=1, max_size=4), st.data())
     def check(chosen: list[tuple[str, str, str, bool, bool]], data: st.DataObject) -> None:
         terms = []

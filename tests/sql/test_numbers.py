@@ -45,7 +45,7 @@ def nearly_numbers(count: int) -> list[str]:
 @pytest.mark.parametrize(("postgres_of", "old"), [("debian15", True), ("bundled16", False), ("bundled18", False)],
                          indirect=["postgres_of"])
 def test_numbers(kind: str, old: bool, postgres_of: Postgres) -> None:
-    given = list(dict.fromkeys([*NUMBERS, *LONG_NUMBERS, *nearly_numbers(2000)]))
+    given = list(dict.fromkeys([*NUMBERS, *LONG_NUMBERS, *nearly_numbers(700)]))
     with postgres_of.connect() as conn:
         conn.execute(_READ)
         wanted = conn.execute("SELECT pg_temp.read(t, %s) FROM unnest(%s::text[]) WITH ORDINALITY u(t, n) ORDER BY n",
