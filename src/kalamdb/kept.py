@@ -10,6 +10,7 @@ bits and addresses follow the PostgreSQL documentation, "Data Types".
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -225,6 +226,60 @@ def interval_text(months: int, days: int, micros: int) -> str:
     return " ".join(parts)
 
 
+def _out_of_range() -> KalamError:
+    return KalamError("22008", "interval out of range")
+
+
+def _combined(one: str, two: str, sign: int) -> str:
+    if one in _ENDLESS or two in _ENDLESS:
+        endless = two if sign > 0 or two not in _ENDLESS else negative_interval(two)
+        if one in _ENDLESS and endless in _ENDLESS and one != endless:
+            raise _out_of_range()
+        return one if one in _ENDLESS else endless
+    made = tuple(left + sign * right for left, right in zip(_interval(one), _interval(two), strict=True))
+    return _written(*made)
+
+
+def _written(months: int, days: int, micros: int) -> str:
+    if not (-_INT4 <= months < _INT4 and -_INT4 <= days < _INT4 and -_INT8 <= micros < _INT8):
+        raise _out_of_range()
+    return interval_text(months, days, micros)
+
+
+def interval_sum(one: str, two: str) -> str:
+    """Field by field; 22008 where one is too large, or of two that are endless in opposite directions."""
+    return _combined(one, two, 1)
+
+
+def interval_difference(one: str, two: str) -> str:
+    return _combined(one, two, -1)
+
+
+def negative_interval(text: str) -> str:
+    if text in _ENDLESS:
+        return "infinity" if text[0] == "-" else "-infinity"
+    months, days, micros = _interval(text)
+    return _written(-months, -days, -micros)
+
+
+def interval_parts(text: str) -> tuple[int, int, int] | None:
+    """Months, days and microseconds; None of an endless one."""
+    return None if text in _ENDLESS else _interval(text)
+
+
+def time_moved(time: str, interval: str, sign: int) -> str:
+    """By the interval's hours, which may go past midnight; the number of microseconds wraps as PostgreSQL's does."""
+    if interval in _ENDLESS:
+        what = "add infinite interval to" if sign > 0 else "subtract infinite interval from"
+        raise KalamError("22008", f"cannot {what} time")
+    moved = _clock("time", time, time) + sign * _interval(interval)[2]
+    return clock_text(((moved + _INT8) % (2 * _INT8) - _INT8) % _DAY)
+
+
+def time_difference(one: str, two: str) -> str:
+    return interval_text(0, 0, _clock("time", one, one) - _clock("time", two, two))
+
+
 def _read_interval(text: str) -> str:
     word = text.strip().lower()
     return word if word in _ENDLESS else interval_text(*_interval(text))
@@ -330,6 +385,47 @@ def _inet_key(text: str) -> bytes:
         network += bytes((byte, 9))
     count = length - 8 * last
     return bytes(network) + bytes((packed[last] >> 8 - count << 8 - count, count)) + packed
+
+
+@_REMEMBERED
+def _bits_of(text: str) -> tuple[int, int, int, int]:
+    """Of an address: its family, the number, how many bits of it are the network's, and how many there are."""
+    host, _, given = text.partition("/")
+    version, family = (6, AF_INET6) if ":" in host else (4, AF_INET)
+    packed = inet_pton(family, host)
+    width = 8 * len(packed)
+    return version, int.from_bytes(packed, "big"), int(given) if given else width, width
+
+
+def _shares(one: str, two: str, order: Callable[[int, int], bool]) -> bool:
+    """Are the shorter network's bits the same in both, and the lengths in that order?"""
+    (family1, number1, length1, width), (family2, number2, length2, _) = _bits_of(one), _bits_of(two)
+    other = width - min(length1, length2)
+    return family1 == family2 and order(length1, length2) and number1 >> other == number2 >> other
+
+
+def is_inside(one: str, two: str) -> bool:
+    return _shares(one, two, operator.gt)
+
+
+def is_inside_or_equal(one: str, two: str) -> bool:
+    return _shares(one, two, operator.ge)
+
+
+def overlaps(one: str, two: str) -> bool:
+    return _shares(one, two, lambda _, __: True)
+
+
+def mask_length(text: str) -> int:
+    return _bits_of(text)[2]
+
+
+def network(text: str) -> str:
+    """As a cidr."""
+    version, number, length, width = _bits_of(text)
+    kept = number >> (width - length) << (width - length)
+    address = IPv4Interface(kept) if version == 4 else IPv6Interface(kept)
+    return f"{_plain_address(address)}/{length}"
 
 
 def as_cidr(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import pytest
 from psycopg.types.string import TextLoader
@@ -14,13 +15,16 @@ pytestmark = pytest.mark.pg
 ROWS = """
 CREATE TABLE t (id bigint PRIMARY KEY, i int, s smallint, n numeric, p numeric(12,3), f float8, r real,
     x text COLLATE "C", v varchar(20) COLLATE "C", b bool, d date, ts timestamp, tz timestamptz, j jsonb, o json,
-    y bytea, u uuid, a text[]) {using};
+    y bytea, u uuid, a text[], iv interval, ip inet, net cidr, c char(8) COLLATE "C", t time) {using};
 INSERT INTO t SELECT g, NULLIF(g % 11, 3) - 5, g % 7, g / 8.0, g / 16.0, g / 4.0, g / 2.0, 'text ' || g, 'vä' || g % 5,
     NULLIF(g % 3, 2) = 1, date '2023-12-25' + g, timestamp '2023-12-30 23:00' + g * interval '7 hours 1.5 seconds',
     '2024-01-01 00:00+00'::timestamptz + g * interval '1 hour',
     jsonb_build_object('a', g, 'b', jsonb_build_array(g, 'x')),
     json_build_object('a', g::text, 'c', NULL), decode(lpad(to_hex(g), 4, '0'), 'hex'), md5(g::text)::uuid,
-    ARRAY['b', (g % 2)::text] FROM generate_series(1, 60) g;
+    ARRAY['b', (g % 2)::text], g * interval '7 hours' - g % 3 * interval '1 mon',
+    ('10.0.' || g % 4 || '.' || g || CASE g % 3 WHEN 0 THEN '/24' ELSE '' END)::inet,
+    ('10.0.' || g % 4 || '.0/24')::cidr, 'c' || g % 7, time '00:00' + g * interval '31 min'
+    FROM generate_series(1, 60) g;
 INSERT INTO t (id, i, n, f, x, d, ts) VALUES (101, 2147483647, 'NaN', 'NaN', '', 'infinity', '-infinity'),
     (102, 0, 'Infinity', '-Infinity', ' é☃ ', '0044-03-15 BC', '0044-03-15 10:00 BC'),
     (103, NULL, 0.00, '-0', '%_', NULL, NULL);
@@ -65,6 +69,16 @@ SENT = [
     "(j ->> 'a')::int = 5", "(j ->> 'a')::bigint > 50", "(o ->> 'a')::smallint = 4", "(j ->> 'a')::numeric < 4.5",
     "(j ->> 'a')::float8 = 6", "(j ->> 'a')::numeric(6,1) = 6", "(CASE WHEN b THEN ' yes' ELSE 'OFF' END)::boolean",
     "replace(u::text, '-', '')::uuid = u", "id < 99 AND substr(x, 6)::int = 12", "x = '' OR substr(v, 3)::int = 2",
+    # intervals, times, addresses and char(n)
+    "iv + iv > '1 day'", "-iv < '-1 day'", "iv - '1 hour' > '2 days'", "ts + iv > '2024-01-10'",
+    "iv + ts < '2024-01-02'",
+    "ts - iv = timestamp '2023-12-30 23:00:01.5'", "d + iv > ts", "d - iv < '2023-12-25'", "iv + d IS DISTINCT FROM ts",
+    "ts + '1 mon 1 day' < '2024-02-10'", "id < 99 AND ts - '2024-01-01' > '1 day'", "id < 99 AND ts - d < iv + iv",
+    "t + iv > '12:00'", "iv + t < '06:00'", "t - iv = '01:00'", "t - '01:00' < '1 hour'", "ip <<= '10.0.1.0/24'",
+    "ip << '10.0.0.0/8'", "'10.0.2.0/24' >>= ip", "'10.0.0.0/23' >> net", "ip && net", "net <<= '10.0.0.0/8'",
+    "host(ip) = '10.0.1.5'", "masklen(ip) = 24 AND family(ip) = 4", "network(ip) = net", "host(net) = '10.0.1.0'",
+    "ip::text = '10.0.3.7/32'", "net::text LIKE '10.0.1.%'", "c LIKE 'c1%'", "c NOT LIKE 'c1 %'", "c LIKE '_3'",
+    "length(c) = 2 AND c > 'c3'", "c::text = 'c3'", "c || 'x' = 'c3x'", "upper(c) = 'C5'", "c = left(x, 1) OR c = 'c2'",
     # only what is reached may fail
     "s <> 0 AND id / s > 5", "s = 0 OR id / s > 5", "CASE WHEN s <> 0 THEN id / s ELSE 0 END > 5",
     "length(x) > 6 AND s <> 0 AND id / s > 5", "NOT (s = 0 OR id % s = 0)", "coalesce(id / NULLIF(s, 0), 0) > 5",
@@ -131,7 +145,8 @@ def test_sorted_aggregates(calls: str, pair: Pair) -> None:
     "j #>> a = '7'", "j ?| a", "concat(d, x) LIKE '2024%'", "concat_ws('-', id, f) = '8-2'",
     "concat(VARIADIC a) = 'b1'", "jsonb_extract_path_text(j, 'b', x) = '1'", "j #> ARRAY['b', v] IS NULL",
     "f::text = '2.5'", "d::text = '2024-01-02'", "ts::text > '2024'", "y::text = '\\x0007'", "(j ->> 'a')::real = 7",
-    "('2024-01-' || least(id, 31))::date = '2024-01-07'",
+    "('2024-01-' || least(id, 31))::date = '2024-01-07'", "tz + iv > '2024-01-02'", "iv * 2 > '9 days'",
+    "iv::text = '07:00:00'", "tz - '2024-01-01'::timestamptz > '2 days'",
 ])  # fmt: skip
 def test_what_is_not_sent(condition: str, pair: Pair) -> None:
     query = f"SELECT id FROM t WHERE {condition} AND id < 50 AND id > 5 ORDER BY id"
@@ -149,11 +164,51 @@ def test_what_is_not_sent(condition: str, pair: Pair) -> None:
                                    "SELECT sum(x::float8) FROM t", "SELECT n::text::int FROM t WHERE id = 1",
                                    "SELECT (id * 1000)::text::smallint FROM t WHERE id BETWEEN 40 AND 50",
                                    "SELECT id FROM t WHERE (x || id)::int8 = 1",
+                                   "SELECT id FROM t WHERE iv - '-178956970 years -8 mons' > '1 day'",
+                                   "SELECT id FROM t WHERE ts + (iv + '300000 years') > ts AND id < 99",
+                                   "SELECT id FROM t WHERE ts - (iv + '9000 years') > ts AND id < 99",
+                                   "SELECT id FROM t WHERE -(iv + '-178956970 years -8 mons') > iv AND id = 3",
                                    "SELECT id FROM t WHERE d - date '2024-01-01' = 4", "SELECT sum(i * 2) FROM t"])
 def test_errors(query: str, pair: Pair) -> None:
     wanted, got = pair.heap.run(query), pair.kalam.run(query)
     assert wanted.sqlstate is not None
     assert (got.sqlstate, got.message) == (wanted.sqlstate, wanted.message)
+
+
+ENDLESS = [
+    "ts + iv = 'infinity'", "ts + iv IS NULL", "ts - iv < '2020-01-01'", "d + iv > '2020-01-01'", "iv = 'infinity'",
+    "iv > '178000000 years'", "-iv < '-9 years'", "iv + '1 day' = 'infinity'",
+    "iv - '-infinity'::interval = 'infinity'",
+    "ts - '2024-01-01' = '-infinity'", "ts - 'infinity'::timestamp < iv", "ts - ts > '0'", "iv - iv > '0'",
+    "t + iv > '1:00'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("condition", ENDLESS)
+def test_endless_intervals(condition: str, endless: Pair) -> None:
+    """Since PostgreSQL 17; before, moments that are endless have no difference."""
+    for table in ("t", "finite", "e"):
+        endless.both(f"SELECT id FROM {table} t WHERE {condition} ORDER BY id")
+
+
+@pytest.fixture(scope="module")
+def endless(module_dsn: str) -> Iterator[Pair]:
+    pair = Pair(module_dsn)
+    new = pair.heap.conn.info.server_version >= 170000
+    intervals = ["1 mon -1 days", "29 days", "-1 us", *(["infinity", "-infinity"] if new else [])]
+    for table in ("t", "finite", "e"):
+        pair.setup(f"CREATE TABLE {table} (id int PRIMARY KEY, iv interval, ts timestamp, d date, t time) {{using}}")
+    moments = ["2024-01-31 12:00", "infinity", "-infinity"]
+    for side in (pair.heap, pair.kalam):
+        for place, (one, two) in enumerate(product([*intervals, None], [*moments, None])):
+            row = [place, one, two, two and two[:10], "23:00"]
+            side.conn.execute("INSERT INTO t VALUES (%s, %s, %s, %s, %s)", row)
+            if two == moments[0]:
+                side.conn.execute("INSERT INTO finite VALUES (%s, %s, %s, %s, %s)", row)
+            if one == intervals[0]:
+                side.conn.execute("INSERT INTO e VALUES (%s, %s, %s, %s, %s)", row)
+    yield pair
+    pair.close()
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])

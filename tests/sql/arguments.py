@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from itertools import product
 from math import gcd
 
-from .values import VALUES
+from .values import KEPT, VALUES
 
 MOST_ROWS = 400
 
 JSONB = ['{"a": 1, "b": [1, 2, {"c": null}]}', "[1, 2.0, \"x\", null]", '"text"', "1.50", "null", "{}", "[]"]
 ARGUMENTS: dict[str, list[str]] = {
+    **KEPT,
     "bool": ["t", "f"],
     "int2": ["0", "1", "-1", "32767", "-32768", "7"],
     "int4": ["0", "1", "-1", "2147483647", "-2147483648", "7", "3"],
@@ -116,13 +117,16 @@ def literal(text: str | None, kind: str) -> str:
     return f"NULL::{name}" if text is None else "'" + text.replace("'", "''") + f"'::{name}"
 
 
-def texts(name: str, kinds: Sequence[str]) -> list[tuple[str | None, ...]]:
-    """Rows of arguments for a function of these types, NULLs among them."""
+def texts(name: str, kinds: Sequence[str], *, stored: bool = False) -> list[tuple[str | None, ...]]:
+    """Rows of arguments for a function of these types, NULLs among them; ``stored``: in columns, which hold more than
+    the query engine's intervals."""
     lists = []
     for place, kind in enumerate(kinds):
         special = SPECIAL.get((name + kind, place)) or SPECIAL.get((name, place))
         found = special or ARGUMENTS["text[]" if kind == "_text" else kind]
-        if "interval" in kinds:
+        if stored and kind == "interval":
+            found = [*KEPT["interval"], *found]
+        elif "interval" in kinds and not stored:
             found = [text for text in found if "2147483647" not in text]
         lists.append([*found, None])
     rows = list(product(*lists))

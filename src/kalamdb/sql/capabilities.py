@@ -103,7 +103,7 @@ _ENCODED = frozenset({"octet_length", "bit_length", "md5", "ascii", "chr"})
 _TEMPLATES = {"position": "strpos($1, $2)", "^@": "starts_with($1, $2)", "?|": "jsonb_exists_any($1, $2)",
               "?&": "jsonb_exists_all($1, $2)"}
 #: called otherwise in pg_catalog
-LOCAL_NAMES = {"extract_field": "extract", "numeric_typmod": "numeric"}
+LOCAL_NAMES = {"extract_field": "extract", "numeric_typmod": "numeric", "inet_text": "text", "bpchar_text": "text"}
 #: by name in pg_catalog and types
 _PATTERNS = (("~~", "($1 LIKE $2)"), ("!~~", "($1 NOT LIKE $2)"))
 _ANY_CASE = (("~~*", "(kalam_c_lower($1) LIKE kalam_c_lower($2))"),
@@ -147,8 +147,8 @@ def _sendable(signature: Signature) -> bool:
         return False
     if signature.name == "%" and len(set(signature.args)) > 1:
         return False  # PostgreSQL's % takes two of one type
-    if signature.name.startswith("kalam_"):
-        return False  # not PostgreSQL's
+    if signature.name.startswith("kalam_") or "interval" in (*signature.args, signature.result):
+        return False  # not PostgreSQL's, or of the query engine's intervals
     return signature.supported and bool(signature.args) and {*signature.args, signature.result} - {"$1"} <= {
         *_REMOTE, *_KEPT, "text[]"}
 
@@ -166,6 +166,12 @@ def scalars() -> Iterator[CapabilityRow]:
         yield "operator", name, "text,text", template, "d"
     for name, template in _ANY_CASE:
         yield "operator", name, "text,text", template, "a"
+    for name, function in (("<<", "sub"), ("<<=", "subeq"), (">>", "sup"), (">>=", "supeq"), ("&&", "overlap")):
+        yield "operator", name, "inet,inet", f"network_{function}($1, $2)", ""
+    for name, template in _PATTERNS:
+        yield "operator", name, "bpchar,text", template.replace("$1", "kalam_padded($1)"), "d"
+    yield "operator", "-", "timestamp,timestamp", "kalam_elapsed($1, $2)", "from17"
+    yield "operator", "-", "timestamp,timestamp", "kalam_elapsed_before_17($1, $2)", "before17"
     for name in sorted(_LOCALE):
         yield "function", name, "text", f"kalam_c_{name}($1)", "a"
     for name, pair in product(EQUALITY + ORDER, ("date,timestamp", "timestamp,date")):

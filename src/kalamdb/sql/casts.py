@@ -14,7 +14,7 @@ from kalamdb.kept import read_interval
 from kalamdb.sql import fields, native
 from kalamdb.sql.bind import Params
 from kalamdb.sql.exact import read_array
-from kalamdb.sql.functions import failure
+from kalamdb.sql.functions import failure, stored_interval
 from kalamdb.sql.kinds import (
     FLOATS,
     INTEGERS,
@@ -25,6 +25,7 @@ from kalamdb.sql.kinds import (
     NUMBERS,
     NUMERIC,
     RAW,
+    STORED_INTERVAL,
     STRINGS,
     TEXT,
     UNKNOWN,
@@ -260,6 +261,10 @@ def _convert(typed: Typed, target: Kind, *, explicit: bool) -> Typed | None:
         if target.typmod != -1:
             raise KalamError("0A000", "casts to timestamps of fewer digits are not supported")
         return typed if source.name == target.name else _to_moment(typed, target)
+    if source.name == STORED_INTERVAL and target.name == "interval":
+        return Typed(stored_interval(typed.sql), target)
+    if source.name == "interval" and target.name == STORED_INTERVAL:  # the query engine's words are read as people's
+        return Typed(f"kalam_as_interval(CAST({typed.sql} AS VARCHAR))", target)
     if source.name == "cidr" and target.name == "inet":  # without the number of all bits
         return Typed(f"regexp_replace({typed.sql}, '^([^:]*)/32$|/128$', '\\1')", target)
     if source.name == "json" and target.name == "jsonb":

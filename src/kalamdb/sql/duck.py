@@ -35,7 +35,7 @@ _CONFIG = (
 _BY_MESSAGE: tuple[tuple[str, str], ...] = (
     (r"division by zero", "22012"),
     (r"max expression depth|stack overflow", "54001"),
-    (r"(convert|cast).*\b(date|timestamp)", "22008"),
+    (r"(convert|cast).*\b(date|timestamp)|not in timestamp range", "22008"),
     (r"like pattern must not end", "22025"),
     (r"more than one row returned by a subquery", "21000"),
     (r"logarithm", "2201E"),

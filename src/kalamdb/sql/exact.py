@@ -719,6 +719,11 @@ def json_exists_all(text: str, keys: Sequence[str | None]) -> bool:
     return all(key is None or _is_there(value, key) for key in keys)
 
 
+def _part(place: int, text: str) -> int | None:
+    parts = kept.interval_parts(text)
+    return None if parts is None else parts[place]
+
+
 # ---------- what the query engine is given ----------
 @dataclass(frozen=True, slots=True)
 class Function:
@@ -775,6 +780,16 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("j_exists", (_V, _V), _B, json_exists), Function("j_any", (_V, _L), _B, json_exists_any),
     Function("j_all", (_V, _L), _B, json_exists_all), Function("j_canonical", (_V,), _V, types.canonical_jsonb),
     *(Function("key_" + each.name, (_V,), "BLOB", each.key) for each in kept.ORDERED if each.key is not None),
+    *(Function("i_" + name, (_V,), duck, partial(_part, place)) for place, (name, duck) in enumerate(
+        (("months", _I), ("days", _I), ("micros", "BIGINT")))),
+    Function("i_add", (_V, _V), _V, kept.interval_sum), Function("i_sub", (_V, _V), _V, kept.interval_difference),
+    Function("i_neg", (_V,), _V, kept.negative_interval),
+    Function("i_time_plus", (_V, _V), _V, lambda time, interval: kept.time_moved(time, interval, 1)),
+    Function("i_time_minus", (_V, _V), _V, lambda time, interval: kept.time_moved(time, interval, -1)),
+    Function("i_between", (_V, _V), _V, kept.time_difference),
+    Function("a_inside", (_V, _V), _B, kept.is_inside), Function("a_within", (_V, _V), _B, kept.is_inside_or_equal),
+    Function("a_overlaps", (_V, _V), _B, kept.overlaps), Function("a_masklen", (_V,), _I, kept.mask_length),
+    Function("a_network", (_V,), _V, kept.network),
     *(Function("as_" + each.name, (_V,), _V, each.read) for each in kept.ORDERED),
     *(Function("old_" + name, (_V,), duck, partial(read_integer, display=display, bits=bits, old=True))
       for name, duck, display, bits in (("int2", "SMALLINT", "smallint", 16), ("int4", _I, "integer", 32),

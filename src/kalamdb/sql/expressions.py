@@ -354,6 +354,8 @@ class Expressions:
             return one, two
         if names <= {*STRINGS, "bpchar"}:
             return to_text(one), to_text(two)
+        if names == {"interval", STORED_INTERVAL}:
+            return self.cast(one, kind(STORED_INTERVAL)), self.cast(two, kind(STORED_INTERVAL))
         if names == {"inet", "cidr"}:
             return self.cast(one, kind("inet")), self.cast(two, kind("inet"))
         if names <= MOMENTS:

@@ -17,7 +17,7 @@ from string import ascii_lowercase, ascii_uppercase
 
 from kalamdb.errors import KalamError
 from kalamdb.sql import fields
-from kalamdb.sql.kinds import ORDERS, Kind, category, implicit, preferred
+from kalamdb.sql.kinds import ORDERS, STORED_INTERVAL, Kind, category, implicit, preferred
 from kalamdb.sql.native import failure as failure
 
 _OVER, _UNDER = failure("22003", "value out of range: overflow"), failure("22003", "value out of range: underflow")
@@ -111,6 +111,36 @@ def _moved(moment: str, sign: str, interval: str) -> str:
     early = failure("22008", "timestamp out of range")
     return (f"CASE WHEN isfinite({moment}) AND {moment} {sign} {interval} < {fields.FIRST} THEN {early} "
             f"ELSE {moment} {sign} {interval} END")
+
+
+def stored_interval(sql: str) -> str:
+    """The query engine's interval of a stored one; NULL of one that is endless."""
+    return f"(to_months(kalam_i_months({sql})) + to_days(kalam_i_days({sql})) + to_microseconds(kalam_i_micros({sql})))"
+
+
+_EARLY = failure("22008", "timestamp out of range")
+
+
+def _stored_moves() -> Iterator[str]:
+    """Moments plus and minus stored intervals, which may be endless."""
+    for name, of in (("timestamp", "$1"), ("date", fields.moment_of("$1"))):
+        for sign in "+-":
+            far = ("CASE WHEN ($2 = 'infinity') THEN {} ELSE {} END").format(*(
+                f"CAST('{word}infinity' AS TIMESTAMP)" for word in (("", "-") if sign == "+" else ("-", ""))))
+            moved = _moved(of, sign, stored_interval("$2"))
+            sql = ("CASE WHEN $1 IS NULL OR $2 IS NULL THEN NULL WHEN $2 NOT IN ('infinity', '-infinity') THEN "
+                   f"{moved} WHEN isfinite($1) OR {of} = {far} THEN {far} ELSE {_EARLY} END")
+            yield f"{sign}({name},{STORED_INTERVAL}) timestamp {sql}"
+            if sign == "+":
+                turned = sql.replace("$1", "\0").replace("$2", "$1").replace("\0", "$2")
+                yield f"+({STORED_INTERVAL},{name}) timestamp {turned}"
+
+
+def _elapsed(first: str, second: str, message: str = "cannot subtract infinite timestamps") -> str:
+    """Of moments one of which is endless, since PostgreSQL 17."""
+    return (f"CASE WHEN $1 IS NULL OR $2 IS NULL THEN NULL WHEN isfinite($1) AND isfinite($2) THEN "
+            f"kalam_as_interval(CAST($1 - $2 AS VARCHAR)) WHEN $1 = $2 THEN {failure('22008', message)} "
+            f"WHEN $1 > $2 THEN {first} ELSE {second} END")
 
 
 def _times(interval: str, number: str) -> str:
@@ -292,6 +322,31 @@ to_number(text,text) numeric !
 *(interval,float8) interval !
 *(float8,interval) interval !
 /(interval,float8) interval !
++({STORED_INTERVAL},{STORED_INTERVAL}) {STORED_INTERVAL} kalam_i_add($1, $2)
+-({STORED_INTERVAL},{STORED_INTERVAL}) {STORED_INTERVAL} kalam_i_sub($1, $2)
+-({STORED_INTERVAL}) {STORED_INTERVAL} kalam_i_neg($1)
++(time,{STORED_INTERVAL}) time kalam_i_time_plus($1, $2)
++({STORED_INTERVAL},time) time kalam_i_time_plus($2, $1)
+-(time,{STORED_INTERVAL}) time kalam_i_time_minus($1, $2)
+-(time,time) {STORED_INTERVAL} kalam_i_between($1, $2)
+kalam_elapsed(timestamp,timestamp) {STORED_INTERVAL} {_elapsed("'infinity'", "'-infinity'", "interval out of range")}
+kalam_elapsed_before_17(timestamp,timestamp) {STORED_INTERVAL} {_elapsed(_INFINITE_TIMES, _INFINITE_TIMES)}
+network_sub(inet,inet) bool kalam_a_inside($1, $2)
+network_subeq(inet,inet) bool kalam_a_within($1, $2)
+network_sup(inet,inet) bool kalam_a_inside($2, $1)
+network_supeq(inet,inet) bool kalam_a_within($2, $1)
+network_overlap(inet,inet) bool kalam_a_overlaps($1, $2)
+host(inet) text split_part($1, '/', 1)
+family(inet) int4 CAST(CASE contains($1, ':') WHEN TRUE THEN 6 WHEN FALSE THEN 4 END AS INTEGER)
+masklen(inet) int4 kalam_a_masklen($1)
+network(inet) cidr kalam_a_network($1)
+inet_text(inet) text CASE WHEN contains($1, '/') THEN $1 WHEN contains($1, ':') THEN $1 || '/128' ELSE $1 || '/32' END
+bpchar_text(bpchar) text rtrim($1, ' ')
+kalam_padded(bpchar) text $1
+length(bpchar) int4 CAST(length(rtrim($1, ' ')) AS INTEGER)
+char_length(bpchar) int4 CAST(length(rtrim($1, ' ')) AS INTEGER)
+character_length(bpchar) int4 CAST(length(rtrim($1, ' ')) AS INTEGER)
+
 isfinite(date) bool isfinite($1)
 isfinite(timestamp) bool isfinite($1)
 isfinite(timestamptz) bool isfinite($1)
@@ -489,7 +544,7 @@ def _parse(lines: Sequence[str], *, aggregate: bool = False, window: bool = Fals
 
 
 SIGNATURES: tuple[Signature, ...] = (
-    *_parse([*_arithmetic(), *_LINES.splitlines(), *fields.lines()]),
+    *_parse([*_arithmetic(), *_LINES.splitlines(), *_stored_moves(), *fields.lines()]),
     *_parse([*_AGGREGATES.splitlines(), *_statistics(), *_extremes()], aggregate=True),
     *_parse(_WINDOWS.splitlines(), window=True),
 )

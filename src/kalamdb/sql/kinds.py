@@ -62,7 +62,7 @@ class Kind:
 
 
 #: an interval as it is stored; the query engine computes with its own
-STORED_INTERVAL = "stored interval"
+STORED_INTERVAL = "stored_interval"
 _PG_TYPES = {type_.name: type_ for type_ in types.TYPES} | {
     STORED_INTERVAL if name == "interval" else name: types.by_name(name) for name in kept.TYPES
 }
@@ -134,6 +134,7 @@ RAW = frozenset({"timestamp", "timestamptz", "uuid"})
 _LADDERS = (("int2", "int4", "int8", "numeric", "float4", "float8"), ("date", "timestamp", "timestamptz"))
 _IMPLICIT = {(one, two) for ladder in _LADDERS for place, one in enumerate(ladder) for two in ladder[place + 1 :]} | {
     ("varchar", "text"), ("text", "varchar"), ("cidr", "inet"),
+    (STORED_INTERVAL, "interval"),
 }
 _PREFERRED = frozenset({"float8", "text", "timestamptz", "bool", "interval"})
 
