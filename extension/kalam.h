@@ -110,6 +110,12 @@ typedef struct KalamCap
 	bool		needs_ascii;	/* only under a collation for which nothing but A to Z has another case */
 	bool		needs_order;	/* aggregates: their result depends on the order of rows */
 	bool		needs_utf8;		/* only if the database has the server's encoding */
+	bool		needs_libm;		/* only if the server's C library computes as this one */
+	bool		needs_masked_shift; /* only where the processor takes a shift's number modulo the width */
+	char		pattern;		/* the second argument must be a regular expression that means the same: 'm' to match, '1'
+								 * to be found */
+	bool		needs_flat;		/* only with arrays that are known to have one dimension */
+	char	   *constants;		/* only with one of these as first argument, "a|b"; NULL: with any */
 	bool		plain;			/* evaluated by the store itself, so under FOR UPDATE, too */
 	bool		is_key;			/* types: may be a key column */
 	bool		kept;			/* types: travels as its text; kalam_compared says more */

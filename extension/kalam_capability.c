@@ -24,6 +24,7 @@
 
 #define KEY_SIZE (offsetof(KalamCap, kind) + sizeof(char))
 #define MAX_ARGS 8
+#define FIRST_CONSTANT "const1="
 
 typedef struct Fact
 {
@@ -180,6 +181,7 @@ add_cap(KalamCapTable *table, PGresult *rows, int row)
 	char		kind = kind_letter(PQgetvalue(rows, row, 0));
 	const char *args = PQgetvalue(rows, row, 2);
 	const char *flags = PQgetvalue(rows, row, 4);
+	const char *constants = strstr(flags, FIRST_CONSTANT);	/* always the last flag */
 	KalamCap	key = {0};
 	KalamCap   *cap;
 
@@ -197,6 +199,11 @@ add_cap(KalamCapTable *table, PGresult *rows, int row)
 	cap->needs_ascii = has_flag(flags, "a");
 	cap->needs_order = has_flag(flags, "o");
 	cap->needs_utf8 = has_flag(flags, "u");
+	cap->needs_flat = has_flag(flags, "flat");
+	cap->needs_libm = has_flag(flags, "libm");
+	cap->needs_masked_shift = has_flag(flags, "shift");
+	cap->pattern = has_flag(flags, "regex") ? 'm' : has_flag(flags, "regex1") ? '1' : '\0';
+	cap->constants = constants ? MemoryContextStrdup(table->cxt, constants + strlen(FIRST_CONSTANT)) : NULL;
 	cap->plain = has_flag(flags, "plain");
 	cap->is_key = has_flag(flags, "key");
 	cap->kept = strcmp(PQgetvalue(rows, row, 0), "kept") == 0;

@@ -51,6 +51,13 @@ extern bool kalam_is_parameter(Relids relids, Expr *expr);
 /* "=", where it is IN, or NOT IN; otherwise invalid */
 extern Oid	kalam_in_equality(ScalarArrayOpExpr *expr);
 /* a cast by output and input functions, one of which is text's; NULL: not there, or not the same */
+/* kalam_argument.c: are these the arguments that the capability asks for? */
+extern bool kalam_arguments_allowed(KalamConn *conn, const KalamCap *cap, List *args, Oid collation);
+extern bool kalam_has_ascii_letters(Oid collation);
+/* kalam_pattern.c */
+extern bool kalam_is_common_pattern(const char *pattern, bool single, bool *classes);
+/* kalam_math.c: what the C library's functions give, in one text */
+extern const char *kalam_libm(void);
 extern const KalamCap *kalam_conversion(KalamConn *conn, CoerceViaIO *expr);
 /* how ANY and ALL travel */
 typedef enum KalamArrayForm

@@ -129,8 +129,8 @@ is_code_point_collation(Oid collation)
 }
 
 /* Have A to Z another case, and nothing else?  PostgreSQL then asks no library. */
-static bool
-has_ascii_letters(Oid collation)
+bool
+kalam_has_ascii_letters(Oid collation)
 {
 	static const char *const names[] = {"C", "POSIX", NULL};
 	Locale		locale;
@@ -150,7 +150,7 @@ collation_allowed(const KalamCap *cap, Oid collation)
 	if (!OidIsValid(collation) || !get_collation_isdeterministic(collation))
 		return false;
 	return (!cap->needs_c || is_code_point_collation(collation)) &&
-		(!cap->needs_ascii || has_ascii_letters(collation));
+		(!cap->needs_ascii || kalam_has_ascii_letters(collation));
 }
 
 bool
@@ -411,7 +411,8 @@ ship_call(char kind, Oid oid, Oid collation, List *args, ShipContext *cxt)
 {
 	const KalamCap *cap = kalam_capability(cxt->scope->conn, kind, oid);
 
-	return cap_allowed(cap, collation, cxt) && ship_operands(args, cxt);
+	return cap_allowed(cap, collation, cxt) && kalam_arguments_allowed(cxt->scope->conn, cap, args, collation) &&
+		ship_operands(args, cxt);
 }
 
 static bool
@@ -452,6 +453,7 @@ static bool
 array_operator(ScalarArrayOpExpr *expr, ShipContext *cxt)
 {
 	Oid			operator = kalam_in_equality(expr);
+	const KalamCap *cap;
 
 	if (!OidIsValid(operator))
 	{
@@ -459,7 +461,9 @@ array_operator(ScalarArrayOpExpr *expr, ShipContext *cxt)
 			return false;
 		operator = expr->opno;
 	}
-	return cap_allowed(kalam_capability(cxt->scope->conn, 'o', operator), expr->inputcollid, cxt);
+	cap = kalam_capability(cxt->scope->conn, 'o', operator);
+	return cap_allowed(cap, expr->inputcollid, cxt) &&
+		kalam_arguments_allowed(cxt->scope->conn, cap, NIL, expr->inputcollid); /* not if it asks something of them */
 }
 
 static int
@@ -651,7 +655,7 @@ order_given(Aggref *agg, ShipContext *cxt)
 
 	if (agg->aggdistinct == NIL)
 		return agg->aggorder != NIL;
-	if (type == NUMERICOID || type == FLOAT4OID || type == FLOAT8OID)
+	if (type == NUMERICOID || type == FLOAT4OID || type == FLOAT8OID || type == JSONBOID)
 		return false;
 	return agg->aggorder != NIL || sorts_allowed(agg->aggdistinct, agg->args, true, cxt);
 }
@@ -675,7 +679,8 @@ ship_aggregate(Aggref *agg, ShipContext *cxt)
 
 	if (!cxt->scope->grouped || cxt->in_aggregate || agg->aggsplit != AGGSPLIT_SIMPLE ||
 		agg->aggkind != AGGKIND_NORMAL || agg->aggvariadic || agg->agglevelsup > 0 ||
-		!cap_allowed(cap, agg->inputcollid, cxt) || (cap->needs_order && !order_given(agg, cxt)) ||
+		!cap_allowed(cap, agg->inputcollid, cxt) ||
+		(agg->aggdistinct && list_length(agg->aggargtypes) > 1 && !cap->needs_order) || (cap->needs_order && !order_given(agg, cxt)) ||
 		!result_allowed(agg->aggtype, cxt))
 		return false;
 	inner.in_aggregate = true;

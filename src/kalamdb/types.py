@@ -9,6 +9,7 @@ floats follow its float output (exponents from 1e15 for double precision, 1e6 fo
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -171,6 +172,26 @@ def _write_float(value: float, *, single: bool) -> str:
     return f"{minus}{mantissa}e{'-' if shown < 0 else '+'}{abs(shown):02}"
 
 
+_REAL_BITS, _REAL_FORM = struct.Struct(">i"), struct.Struct(">f")
+#: from here on a real is infinite
+_SINGLE_END = 2.0**128 - 2.0**103
+
+
+def _single(text: str, value: float) -> float:
+    """The real nearest to a decimal text, of which ``value`` is the nearest double: rounded once, not twice."""
+    if abs(value) == _SINGLE_END and abs(Decimal(text)) < _SINGLE_END:
+        return math.copysign(2.0**128 - 2.0**104, value)
+    near: float = _REAL_FORM.unpack(_REAL_FORM.pack(value))[0]
+    if near == value:
+        return near
+    bits = _REAL_BITS.unpack(_REAL_FORM.pack(abs(near)))[0]
+    other = math.copysign(_REAL_FORM.unpack(_REAL_BITS.pack(bits + (1 if abs(value) > abs(near) else -1)))[0], value)
+    exact = Decimal(text)
+    if value - near == other - value and exact != Decimal(value):  # the double is in the middle, the text is not
+        return max(near, other) if exact > Decimal(value) else min(near, other)
+    return near
+
+
 def _float(display: str, *, single: bool) -> tuple[Reader, Writer, BinaryReader, BinaryWriter]:
     form = struct.Struct(">f" if single else ">d")
 
@@ -187,7 +208,7 @@ def _float(display: str, *, single: bool) -> tuple[Reader, Writer, BinaryReader,
         try:
             value = float(found[0]) if found["hex"] is None else float.fromhex(found[0])
             if single and abs(value) != float("inf"):
-                value = struct.unpack(">f", struct.pack(">f", value))[0]
+                value = _REAL_FORM.unpack(_REAL_FORM.pack(value))[0] if found["hex"] else _single(found[0], value)
         except OverflowError:
             value = float("inf")
         if abs(value) == float("inf") or (value == 0 and (found["hex"] or found["decimal"]).strip("0.")):
@@ -645,7 +666,7 @@ def _array(element: PgType, oid: int, element_oid: int | None = None) -> PgType:
 _ARRAY_OIDS = {
     "bool": 1000, "bytea": 1001, "int2": 1005, "int4": 1007, "text": 1009, "varchar": 1015, "int8": 1016,
     "float4": 1021, "float8": 1022, "timestamp": 1115, "date": 1182, "timestamptz": 1185, "numeric": 1231,
-    "uuid": 2951,
+    "uuid": 2951, "jsonb": 3807,
 }
 #: OIDs by which parameters of types kept as text are announced, and arrays of them; in each they travel as their texts
 KEPT_OIDS = {

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import product
 
 from kalamdb import __version__, kept
+from kalamdb.sql import libm, regression
 from kalamdb.sql.bind import MARK
 from kalamdb.sql.functions import SIGNATURES, Signature
 from kalamdb.sql.kinds import STORED_INTERVAL
@@ -90,8 +91,8 @@ def compared() -> Iterator[CapabilityRow]:
 #: a letter's other case is the locale's; the locale C knows letters of ASCII
 _LOCALE = frozenset({"lower", "upper", "initcap"})
 #: the last digit is the C library's
-_LIBRARY = frozenset({"power", "pow", "^", "exp", "ln", "log", "log10", "cbrt", "sin", "cos", "tan", "atan", "atan2",
-                      "asin", "acos", "degrees", "radians"})
+_LIBRARY = frozenset({"power", "pow", "^", "exp", "ln", "log", "log10", "cbrt", "||/", "sin", "cos", "tan", "atan",
+                      "atan2", "asin", "acos", "sinh", "cosh", "tanh"})
 _VOLATILE = frozenset({"random", "clock_timestamp"})
 #: their last years are beyond the query engine's timestamps
 _FAR = frozenset({"make_timestamp"})
@@ -101,9 +102,21 @@ _COLLATED = frozenset({"position", "strpos", "replace", "split_part", "starts_wi
 _ENCODED = frozenset({"octet_length", "bit_length", "md5", "ascii", "chr"})
 #: written otherwise than as a call
 _TEMPLATES = {"position": "strpos($1, $2)", "^@": "starts_with($1, $2)", "?|": "jsonb_exists_any($1, $2)",
-              "?&": "jsonb_exists_all($1, $2)"}
+              "?&": "jsonb_exists_all($1, $2)", "@": "abs($1)", "|/": "sqrt($1)", "||/": "cbrt($1)"}
 #: called otherwise in pg_catalog
-LOCAL_NAMES = {"extract_field": "extract", "numeric_typmod": "numeric", "inet_text": "text", "bpchar_text": "text"}
+LOCAL_NAMES = {"extract_field": "extract", "numeric_typmod": "numeric", "inet_text": "text", "bpchar_text": "text",
+               "kalam_varchar": "varchar", "kalam_overlaps": "overlaps"}
+#: a change by a path, or by more than one key, refuses arrays of more dimensions
+_PATHS = frozenset({"-", "#-", "jsonb_set", "jsonb_insert"})
+#: constants by which PostgreSQL knows UTC
+_UTC = "const1=UTC|GMT|Z|Etc/UTC"
+#: regular expressions: whether one matches, and where
+_MATCHES = (("~", "kalam_matches($1, $2)", "d"), ("!~", "(NOT kalam_matches($1, $2))", "d"),
+            ("~*", "kalam_matches_any_case($1, $2)", "a"), ("!~*", "(NOT kalam_matches_any_case($1, $2))", "a"))
+_FOUND = (("regexp_replace", "text,text,text", "kalam_replaced($1, $2, $3)"),
+          ("regexp_replace", "text,text,text,text", "kalam_replaced_all($1, $2, $3)"),
+          ("substring", "text,text", "kalam_found($1, $2)"),
+          ("regexp_substr", "text,text", "kalam_found_whole($1, $2)"))
 #: by name in pg_catalog and types
 _PATTERNS = (("~~", "($1 LIKE $2)"), ("!~~", "($1 NOT LIKE $2)"))
 _ANY_CASE = (("~~*", "(kalam_c_lower($1) LIKE kalam_c_lower($2))"),
@@ -113,18 +126,29 @@ _CASTS = (
       if one != two),
     ("bool", "int4"), ("int4", "bool"), ("bool", "text"), ("timestamp", "date"), ("date", "timestamp"),
 )  # fmt: skip
+_OF_JSONB = ("bool", "int2", "int4", "int8", "numeric", "float4", "float8")
 #: whose text is the same whatever a session sets
 _WRITTEN = ("int2", "int4", "int8", "numeric", "uuid", "json", "jsonb")
 #: that are read from text by rules which no setting changes, and those whose rules are others since PostgreSQL 16
-_READ, _READ_ANEW = ("bool", "float8", "uuid"), ("int2", "int4", "int8", "numeric")
+_READ, _READ_ANEW = ("bool", "float4", "float8", "uuid"), ("int2", "int4", "int8", "numeric")
 
 
 def _flags(signature: Signature) -> str:
     flags = []
-    if signature.name in _COLLATED:
+    if signature.args[0] != "bytea" and signature.name in _COLLATED:
         flags.append("d")
     if signature.args[0] != "bytea" and signature.name in _ENCODED:
         flags.append("u")
+    if signature.name in _LIBRARY:
+        flags.append("libm")
+    if signature.name in ("<<", ">>"):
+        flags.append("shift")
+    if signature.name in _PATHS and "text[]" in signature.args:
+        flags.append("flat")
+    if (signature.name, signature.args) == ("jsonb_strip_nulls", ("jsonb", "bool")):
+        flags.append("from18")
+    if (signature.name, signature.args) == ("jsonb_strip_nulls", ("jsonb",)):
+        flags.append("before18")
     return " ".join(flags)
 
 
@@ -134,6 +158,8 @@ def _args(signature: Signature) -> str:
 
 def _template(signature: Signature) -> str:
     marks = [f"${place}" for place in range(1, len(signature.args) + 1)]
+    if (signature.name, signature.args[0]) == ("position", "bytea"):
+        return "position($2 IN $1)"
     if signature.name in _TEMPLATES:
         return _TEMPLATES[signature.name]
     if signature.name[0].isalpha():
@@ -143,11 +169,14 @@ def _template(signature: Signature) -> str:
 
 def _sendable(signature: Signature) -> bool:
     """Has it arguments and a result that the wire carries, and one result everywhere?"""
-    if signature.name in _LOCALE | _LIBRARY | _VOLATILE | _FAR:
+    if signature.name in _LOCALE | _VOLATILE | _FAR:
         return False
+    if signature.name in ("jsonb_set", "jsonb_insert") and len(signature.args) == 3:
+        return False  # PostgreSQL adds the default of the last one
     if signature.name == "%" and len(set(signature.args)) > 1:
         return False  # PostgreSQL's % takes two of one type
-    if signature.name.startswith("kalam_") or "interval" in (*signature.args, signature.result):
+    own = signature.name.startswith("kalam_") and signature.name not in LOCAL_NAMES
+    if own or "interval" in (*signature.args, signature.result):
         return False  # not PostgreSQL's, or of the query engine's intervals
     return signature.supported and bool(signature.args) and {*signature.args, signature.result} - {"$1"} <= {
         *_REMOTE, *_KEPT, "text[]"}
@@ -176,6 +205,24 @@ def scalars() -> Iterator[CapabilityRow]:
         yield "function", name, "text", f"kalam_c_{name}($1)", "a"
     for name, pair in product(EQUALITY + ORDER, ("date,timestamp", "timestamp,date")):
         yield "operator", name, pair, f"($1 {name} $2)", ""
+    for name, template, collation in _MATCHES:
+        yield "operator", name, "text,text", template, f"{collation} u regex"
+    yield "function", "regexp_like", "text,text", "kalam_matches($1, $2)", "d u regex"
+    for name, args, template in _FOUND:
+        yield "function", name, args, template, "d u regex1"
+    for name, template in (("~~", "kalam_like($1, $2)"), ("!~~", "kalam_unlike($1, $2)")):
+        yield "operator", name, "bytea,bytea", template, ""
+    for name in EQUALITY:  # which asks the collation only whether strings are the same
+        yield "operator", name, "jsonb,jsonb", f"($1 {name} $2)", ""
+    for target in _OF_JSONB:
+        yield "function", target, "jsonb", f"CAST($1 AS {_REMOTE[target]})", "before18"
+        yield "function", target, "jsonb", f"CAST(kalam_json_known($1) AS {_REMOTE[target]})", "from18"
+    for name in ("timestamp", "timestamptz"):
+        yield "function", name, f"{name},int4", "kalam_rounded($1, $2)", ""
+    for source, target in (("timestamptz", "timestamp"), ("timestamp", "timestamptz")):
+        yield "function", "timezone", f"text,{source}", f"CAST($2 AS {target})", _UTC
+    for name, target in (("extract", "extract_field"), ("date_part", "date_part")):
+        yield "function", name, "text,timestamptz", f"{target}('epoch', CAST($2 AS timestamp))", "const1=epoch"
     for source, target in _CASTS:
         yield "function", target, source, f"CAST($1 AS {_REMOTE[target]})", ""
 
@@ -201,7 +248,8 @@ def conversions() -> Iterator[CapabilityRow]:
 #: whose result depends on the order of rows
 _ORDERED = frozenset({"string_agg", "array_agg"})
 #: whose last bits depend on the order of summation, as those of PostgreSQL's parallel plans do
-ROUNDED = frozenset({"sum", "avg", "stddev", "stddev_samp", "stddev_pop", "variance", "var_samp", "var_pop"})
+ROUNDED = frozenset({"sum", "avg", "stddev", "stddev_samp", "stddev_pop", "variance", "var_samp", "var_pop",
+                     *regression.NAMES})
 FLOATS = frozenset({"float4", "float8"})
 
 
@@ -246,6 +294,6 @@ def types() -> Iterator[CapabilityRow]:
 def capabilities(server_id: str, node_id: int) -> list[CapabilityRow]:
     """All rows: facts about the server, then types, operators and functions."""
     facts = {"version": __version__, "protocol": "1", "server_id": server_id, "node_id": str(node_id),
-             "grouping_sets": "true"}
+             "grouping_sets": "true", "libm": libm.fingerprint()}
     return [*(("info", name, "", value, "") for name, value in facts.items()), *types(), *compared(), *comparisons(),
             *scalars(), *variadic(), *conversions(), *aggregates(), *windows()]

@@ -176,11 +176,10 @@ def _to_float(typed: Typed, target: Kind) -> Typed | None:
                      f"AND {sql} IS NOT NULL THEN {over} WHEN {cast} = 0 AND {sql} <> 0 THEN {under} "
                      f"ELSE {cast} END", target)
     if source.name == "numeric":
-        if source.fixed and source.precision <= 15:
-            return Typed(f"CAST({sql} AS {target.duck})" if target.name == "float8" else
-                         f"CAST(CAST({sql} AS VARCHAR) AS FLOAT)", target)
-        text = numeric_text(typed).sql
-        return Typed(f"CAST(kalam_n_float({text}) AS {target.duck})", target)
+        if source.fixed and source.precision <= 15 and target.name == "float8":
+            return Typed(f"CAST({sql} AS {target.duck})", target)
+        word = "kalam_n_float" if target.name == "float8" else "kalam_n_real"
+        return Typed(f"{word}({numeric_text(typed).sql})", target)
     return None
 
 
@@ -249,8 +248,11 @@ def _convert(typed: Typed, target: Kind, *, explicit: bool) -> Typed | None:
     source = typed.kind
     if target.name in STRINGS:
         return _to_varchar(typed, target)
-    if source.name == "jsonb" and (target.name in NUMBERS or target.name == "bool"):
-        raise KalamError("0A000", f"a cast of jsonb to {target.display} is not supported", hint="Cast ->> instead.")
+    if source.name == "jsonb" and target.name == "bool":
+        return Typed(f"kalam_j_bool({typed.sql})", target)
+    if source.name == "jsonb" and target.name in NUMBERS:
+        display = kind(target.name).display
+        return _convert(Typed(f"kalam_j_number({typed.sql}, '{display}')", NUMERIC), target, explicit=explicit)
     if target.name in INTEGERS and source.name not in STRINGS:
         return _to_integer(typed, target)
     if target.name in FLOATS and source.name not in STRINGS:

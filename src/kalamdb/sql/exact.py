@@ -26,7 +26,7 @@ from kalamdb import kept, types
 from kalamdb.errors import KalamError
 from kalamdb.numbers import read_integer, read_numeric
 from kalamdb.order import numeric_bytes
-from kalamdb.sql import native
+from kalamdb.sql import documents, native, octets, patterns, regression
 
 _CONTEXT = decimal.Context(prec=20_000, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN,
                            traps=[decimal.InvalidOperation])
@@ -212,6 +212,32 @@ def trimmed(value: str) -> str:
     return value.rstrip("0").rstrip(".") if "." in value else value
 
 
+def _whole(one: str, two: str) -> tuple[int, int, int] | None:
+    """Both in units of the finer one's last digit, and how many digits that are; None: not finite."""
+    if _special(one) or _special(two):
+        return None
+    digits = max(_scale(one), _scale(two))
+    return int(_CONTEXT.scaleb(Decimal(one), digits)), int(_CONTEXT.scaleb(Decimal(two), digits)), digits
+
+
+def greatest_divisor(one: str, two: str) -> str:
+    found = _whole(one, two)
+    return "NaN" if found is None else _shown(_CONTEXT.scaleb(Decimal(math.gcd(*found[:2])), -found[2]), found[2])
+
+
+def least_multiple(one: str, two: str) -> str:
+    found = _whole(one, two)
+    return "NaN" if found is None else _shown(_CONTEXT.scaleb(Decimal(math.lcm(*found[:2])), -found[2]), found[2])
+
+
+def factorial(number: int) -> str:
+    if number < 0:
+        raise KalamError("22003", "factorial of a negative number is undefined")
+    if number > 32177:
+        raise KalamError("22003", "value overflows numeric format")
+    return f"{Decimal(math.factorial(number)):f}"
+
+
 def total(values: Sequence[str | None]) -> str | None:
     """sum(), NULLs left out."""
     present = [value for value in values if value is not None]
@@ -304,6 +330,32 @@ def exponential(value: float) -> float:
 
 def cube_root(value: float) -> float:
     return math.cbrt(value)
+
+
+def hyperbolic(function: Callable[[float], float]) -> Callable[[float], float]:
+    """sinh and cosh: an overflow is infinity there."""
+    def work(value: float) -> float:
+        try:
+            return function(value)
+        except OverflowError:
+            return math.copysign(math.inf, value) if function is math.sinh else math.inf
+
+    return work
+
+
+# ---------- bits ----------
+def _wrapped(value: int, bits: int) -> int:
+    half = 1 << (bits - 1)
+    return (value + half) % (1 << bits) - half
+
+
+def shifted_left(value: int, places: int, bits: int) -> int:
+    """As a processor does that takes the number modulo the width; smallint is shifted as an integer."""
+    return _wrapped(value << (places & (max(bits, 32) - 1)), bits)
+
+
+def shifted_right(value: int, places: int, bits: int) -> int:
+    return value >> (places & (max(bits, 32) - 1))
 
 
 def make_date(year: int, month: int, day: int) -> str:
@@ -434,6 +486,16 @@ def pad(text: str, length: int, fill: str, *, left: bool) -> str:
         raise KalamError("54000", "requested length too large")
     more = (fill * ((length - len(text)) // len(fill) + 1))[: length - len(text)]
     return more + text if left else text + more
+
+
+def to_length(text: str, typmod: int, explicit: bool) -> str:
+    """varchar(n), whose modifier is n + 4: cut by a cast, refused by an assignment unless only spaces go."""
+    length = typmod - 4
+    if length < 0 or len(text) <= length:
+        return text
+    if not explicit and text[length:].strip(" "):
+        raise KalamError("22001", f"value too long for type character varying({length})")
+    return text[:length]
 
 
 def repeated(text: str, count: int) -> str:
@@ -691,10 +753,6 @@ def _contains(one: Any, two: Any, *, top: bool = False) -> bool:
     return _same(one, two)
 
 
-def json_equal(one: str, two: str) -> bool:
-    return one == two or _same(_json(one), _json(two))
-
-
 def json_contains(one: str, two: str) -> bool:
     return _contains(_json(one), _json(two), top=True)
 
@@ -733,8 +791,8 @@ class Function:
     work: Callable[..., Any]
 
 
-_NUMERIC = types.by_name("numeric")
-_V, _I, _B, _L = "VARCHAR", "INTEGER", "BOOLEAN", "VARCHAR[]"
+_NUMERIC, _REAL = types.by_name("numeric"), types.by_name("float4")
+_V, _I, _B, _L, _Y = "VARCHAR", "INTEGER", "BOOLEAN", "VARCHAR[]", "BLOB"
 FUNCTIONS: tuple[Function, ...] = (
     Function("n_add", (_V, _V), _V, add), Function("n_sub", (_V, _V), _V, subtract),
     Function("n_mul", (_V, _V), _V, multiply), Function("n_div", (_V, _V), _V, divide),
@@ -753,7 +811,9 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("n_int2", (_V,), "SMALLINT", lambda value: to_integer(value, 16)),
     Function("n_int4", (_V,), _I, lambda value: to_integer(value, 32)),
     Function("n_int8", (_V,), "BIGINT", lambda value: to_integer(value, 64)),
-    Function("n_float", (_V,), "DOUBLE", to_float), Function("n_of_float", ("DOUBLE", _I), _V, from_float),
+    Function("n_float", (_V,), "DOUBLE", to_float), Function("n_real", (_V,), "FLOAT", _REAL.read),
+    Function("n_gcd", (_V, _V), _V, greatest_divisor), Function("n_lcm", (_V, _V), _V, least_multiple),
+    Function("n_factorial", ("BIGINT",), _V, factorial), Function("n_of_float", ("DOUBLE", _I), _V, from_float),
     Function("n_typmod", (_V, _I), _V, lambda value, typmod: types.apply_typmod(_NUMERIC, value, typmod)),
     Function("f_power", ("DOUBLE", "DOUBLE"), "DOUBLE", power), Function("f_exp", ("DOUBLE",), "DOUBLE", exponential),
     Function("f_cbrt", ("DOUBLE",), "DOUBLE", cube_root), Function("d_make", (_I, _I, _I), _V, make_date),
@@ -776,7 +836,7 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("o_get_text", (_V, _V), _V, written_get_text), Function("o_item_text", (_V, _I), _V, written_get_text),
     Function("o_path", (_V, _L), _V, written_path), Function("o_path_text", (_V, _L), _V, written_path_text),
     Function("j_typeof", (_V,), _V, json_typeof), Function("j_length", (_V,), _I, json_array_length),
-    Function("j_equal", (_V, _V), _B, json_equal), Function("j_contains", (_V, _V), _B, json_contains),
+    Function("j_contains", (_V, _V), _B, json_contains),
     Function("j_exists", (_V, _V), _B, json_exists), Function("j_any", (_V, _L), _B, json_exists_any),
     Function("j_all", (_V, _L), _B, json_exists_all), Function("j_canonical", (_V,), _V, types.canonical_jsonb),
     *(Function("key_" + each.name, (_V,), "BLOB", each.key) for each in kept.ORDERED if each.key is not None),
@@ -795,6 +855,33 @@ FUNCTIONS: tuple[Function, ...] = (
       for name, duck, display, bits in (("int2", "SMALLINT", "smallint", 16), ("int4", _I, "integer", 32),
                                         ("int8", "BIGINT", "bigint", 64))),
     Function("old_numeric", (_V,), _V, partial(read_numeric, old=True)),
+    Function("j_key", (_V,), "BLOB", kept.jsonb_key), Function("j_bool", (_V,), _B, documents.to_bool),
+    Function("j_number", (_V, _V), _V, documents.to_number), Function("j_concat", (_V, _V), _V, documents.concatenated),
+    Function("j_drop", (_V, _V), _V, documents.without_key), Function("j_drop_item", (_V, _I), _V,
+                                                                      documents.without_place),
+    Function("j_drop_all", (_V, _L), _V, documents.without_keys),
+    Function("j_drop_path", (_V, _L), _V, documents.without_path),
+    Function("j_set", (_V, _L, _V, _B), _V, documents.with_value),
+    Function("j_insert", (_V, _L, _V, _B), _V, documents.inserted),
+    Function("j_strip", (_V, _B), _V, documents.without_nulls), Function("j_pretty", (_V,), _V, documents.pretty),
+    Function("b_part", (_Y, _I), _Y, octets.part), Function("b_part3", (_Y, _I, _I), _Y, octets.part),
+    Function("b_place", (_Y, _Y), _I, octets.place), Function("b_overlay", (_Y, _Y, _I), _Y, octets.overlaid),
+    Function("b_overlay4", (_Y, _Y, _I, _I), _Y, octets.overlaid), Function("b_byte", (_Y, _I), _I, octets.byte),
+    Function("b_set_byte", (_Y, _I, _I), _Y, octets.with_byte), Function("b_bit", (_Y, "BIGINT"), _I, octets.bit),
+    Function("b_set_bit", (_Y, "BIGINT", _I), _Y, octets.with_bit), Function("b_bits", (_Y,), "BIGINT", octets.bits),
+    Function("b_trim", (_Y, _Y), _Y, octets.trimmed), Function("b_ltrim", (_Y, _Y), _Y, octets.trimmed_left),
+    Function("b_rtrim", (_Y, _Y), _Y, octets.trimmed_right), Function("b_sha224", (_Y,), _Y, octets.sha224),
+    Function("b_sha384", (_Y,), _Y, octets.sha384), Function("b_sha512", (_Y,), _Y, octets.sha512),
+    Function("b_like", (_Y, _Y), _B, lambda data, pattern: like(data.decode("latin-1"), pattern.decode("latin-1"))),
+    Function("t_varchar", (_V, _I, _B), _V, to_length),
+    *(Function("a_" + name, ("DOUBLE[]", "DOUBLE[]"), "DOUBLE", regression.aggregate(name))
+      for name in regression.NAMES),
+    Function("i_left", ("BIGINT", _I, _I), "BIGINT", shifted_left),
+    Function("i_right", ("BIGINT", _I, _I), "BIGINT", shifted_right),
+    Function("f_sinh", ("DOUBLE",), "DOUBLE", hyperbolic(math.sinh)),
+    Function("f_cosh", ("DOUBLE",), "DOUBLE", hyperbolic(math.cosh)),
+    *(Function("r_" + work.__name__, (_V,), _V, work)
+      for work in (patterns.plain, patterns.folded, patterns.replaced, patterns.first, patterns.whole)),
     Function("j_string", (_V,), _V, lambda text: json.dumps(text, ensure_ascii=False)),
 )  # fmt: skip
 #: types whose text is PostgreSQL's own work in both directions
@@ -827,11 +914,13 @@ def _vectorized(function: Function) -> Callable[..., pa.Array]:
             return lambda one, two: run(one, two)
         case 3:
             return lambda one, two, three: run(one, two, three)
+        case 4:
+            return lambda one, two, three, four: run(one, two, three, four)
     return lambda one, two, three, four, five, six: run(one, two, three, four, five, six)
 
 
 _ARROW = {_V: pa.string(), _I: pa.int32(), _B: pa.bool_(), "BLOB": pa.binary(), "SMALLINT": pa.int16(),
-          "BIGINT": pa.int64(), "DOUBLE": pa.float64(), "VARCHAR[]": pa.list_(pa.string())}
+          "BIGINT": pa.int64(), "DOUBLE": pa.float64(), "FLOAT": pa.float32(), "VARCHAR[]": pa.list_(pa.string())}
 
 
 #: integers that are read at once

@@ -17,7 +17,7 @@ from sqlglot import exp
 from kalamdb import types
 from kalamdb.errors import KalamError
 from kalamdb.numbers import read_numeric
-from kalamdb.sql import fields, functions
+from kalamdb.sql import fields, functions, patterns
 from kalamdb.sql.bind import MARKS, Params, identifier, parameter_index, place_of
 from kalamdb.sql.casts import (
     Typed,
@@ -61,6 +61,7 @@ from kalamdb.sql.kinds import (
     of_column,
     plain,
 )
+from kalamdb.sql.native import literal
 
 #: longest translation of one expression
 MAX_SQL = 200_000
@@ -145,7 +146,7 @@ _BINARY: dict[type[exp.Expr], str] = {
     exp.BitwiseAnd: "&", exp.BitwiseOr: "|", exp.BitwiseXor: "#", exp.BitwiseLeftShift: "<<",
     exp.BitwiseRightShift: ">>", exp.StartsWith: "^@", exp.ArrayContainsAll: "@>", exp.ArrayContainedBy: "<@",
     exp.JSONBContainsTopKey: "?", exp.JSONBExtract: "#>", exp.JSONBExtractScalar: "#>>",
-    exp.JSONBContainsAnyTopKeys: "?|", exp.JSONBContainsAllTopKeys: "?&",
+    exp.JSONBDeleteAtPath: "#-", exp.JSONBContainsAnyTopKeys: "?|", exp.JSONBContainsAllTopKeys: "?&",
 }  # fmt: skip
 COMPARISONS: dict[type[exp.Expr], str] = {
     exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
@@ -167,9 +168,6 @@ _FACT_NODES: dict[type[exp.Expr], tuple[str, str]] = {
 _VOLATILE = re.compile(r"\berror\(|\blambda\b|\bkalam_")
 #: an escape character at the end is an error if it is reached; where the pattern is a constant, one branch is left
 _LIKE = r"CASE WHEN suffix($2, '\') THEN kalam_t_like($1, $2) ELSE ($1 LIKE $2 ESCAPE '\') END"
-_SAFE_PATTERN = re.compile(
-    r"\^?(?:[\w \-/:;,<>=!@#%&~'\"]|\\[.\-/\\+*?()\[\]{}|^$]|\.(?![*+?]\?)|[*+?](?![*+?])|\((?![?*+])|[)|]"
-    r"|\[\^?[\w \-.]+\])*\$?")
 
 
 class Expressions:
@@ -214,6 +212,8 @@ class Expressions:
                              position=None if node is None else place_of(node))
         if name in ORDERS:
             return (EQUALITIES if equality else ORDERS)[name].replace("$1", typed.sql)
+        if name == "jsonb" and equality:
+            return f"kalam_j_key({typed.sql})"
         if name == "jsonb" or name in KEPT:
             raise not_supported(f"{'grouping' if equality else 'ordering'} by {typed.kind.display}", node)
         return typed.sql
@@ -315,7 +315,9 @@ class Expressions:
         if name == "json" or name == "record":
             raise no_operator(shown, (one.kind, two.kind), node)
         if name == "jsonb":
-            return self._compare_jsonb(sign, one, two, node)
+            if sign in ("<", "<=", ">", ">="):
+                raise not_supported(f"{sign} of jsonb", node)
+            one, two = (Typed(self.sort_key(each, node, equality=True), kind("bytea")) for each in (one, two))
         if name == "numeric" and not (one.kind.fixed and two.kind.fixed):
             one_key, two_key = (f"kalam_n_key({numeric_text(each).sql})" for each in (one, two))
             return Typed(f"({one_key} {sign} {two_key})", BOOL)
@@ -329,12 +331,6 @@ class Expressions:
         equality = _SHOWN.get(sign, sign) in ("=", "<>")
         left, right = (self.sort_key(each, node, equality=equality) for each in (one, two))
         return Typed(left, kind("bytea")), Typed(right, kind("bytea"))
-
-    def _compare_jsonb(self, sign: str, one: Typed, two: Typed, node: exp.Expr | None) -> Typed:
-        if sign not in ("=", "<>"):
-            raise not_supported(f"{sign} of jsonb", node)
-        word = "" if sign == "=" else "NOT "
-        return Typed(f"({word}kalam_j_equal({one.sql}, {two.sql}))", BOOL)
 
     def _alike(self, sign: str, one: Typed, two: Typed, node: exp.Expr | None) -> tuple[Typed, Typed]:
         """Both sides in the type in which PostgreSQL compares them."""
@@ -490,8 +486,10 @@ class Expressions:
             raise KalamError("42601", "subquery has too many columns", position=place_of(left))
         item = self.value(left, frame)
         one, two = self._alike(sign, item, Typed("q.o1", kinds[0]), left)
-        if one.kind.name in JSONS:
+        if one.kind.name == "json" or (one.kind.name == "jsonb" and sign not in ("=", "<>")):
             raise not_supported(f"{sign} {word} of {one.kind.display}", left)
+        if one.kind.name == "jsonb":
+            one, two = (Typed(self.sort_key(each, left, equality=True), kind("bytea")) for each in (one, two))
         if one.kind.name in KEPT:
             one, two = self._kept_keys(sign, one, two, left)
         if one.kind.name == "numeric" and not (one.kind.fixed and two.kind.fixed):
@@ -527,14 +525,13 @@ class Expressions:
     def _regexp(self, node: exp.Expr, frame: Frame) -> Typed:
         pattern = node.args["expression"]
         insensitive = isinstance(node, exp.RegexpILike)
-        safe = isinstance(pattern, exp.Literal) and pattern.is_string and _SAFE_PATTERN.fullmatch(pattern.this)
-        if not safe or (insensitive and not pattern.this.isascii()):
-            raise not_supported("this regular expression", node, "Constant patterns of ordinary characters, classes "
-                                "and the operators . * + ? | ( ) ^ $ are.")
-        text = pattern.this.replace("'", "''")
+        made = patterns.translated(pattern.this, fold=insensitive) if (
+            isinstance(pattern, exp.Literal) and pattern.is_string) else None
+        if made is None or re.search(r"\\[dwsDWS]", pattern.this) or (insensitive and not pattern.this.isascii()):
+            raise not_supported("this regular expression", node, "Constant patterns of ordinary characters, lists "
+                                "and the operators . * + ? | { } ( ) ^ $ are.")
         one = self._as_text(node.this, frame, "~").sql
-        options = ", 'is'" if insensitive else ", 's'"
-        return Typed(f"regexp_matches({one}, '{text}'{options})", BOOL)
+        return Typed(f"regexp_matches({one}, {literal(types.TEXT, made)}, 's')", BOOL)
 
     # ---------- operators and functions ----------
     def _binary(self, node: exp.Expr, frame: Frame) -> Typed:

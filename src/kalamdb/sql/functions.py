@@ -16,8 +16,9 @@ from itertools import product
 from string import ascii_lowercase, ascii_uppercase
 
 from kalamdb.errors import KalamError
-from kalamdb.sql import fields
+from kalamdb.sql import fields, regression
 from kalamdb.sql.kinds import ORDERS, STORED_INTERVAL, Kind, category, implicit, preferred
+from kalamdb.sql.native import EPOCH_MICROS
 from kalamdb.sql.native import failure as failure
 
 _OVER, _UNDER = failure("22003", "value out of range: overflow"), failure("22003", "value out of range: underflow")
@@ -63,8 +64,10 @@ def _arithmetic() -> Iterator[str]:
             yield f"abs({one}) {one} abs($1)"
             yield f"mod({one},{two}) {one} CASE WHEN $2 = 0 AND $1 IS NOT NULL THEN {_ZERO} " \
                   "WHEN $2 = -1 THEN $1 * 0 ELSE $1 % $2 END"
-            yield f"<<({one},int4) {one} !"
-            yield f">>({one},int4) {one} !"
+            yield f"@({one}) {one} abs($1)"
+            bits = {"int2": 16, "int4": 32, "int8": 64}[one]
+            for sign, word in (("<<", "left"), (">>", "right")):
+                yield f"{sign}({one},int4) {one} CAST(kalam_i_{word}($1, $2, {bits}) AS {Kind(one).duck})"
     for one, two in product(("float4", "float8"), repeat=2):
         wider = max(one, two)
         cast = [f"CAST(${place} AS DOUBLE)" if each != wider else f"${place}" for place, each in ((1, one), (2, two))]
@@ -77,6 +80,7 @@ def _arithmetic() -> Iterator[str]:
         yield f"-({name}) {name} (-$1)"
         yield f"+({name}) {name} $1"
         yield f"abs({name}) {name} abs($1)"
+        yield f"@({name}) {name} abs($1)"
 
 
 _OUT_OF_DOMAIN = failure("22003", "input is out of range")
@@ -143,6 +147,34 @@ def _elapsed(first: str, second: str, message: str = "cannot subtract infinite t
             f"WHEN $1 > $2 THEN {first} ELSE {second} END")
 
 
+def _rounded(duck: str) -> str:
+    """To so many digits of a second, half away from PostgreSQL's epoch."""
+    unit, micros = "CAST(10 ** (6 - $2) AS BIGINT)", f"(epoch_us($1) - {EPOCH_MICROS})"
+    whole = f"(abs({micros}) + {unit} // 2) // {unit} * {unit} * sign({micros})"
+    return (f"CASE WHEN $2 IS NULL THEN NULL WHEN isfinite($1) AND $2 BETWEEN 0 AND 5 "
+            f"THEN CAST(make_timestamp({whole} + {EPOCH_MICROS}) AS {duck}) ELSE $1 END")
+
+
+def _overlaps() -> str:
+    """PostgreSQL's rules for periods of which an end, or all, is NULL; the ends may come in either order."""
+    one, two = "least($1, $2)", "least($3, $4)"
+    ends = [f"CASE WHEN ${place} IS NOT NULL AND ${place + 1} IS NOT NULL THEN greatest(${place}, ${place + 1}) END"
+            for place in (1, 3)]
+
+    def later(start: str, end: str, other: str) -> str:
+        return (f"CASE WHEN {end} IS NULL THEN NULL WHEN {start} < {end} THEN TRUE "
+                f"WHEN {other} IS NOT NULL THEN FALSE END")
+
+    return (f"CASE WHEN {one} > {two} THEN {later(one, ends[1], ends[0])} WHEN {one} < {two} "
+            f"THEN {later(two, ends[0], ends[1])} WHEN {one} = {two} AND {ends[0]} IS NOT NULL "
+            f"AND {ends[1]} IS NOT NULL THEN TRUE END")
+
+
+_OVERLAPS = _overlaps()
+#: PostgreSQL's RADIANS_PER_DEGREE
+_DEGREE = "CAST('0.0174532925199432957692' AS DOUBLE)"
+
+
 def _times(interval: str, number: str) -> str:
     """The query engine's own error would be one of integers."""
     out_of_range = failure("22008", "interval out of range")
@@ -162,6 +194,11 @@ def _overlay(length: str) -> str:
             f"ELSE left($1, $3 - 1) || $2 || substring($1, CASE WHEN {after} < 1 THEN 1 ELSE {after} END) END")
 
 
+def _found(group: str) -> str:
+    pattern = f"kalam_r_{group}($2)"
+    return f"CASE WHEN regexp_matches($1, {pattern}, 's') THEN regexp_extract($1, {pattern}, 1, 's') END"
+
+
 def _log(name: str) -> str:
     return f"CASE WHEN $1 = 0 THEN {_LOG_ZERO} WHEN $1 < 0 THEN {_LOG_NEGATIVE} ELSE {name}($1) END"
 
@@ -179,6 +216,7 @@ _LINES = rf"""
 mod(numeric,numeric) numeric kalam_n_mod($1, $2)
 div(numeric,numeric) numeric kalam_n_quo($1, $2)
 abs(numeric) numeric kalam_n_abs($1)
+@(numeric) numeric kalam_n_abs($1)
 sign(numeric) numeric kalam_n_sign($1)
 scale(numeric) int4 kalam_n_scale($1)
 min_scale(numeric) int4 kalam_n_min_scale($1)
@@ -198,8 +236,13 @@ floor(numeric) numeric kalam_n_floor($1)
 floor(float8) float8 floor($1)
 sqrt(float8) float8 CASE WHEN $1 < 0 THEN {_NO_ROOT} ELSE sqrt($1) END
 sqrt(numeric) numeric kalam_n_sqrt($1)
+|/(float8) float8 CASE WHEN $1 < 0 THEN {_NO_ROOT} ELSE sqrt($1) END
 numeric_typmod(numeric,int4) numeric kalam_n_typmod($1, $2)
 cbrt(float8) float8 kalam_f_cbrt($1)
+||/(float8) float8 kalam_f_cbrt($1)
+sinh(float8) float8 kalam_f_sinh($1)
+cosh(float8) float8 kalam_f_cosh($1)
+tanh(float8) float8 tanh($1)
 exp(float8) float8 kalam_f_exp($1)
 exp(numeric) numeric !
 ln(float8) float8 {_log('ln')}
@@ -213,8 +256,8 @@ power(numeric,numeric) numeric !
 pow(float8,float8) float8 kalam_f_power($1, $2)
 pow(numeric,numeric) numeric !
 pi() float8 pi()
-degrees(float8) float8 CASE WHEN isinf(degrees($1)) AND NOT isinf($1) THEN {_OVER} ELSE degrees($1) END
-radians(float8) float8 CASE WHEN radians($1) = 0 AND $1 <> 0 THEN {_UNDER} ELSE radians($1) END
+degrees(float8) float8 CASE WHEN isinf($1 / {_DEGREE}) AND NOT isinf($1) THEN {_OVER} ELSE $1 / {_DEGREE} END
+radians(float8) float8 CASE WHEN $1 * {_DEGREE} = 0 AND $1 <> 0 THEN {_UNDER} ELSE $1 * {_DEGREE} END
 sin(float8) float8 CASE WHEN isinf($1) THEN {_OUT_OF_DOMAIN} ELSE sin($1) END
 cos(float8) float8 CASE WHEN isinf($1) THEN {_OUT_OF_DOMAIN} ELSE cos($1) END
 tan(float8) float8 CASE WHEN isinf($1) THEN {_OUT_OF_DOMAIN} ELSE tan($1) END
@@ -227,6 +270,9 @@ gcd(int4,int4) int4 CAST(gcd(CAST($1 AS BIGINT), CAST($2 AS BIGINT)) AS INTEGER)
 gcd(int8,int8) int8 CAST(gcd(CAST($1 AS HUGEINT), CAST($2 AS HUGEINT)) AS BIGINT)
 lcm(int4,int4) int4 CAST(lcm(CAST($1 AS BIGINT), CAST($2 AS BIGINT)) AS INTEGER)
 lcm(int8,int8) int8 CAST(lcm(CAST($1 AS HUGEINT), CAST($2 AS HUGEINT)) AS BIGINT)
+gcd(numeric,numeric) numeric kalam_n_gcd($1, $2)
+lcm(numeric,numeric) numeric kalam_n_lcm($1, $2)
+factorial(int8) numeric kalam_n_factorial($1)
 to_hex(int4) text lower(to_hex(CAST($1 AS BIGINT) & 4294967295))
 to_hex(int8) text lower(to_hex($1))
 kalam_int2_before_16(text) int2 kalam_old_int2($1)
@@ -236,7 +282,7 @@ kalam_numeric_before_16(text) numeric kalam_old_numeric($1)
 
 ||(text,text) text ($1 || $2)
 ||(bytea,bytea) bytea ($1 || $2)
-||(jsonb,jsonb) jsonb !
+||(jsonb,jsonb) jsonb kalam_j_concat($1, $2)
 length(text) int4 CAST(length($1) AS INTEGER)
 length(bytea) int4 CAST(octet_length($1) AS INTEGER)
 char_length(text) int4 CAST(length($1) AS INTEGER)
@@ -244,6 +290,25 @@ character_length(text) int4 CAST(length($1) AS INTEGER)
 octet_length(text) int4 CAST(strlen($1) AS INTEGER)
 octet_length(bytea) int4 CAST(octet_length($1) AS INTEGER)
 bit_length(text) int4 CAST(strlen($1) * 8 AS INTEGER)
+bit_length(bytea) int4 CAST(octet_length($1) * 8 AS INTEGER)
+kalam_varchar(varchar,int4,bool) varchar kalam_t_varchar($1, $2, $3)
+substr(bytea,int4) bytea kalam_b_part($1, $2)
+substr(bytea,int4,int4) bytea kalam_b_part3($1, $2, $3)
+substring(bytea,int4) bytea kalam_b_part($1, $2)
+substring(bytea,int4,int4) bytea kalam_b_part3($1, $2, $3)
+position(bytea,bytea) int4 kalam_b_place($1, $2)
+overlay(bytea,bytea,int4) bytea kalam_b_overlay($1, $2, $3)
+overlay(bytea,bytea,int4,int4) bytea kalam_b_overlay4($1, $2, $3, $4)
+btrim(bytea,bytea) bytea kalam_b_trim($1, $2)
+ltrim(bytea,bytea) bytea kalam_b_ltrim($1, $2)
+rtrim(bytea,bytea) bytea kalam_b_rtrim($1, $2)
+get_byte(bytea,int4) int4 kalam_b_byte($1, $2)
+set_byte(bytea,int4,int4) bytea kalam_b_set_byte($1, $2, $3)
+get_bit(bytea,int8) int4 kalam_b_bit($1, $2)
+set_bit(bytea,int8,int4) bytea kalam_b_set_bit($1, $2, $3)
+bit_count(bytea) int8 kalam_b_bits($1)
+kalam_like(bytea,bytea) bool kalam_b_like($1, $2)
+kalam_unlike(bytea,bytea) bool (NOT kalam_b_like($1, $2))
 lower(text) text CASE WHEN {_ASCII} THEN lower($1) ELSE kalam_t_lower($1) END
 upper(text) text CASE WHEN {_ASCII} THEN upper($1) ELSE kalam_t_upper($1) END
 initcap(text) text kalam_t_initcap($1)
@@ -278,14 +343,24 @@ starts_with(text,text) bool starts_with($1, $2)
 ^@(text,text) bool starts_with($1, $2)
 md5(text) text md5($1)
 md5(bytea) text md5($1)
+sha224(bytea) bytea kalam_b_sha224($1)
 sha256(bytea) bytea unhex(sha256($1))
+sha384(bytea) bytea kalam_b_sha384($1)
+sha512(bytea) bytea kalam_b_sha512($1)
 ascii(text) int4 CASE WHEN $1 = '' THEN CAST(0 AS INTEGER) ELSE CAST(unicode($1) AS INTEGER) END
 chr(int4) text kalam_t_chr($1)
 quote_literal(text) text kalam_t_quote($1)
+quote_nullable(text) text coalesce(kalam_t_quote($1), 'NULL')
 encode(bytea,text) text kalam_t_encode($1, $2)
 decode(text,text) bytea kalam_t_decode($1, $2)
 overlay(text,text,int4) text {_overlay("length($2)")}
 overlay(text,text,int4,int4) text {_overlay("$4")}
+kalam_matches(text,text) bool regexp_matches($1, kalam_r_plain($2), 's')
+kalam_matches_any_case(text,text) bool regexp_matches($1, kalam_r_folded($2), 's')
+kalam_replaced(text,text,text) text regexp_replace($1, kalam_r_replaced($2), $3, 's')
+kalam_replaced_all(text,text,text) text regexp_replace($1, kalam_r_replaced($2), $3, 'gs')
+kalam_found(text,text) text {_found("first")}
+kalam_found_whole(text,text) text {_found("whole")}
 regexp_replace(text,text,text) text !
 regexp_replace(text,text,text,text) text !
 regexp_match(text,text) text !
@@ -350,6 +425,10 @@ character_length(bpchar) int4 CAST(length(rtrim($1, ' ')) AS INTEGER)
 isfinite(date) bool isfinite($1)
 isfinite(timestamp) bool isfinite($1)
 isfinite(timestamptz) bool isfinite($1)
+kalam_rounded(timestamp,int4) timestamp {_rounded("TIMESTAMP")}
+kalam_rounded(timestamptz,int4) timestamptz {_rounded("TIMESTAMPTZ")}
+kalam_overlaps(timestamp,timestamp,timestamp,timestamp) bool {_OVERLAPS}
+kalam_overlaps(timestamptz,timestamptz,timestamptz,timestamptz) bool {_OVERLAPS}
 make_date(int4,int4,int4) date kalam_read_date(kalam_d_make($1, $2, $3))
 to_timestamp(float8) timestamptz {_EPOCH}
 age(timestamp,timestamp) interval !
@@ -390,7 +469,18 @@ json_build_object(any) json !
 row_to_json(any) json !
 jsonb_agg(any) jsonb !
 json_agg(any) json !
-jsonb_set(jsonb,text,jsonb) jsonb !
+jsonb_set(jsonb,text[],jsonb) jsonb kalam_j_set($1, $2, $3, TRUE)
+jsonb_set(jsonb,text[],jsonb,bool) jsonb kalam_j_set($1, $2, $3, $4)
+jsonb_insert(jsonb,text[],jsonb) jsonb kalam_j_insert($1, $2, $3, FALSE)
+jsonb_insert(jsonb,text[],jsonb,bool) jsonb kalam_j_insert($1, $2, $3, $4)
+jsonb_strip_nulls(jsonb) jsonb kalam_j_strip($1, FALSE)
+jsonb_strip_nulls(jsonb,bool) jsonb kalam_j_strip($1, $2)
+jsonb_pretty(jsonb) text kalam_j_pretty($1)
+-(jsonb,text) jsonb kalam_j_drop($1, $2)
+-(jsonb,int4) jsonb kalam_j_drop_item($1, $2)
+-(jsonb,text[]) jsonb kalam_j_drop_all($1, $2)
+#-(jsonb,text[]) jsonb kalam_j_drop_path($1, $2)
+kalam_json_known(jsonb) jsonb CASE WHEN $1 <> 'null' THEN $1 END
 """
 
 _INT_SUM = "agg[sum($1)]"
@@ -411,9 +501,15 @@ def _statistics() -> Iterator[str]:
         if duck.endswith("samp"):
             finite = f"CASE WHEN agg[count($1)] < 2 THEN NULL ELSE {finite} END"
         yield f"{name}(float8) float8 {finite}"
+        yield f"{name}(float4) float8 " + finite.replace("$1", "CAST($1 AS DOUBLE)")
         yield f"{name}(numeric) numeric kalam_n_{duck}(agg[list($1)])"
         for integer in ("int2", "int4", "int8"):
             yield f"{name}({integer}) numeric kalam_n_{duck}(agg[list(CAST($1 AS VARCHAR))])"
+
+
+def _regression() -> Iterator[str]:
+    for name in regression.NAMES:
+        yield f"{name}(float8,float8) float8 kalam_a_{name}(agg[list($1)], agg[list($2)])"
 
 
 def _extremes() -> Iterator[str]:
@@ -453,15 +549,13 @@ bit_and(int8) int8 agg[bit_and($1)]
 bit_or(int2) int2 agg[bit_or($1)]
 bit_or(int4) int4 agg[bit_or($1)]
 bit_or(int8) int8 agg[bit_or($1)]
+bit_xor(int2) int2 agg[bit_xor($1)]
 bit_xor(int4) int4 agg[bit_xor($1)]
 bit_xor(int8) int8 agg[bit_xor($1)]
 string_agg(text,text) text agg[string_agg($1, coalesce($2, ''))]
 array_agg(any) $1[] agg[array_agg($1)]
 any_value(any) $1 agg[any_value($1)]
-corr(float8,float8) float8 !
-covar_pop(float8,float8) float8 !
-covar_samp(float8,float8) float8 !
-regr_slope(float8,float8) float8 !
+regr_count(float8,float8) int8 agg[count(CASE WHEN $1 IS NOT NULL AND $2 IS NOT NULL THEN 1 END)]
 percentile_cont(float8) float8 !
 percentile_disc(float8) float8 !
 mode() any !
@@ -496,19 +590,19 @@ nth_value(any,int4) $1 agg[nth_value($1, {_at_least_one('nth_value', '22016', 2)
 #: functions that PostgreSQL has and this server has not in any form
 UNSUPPORTED = frozenset({
     "abbrev", "array_append", "array_cat", "array_fill", "array_position", "array_remove", "array_replace",
-    "array_to_json", "array_to_string", "bit_count", "btrim_bytea", "convert_from", "convert_to", "cot", "cosh",
-    "currval", "date_add", "erf", "factorial", "format_type", "get_bit", "get_byte", "host", "json_agg",
+    "array_to_json", "array_to_string", "convert_from", "convert_to", "cot",
+    "currval", "date_add", "erf", "format_type", "host", "json_agg",
     "json_array_elements", "json_build_array", "json_build_object", "json_each", "json_extract_path", "json_object",
     "json_object_agg", "json_object_keys", "json_populate_record", "jsonb_array_elements", "jsonb_build_array",
-    "jsonb_build_object", "jsonb_each", "jsonb_extract_path", "jsonb_insert", "jsonb_object", "jsonb_object_agg",
-    "jsonb_object_keys", "jsonb_path_exists", "jsonb_path_query", "jsonb_pretty", "jsonb_set", "jsonb_strip_nulls",
+    "jsonb_build_object", "jsonb_each", "jsonb_extract_path", "jsonb_object", "jsonb_object_agg",
+    "jsonb_object_keys", "jsonb_path_exists", "jsonb_path_query",
     "justify_days", "justify_hours", "justify_interval", "lastval", "localtime", "make_interval", "make_time",
-    "make_timestamptz", "md5_bytea", "nextval", "normalize", "num_nonnulls", "num_nulls",
+    "make_timestamptz", "nextval", "normalize", "num_nonnulls", "num_nulls",
     "obj_description",
-    "parse_ident", "pg_get_serial_sequence", "quote_ident", "quote_nullable", "regexp_count", "regexp_instr",
+    "parse_ident", "pg_get_serial_sequence", "quote_ident", "regexp_count", "regexp_instr",
     "regexp_like", "regexp_split_to_array", "regexp_split_to_table", "regexp_substr", "row_to_json", "setval",
-    "set_config", "current_setting", "sha224", "sha384", "sha512", "sind", "sinh", "cosd", "string_to_array",
-    "string_to_table", "substr_bytea", "tand", "tanh", "timezone", "timeofday", "to_ascii", "to_json", "to_jsonb",
+    "set_config", "current_setting", "sind", "cosd", "string_to_array",
+    "string_to_table", "tand", "timezone", "timeofday", "to_ascii", "to_json", "to_jsonb",
     "to_tsquery", "to_tsvector", "trim_array", "txid_current", "unistr", "width_bucket", "asinh", "acosh",
     "atanh", "json_array_elements_text", "jsonb_array_elements_text", "array_upper", "array_lower",
     "array_ndims", "array_dims", "array_prepend", "array_positions", "xmlagg", "rank_agg", "pg_sleep", "pg_column_size",
@@ -545,7 +639,7 @@ def _parse(lines: Sequence[str], *, aggregate: bool = False, window: bool = Fals
 
 SIGNATURES: tuple[Signature, ...] = (
     *_parse([*_arithmetic(), *_LINES.splitlines(), *_stored_moves(), *fields.lines()]),
-    *_parse([*_AGGREGATES.splitlines(), *_statistics(), *_extremes()], aggregate=True),
+    *_parse([*_AGGREGATES.splitlines(), *_statistics(), *_regression(), *_extremes()], aggregate=True),
     *_parse(_WINDOWS.splitlines(), window=True),
 )
 BY_NAME: dict[str, list[Signature]] = {}
