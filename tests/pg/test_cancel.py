@@ -23,7 +23,9 @@ from .ddl import Session
 pytestmark = pytest.mark.pg
 
 DEADLINE = 10.0
-CROSS = "SELECT count(*) FROM generate_series(1, 1000000) a(x), generate_series(1, 1000000) b(y) WHERE (x + y) % 7 = 3"
+#: of short series, which are in memory before it begins to compute
+CROSS = ("SELECT count(*) FROM generate_series(1, 10000) a(x), generate_series(1, 10000) b(y),"
+         " generate_series(1, 10000) c(z) WHERE (x + y + z) % 7 = 3")
 
 
 @pytest.fixture
