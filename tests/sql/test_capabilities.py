@@ -360,7 +360,8 @@ def test_aggregates_over_windows(row: CapabilityRow, sides: Sides) -> None:
 
 
 def test_names_are_those_of_postgresql(sides: Sides) -> None:
-    for kind, name, args, _, _ in [*comparisons(), *scalars(), *variadic(), *aggregates(), *windows()]:
+    listed = [*comparisons(), *scalars(), *variadic(), *aggregates(), *windows()]
+    for kind, name, args, _, _ in [row for row in listed if is_of(row, 16)]:
         if kind == "operator":
             left, _, right = args.rpartition(",")
             found = sides.pg.value("SELECT to_regoperator($1)", f"pg_catalog.{name}({left or 'NONE'},{right})")
