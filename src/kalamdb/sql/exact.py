@@ -10,6 +10,7 @@ from __future__ import annotations
 import decimal
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from kalamdb import kept, types
 from kalamdb.errors import KalamError
 from kalamdb.numbers import read_integer, read_numeric
 from kalamdb.order import numeric_bytes
-from kalamdb.sql import documents, native, octets, patterns, regression
+from kalamdb.sql import documents, keyarrays, native, octets, patterns, regression
 
 _CONTEXT = decimal.Context(prec=20_000, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN,
                            traps=[decimal.InvalidOperation])
@@ -789,6 +790,7 @@ class Function:
     args: tuple[str, ...]  # DuckDB's types
     result: str
     work: Callable[..., Any]
+    arrays: Callable[..., pa.Array] | None = None  # the same of whole columns
 
 
 _NUMERIC, _REAL = types.by_name("numeric"), types.by_name("float4")
@@ -839,7 +841,8 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("j_contains", (_V, _V), _B, json_contains),
     Function("j_exists", (_V, _V), _B, json_exists), Function("j_any", (_V, _L), _B, json_exists_any),
     Function("j_all", (_V, _L), _B, json_exists_all), Function("j_canonical", (_V,), _V, types.canonical_jsonb),
-    *(Function("key_" + each.name, (_V,), "BLOB", each.key) for each in kept.ORDERED if each.key is not None),
+    *(Function("key_" + each.name, (_V,), "BLOB", each.key, keyarrays.keys_of(each.name)) for each in kept.ORDERED
+      if each.key is not None),
     *(Function("i_" + name, (_V,), duck, partial(_part, place)) for place, (name, duck) in enumerate(
         (("months", _I), ("days", _I), ("micros", "BIGINT")))),
     Function("i_add", (_V, _V), _V, kept.interval_sum), Function("i_sub", (_V, _V), _V, kept.interval_difference),
@@ -847,8 +850,11 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("i_time_plus", (_V, _V), _V, lambda time, interval: kept.time_moved(time, interval, 1)),
     Function("i_time_minus", (_V, _V), _V, lambda time, interval: kept.time_moved(time, interval, -1)),
     Function("i_between", (_V, _V), _V, kept.time_difference),
-    Function("a_inside", (_V, _V), _B, kept.is_inside), Function("a_within", (_V, _V), _B, kept.is_inside_or_equal),
-    Function("a_overlaps", (_V, _V), _B, kept.overlaps), Function("a_masklen", (_V,), _I, kept.mask_length),
+    Function("a_inside", (_V, _V), _B, kept.is_inside, keyarrays.networks(operator.gt, kept.is_inside)),
+    Function("a_within", (_V, _V), _B, kept.is_inside_or_equal,
+             keyarrays.networks(operator.ge, kept.is_inside_or_equal)),
+    Function("a_overlaps", (_V, _V), _B, kept.overlaps, keyarrays.networks(lambda _, __: True, kept.overlaps)),
+    Function("a_masklen", (_V,), _I, kept.mask_length),
     Function("a_network", (_V,), _V, kept.network),
     *(Function("as_" + each.name, (_V,), _V, each.read) for each in kept.ORDERED),
     *(Function("old_" + name, (_V,), duck, partial(read_integer, display=display, bits=bits, old=True))
@@ -898,6 +904,9 @@ def _passing(error: KalamError) -> ValueError:
 
 def _vectorized(function: Function) -> Callable[..., pa.Array]:
     work, kind = function.work, _ARROW[function.result]
+    arrays = function.arrays
+    if arrays is not None:
+        return (lambda one: arrays(one)) if len(function.args) == 1 else (lambda one, two: arrays(one, two))
 
     def run(*columns: pa.ChunkedArray) -> pa.Array:
         try:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kalamdb import kept
+from kalamdb.sql import keyarrays
 from kalamdb.sql.predicate import (
     KEYED,
     Boolean,
@@ -151,15 +152,14 @@ def _compare(node: Compare) -> _Made:
     return test
 
 
-def each_text(array: pa.Array, test: Callable[[str], bool]) -> pa.Array:
-    """A test's truth for each text, which is asked once for those that are the same; null of null."""
-    coded = array.dictionary_encode()
-    found = pa.array([test(text) for text in coded.dictionary.to_pylist()], pa.bool_())
-    return found.take(coded.indices)
+def _keys(family: str) -> Callable[[pa.Array], pa.Array] | None:
+    """Of a family whose keys are bytes: all of a column's at once."""
+    return keyarrays.keys_of(family) if family in KEYED and family not in ("numeric", "bpchar") else None
 
 
 def _by_key(left: Field, right: Value, op: str, family: str) -> _Made:
     column, key, test = _column(left, family), KEYED[family], _TESTS[op]
+    keys, kernel = _keys(family), _OPERATORS[op]
     nullable = op.startswith("IS")
 
     def compared(batch: pa.RecordBatch, params: Params) -> Any:
@@ -167,7 +167,10 @@ def _by_key(left: Field, right: Value, op: str, family: str) -> _Made:
         if value is None:
             return pc.is_null(array) if nullable else pa.nulls(len(array), pa.bool_())
         bound = key(value)
-        found = each_text(array, lambda text: test(key(text), bound))
+        if keys is not None:
+            found = kernel(keys(array), pa.scalar(bound, pa.binary()))
+        else:
+            found = keyarrays.each_text(array, lambda text: test(key(text), bound), pa.bool_())
         return pc.fill_null(found, False) if nullable else found
 
     return compared
@@ -224,7 +227,7 @@ def _in_list(node: InList) -> _Made:
             node.family not in _TYPES and node.family not in KEYED):
         raise _NoMask
     column, wanted, family = _column(node.item, node.family), _TYPES.get(node.family), node.family
-    key = KEYED.get(family)
+    key, all_keys = KEYED.get(family), _keys(family)
 
     def member(batch: pa.RecordBatch, params: Params) -> Any:
         array = column(batch, params)
@@ -232,9 +235,11 @@ def _in_list(node: InList) -> _Made:
         if not listed:  # nothing is among no values, not even NULL
             return pa.repeat(pa.scalar(False), batch.num_rows)
         known = [bool(each) if family == "bool" else each for each in listed if each is not None]
-        if key is not None:
+        if all_keys is not None:
+            found = pc.is_in(all_keys(array), pa.array(list(node.members(params).keys), pa.binary()))
+        elif key is not None:
             keys = node.members(params).keys
-            found = each_text(array, lambda text: key(text) in keys)
+            found = keyarrays.each_text(array, lambda text: key(text) in keys, pa.bool_())
         else:
             found = pc.is_in(array, pa.array(known, wanted))
         unknown = pc.is_null(array)
