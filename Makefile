@@ -2,7 +2,9 @@
 
 DATA ?= .kalam
 POSTGRES ?= bundled16
+JOBS ?= 2
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup extension up down demo test test-pg15 test-pg16 test-pg18 lint format bench clean
@@ -10,7 +12,7 @@ BIN := .venv/bin
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo "  DATA=$(DATA) is the data directory of up, down and demo; POSTGRES=$(POSTGRES) the PostgreSQL of"
-	@echo "  up, demo and extension: bundled16, bundled18 or the path of a pg_config."
+	@echo "  up, demo and extension: bundled16, bundled18 or the path of a pg_config; JOBS=$(JOBS): tests at a time."
 
 setup: ## prepare .venv with all that the program and its tests need
 	@scripts/setup.sh
@@ -30,16 +32,16 @@ demo: setup ## the tour: load 336,776 flights, compare KalamDB with heap tables 
 	@$(BIN)/python -m kalamdb.demo --data $(DATA) --postgres $(POSTGRES)
 
 test: setup ## run all tests, those of the extension on PostgreSQL 16
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-pg15: setup ## run the extension's tests on Debian's PostgreSQL 15
-	@$(BIN)/python -m pytest tests/pg --pg-config debian15
+	@$(PYTEST) tests/pg --pg-config debian15
 
 test-pg16: setup ## run the extension's tests on the bundled PostgreSQL 16
-	@$(BIN)/python -m pytest tests/pg --pg-config bundled16
+	@$(PYTEST) tests/pg --pg-config bundled16
 
 test-pg18: setup ## run the extension's tests on the bundled PostgreSQL 18
-	@$(BIN)/python -m pytest tests/pg --pg-config bundled18
+	@$(PYTEST) tests/pg --pg-config bundled18
 
 lint: setup ## check style and types
 	@$(BIN)/ruff check .

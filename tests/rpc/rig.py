@@ -43,7 +43,7 @@ def make_settings(**given: object) -> Settings:
 
 
 def wait_for(condition: Callable[[], object], what: str = "a condition") -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     pause = threading.Event()
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come true"

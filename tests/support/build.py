@@ -9,6 +9,7 @@ A PostgreSQL finds its own folders relative to its program, so that the copy wor
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import hashlib
 import importlib.util
 import os
@@ -66,12 +67,22 @@ def install(name: str) -> Installed:
         _make(pg_config, place, "all")
         folders = [Path(ask(pg_config, what)) for what in ("bindir", "pkglibdir", "sharedir")]
         if pg_config.is_relative_to(sys.prefix):
-            _make(pg_config, place, "install")
-            return Installed(name, version, folders[0])
-        root = place / "root"
-        _copy(folders, root)
-        _make(pg_config, place, "install", f"DESTDIR={root}")
-        return Installed(name, version, _under(root, folders[0]))
+            root = Path("/")
+        else:
+            root = place / "root"
+            _copy(folders, root)
+        found, libraries, share = (_under(root, folder) for folder in folders)
+        if not _is_in(place, libraries, share / "extension"):
+            _make(pg_config, place, "install", f"DESTDIR={'' if root == Path('/') else root}")
+        return Installed(name, version, found)
+
+
+def _is_in(place: Path, libraries: Path, share: Path) -> bool:
+    """Whether all files are there as they are here: another test run may be reading them."""
+    files = [(place / "pg_kalam.so", libraries)]
+    files += [(file, share) for pattern in ("*.control", "*.sql") for file in SOURCE.glob(pattern)]
+    return all((folder / file.name).is_file() and filecmp.cmp(file, folder / file.name, shallow=False)
+               for file, folder in files)
 
 
 @contextmanager
