@@ -39,6 +39,8 @@ def steps(number: int) -> list[Step]:
         made.append(("delete", number - 4, 0, 0))
     if number % 7 == 0:
         made += [("put", number, place, place) for place in range(1, LARGE)]
+    if number > 7 and number % 7 == 1:  # more than stay in memory are changed, and then deleted
+        made += [("set", number - 1, place, number) for place in range(1, LARGE)]
     if number > 7 and number % 7 == 3:
         made += [("delete", number - 3, place, 0) for place in range(1, LARGE)]
     if number > 7 and number % 7 == 4:  # some that were deleted come back

@@ -574,7 +574,7 @@ def test_a_savepoint_while_a_run_is_in_the_making(run: Runner, tmp_path: Path, m
         assert first is not None
         one.set_level(1, 2)
         await batches(one, table, 10_000, RUN + BATCH)
-        assert [segment.rows for segment, _ in runs.written] == [RUN + BATCH]
+        assert [each.segment.rows for each in runs.written] == [RUN + BATCH]
         assert runs.making is not first
         one.set_level(2, 3)
         await batches(one, table, 20_000, BATCH)

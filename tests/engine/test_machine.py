@@ -546,7 +546,7 @@ class Engine(RuleBasedStateMachine):
         found: set[tuple[str, Any]] = set()
         for overlay in pair.real._overlay.tables.values():
             batches = overlay.runs.view().batches(["_userid", "k"], ColdRange(), 1 << 62, lambda: None)
-            for batch in batches:
+            for batch, _ in batches:
                 found.update(zip(batch.column("_userid").to_pylist(), batch.column("k").to_pylist(), strict=True))
         return found
 

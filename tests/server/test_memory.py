@@ -49,3 +49,24 @@ def test_a_result(server: KalamServer, tier: str) -> None:
         before = resident(server, "VmRSS")
         assert sum(len(row[1]) for row in cursor.stream("SELECT id, v FROM app.t")) == ROWS * (WIDTH // 32) * 32
         assert resident(server, "VmHWM") - before < LIMIT
+
+
+def test_an_update_of_wide_rows() -> None:
+    """Sent whole: neither are all rows read at once, nor do the changed ones stay until the commit."""
+    count, width = 240, 1_000_000
+    server = KalamServer()
+    try:
+        server.start()
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            conn.execute("CREATE NAMESPACE app")
+            conn.execute("CREATE SHARED TABLE app.w (id bigint PRIMARY KEY, a text, v text)")
+            for first in range(0, count, 20):
+                conn.execute(f"INSERT INTO app.w SELECT i, 'a', repeat(md5(i::text), {width // 32}) "
+                             f"FROM generate_series({first}, {first + 19}) i")
+            Path(f"/proc/{server.pid}/clear_refs").write_text("5")
+            before = resident(server, "VmRSS")
+            assert conn.execute("UPDATE app.w SET a = 'b'").statusmessage == f"UPDATE {count}"
+            assert resident(server, "VmHWM") - before < count * width * 3 // 4
+            assert conn.execute("SELECT count(*) FROM app.w WHERE a = 'b'").fetchone() == (count,)
+    finally:
+        server.close()

@@ -15,8 +15,9 @@ from sqlglot import exp
 from kalamdb.api import Column, Result, Row
 from kalamdb.errors import KalamError
 from kalamdb.sql.bind import Params, identifier
+from kalamdb.sql.cursors import size_of
 from kalamdb.sql.joined import Engine, JoinPlan, Match, Resolve, plan_join, table_alias
-from kalamdb.sql.read import Lock
+from kalamdb.sql.read import Lock, Step
 from kalamdb.sql.returning import Gathered, Returning
 from kalamdb.sql.run import Run
 from kalamdb.sql.update import (
@@ -61,10 +62,12 @@ class JoinChangePlan:
         count = 0
         written: list[Row] = []  # for RETURNING that takes a query
         gathered = None if self.columns is None else Gathered(run, self.columns)
+        step = Step(FIND_ROWS)
         try:
-            while found := await source.read(FIND_ROWS):
+            while found := await source.read(step.rows):
                 matches = await self.join.matches(run, found, once=True)
                 made = await self._write(run, matches)
+                step.took(sum(map(size_of, found)) + sum(size_of(row) for match in matches for row in match.rows))
                 count += len(made)
                 if self.returning is not None and self.returning.query is not None:
                     written += made

@@ -243,12 +243,22 @@ class ReadPlan:
         return ([self.pick(row) for row in rows if self.filter.matches(row, run.params)], sum(map(size_of, rows)))
 
 
+class Step:
+    """How many rows to lock at once. Their size is known only then: so few at first, and more as long as they are
+    small, up to ``most``."""
+
+    def __init__(self, most: int) -> None:
+        self.rows = FIRST_LOCKED
+        self._most = most
+
+    def took(self, size: int) -> None:
+        """So many bytes were in the last ones."""
+        self.rows = min(2 * self.rows, self._most) if size < SMALL_BYTES else max(1, self.rows // 4)
+
+
 class LockSource:
     """Rows locked as they are read, and no more than LIMIT lets through. ``lock`` gives what of them is the answer, and
-    the bytes of what was locked.
-
-    Their size is known only then: so few are locked at first, and more at once as long as they are small. A read ends
-    after ``CHUNK_BYTES``.
+    the bytes of what was locked. A read ends after ``CHUNK_BYTES``.
     """
 
     def __init__(self, inner: Source, limit: int | None,
@@ -258,7 +268,7 @@ class LockSource:
         self._left = limit
         self._lock = lock
         self._found: list[Row] = []  # and not locked yet
-        self._step = FIRST_LOCKED
+        self._step = Step(LOCK_ROWS)
         self._ended = False
 
     def ahead(self, count: int) -> None:
@@ -284,10 +294,10 @@ class LockSource:
             self._ended = len(self._found) < min(LOCK_ROWS, count) and not self._inner.full
             if not self._found:
                 return [], 0
-        step = min(self._step, count)
+        step = min(self._step.rows, count)
         part, self._found = self._found[:step], self._found[step:]
         rows, size = await self._lock(part)
-        self._step = min(2 * self._step, LOCK_ROWS) if size < SMALL_BYTES else max(1, self._step // 4)
+        self._step.took(size)
         return rows, size
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from kalamdb.api import Column, Result, Row
 from kalamdb.errors import KalamError
 from kalamdb.sql import access, coerce
 from kalamdb.sql.bind import Binder, NotSimple, Operand, Params, identifier
-from kalamdb.sql.cursors import ThreadSource
+from kalamdb.sql.cursors import ThreadSource, size_of
 from kalamdb.sql.insert import (
     Cell,
     PlanQuery,
@@ -32,7 +32,7 @@ from kalamdb.sql.insert import (
 )
 from kalamdb.sql.predicate import SEQ, USERID, Condition, Field, KeyRange, conjunction, evaluate
 from kalamdb.sql.query import QueryPlan, column_type, rows_tree
-from kalamdb.sql.read import Filter, picker, qualifiers
+from kalamdb.sql.read import Filter, Step, picker, qualifiers
 from kalamdb.sql.returning import Gathered, Returning
 from kalamdb.sql.rows import RowQuery
 from kalamdb.sql.run import Run
@@ -419,16 +419,20 @@ class ChangePlan:
         written: list[Row] = []  # for a query, which comes last
         returning = self.returning
         gathered = None if returning is None else Gathered(run, returning.columns)
+        step = Step(FIND_ROWS)
         async for ids in self.finder.batches(run, tenant):
             if self._direct(run, tenant):
                 count += await self._write_direct(run, ids)
                 continue
-            changed = await self._write_checked(run, ids)
-            count += len(changed)
-            if returning is not None and returning.query is not None:
-                written += changed
-            elif returning is not None and gathered is not None:
-                await gathered.add(await returning.rows(run, changed))
+            while ids:
+                part, ids = ids[: step.rows], ids[step.rows :]
+                changed, size = await self._write_checked(run, part)
+                step.took(size)
+                count += len(changed)
+                if returning is not None and returning.query is not None:
+                    written += changed
+                elif returning is not None and gathered is not None:
+                    await gathered.add(await returning.rows(run, changed))
         if returning is None or gathered is None:
             return Result(f"{self.verb} {count}")
         await gathered.add(await returning.rows(run, written))
@@ -451,18 +455,19 @@ class ChangePlan:
         changes = [(id_, {position: cell(run, ()) for position, cell in cells}) for id_ in ids]
         return await run.transaction.update(self.table, changes)
 
-    async def _write_checked(self, run: Run, ids: list[RowId]) -> list[Row]:
-        """The rows written: as they are now, or as they were before DELETE."""
+    async def _write_checked(self, run: Run, ids: list[RowId]) -> tuple[list[Row], int]:
+        """The rows written, as they are now, or as they were before DELETE; and the bytes of those looked at."""
         locked = await run.transaction.lock(run.snapshot, self.table, ids, timeout_ms=run.lock_timeout)
         present = [(id_, row) for id_, row in zip(ids, locked, strict=True) if row is not None]
         rows = [row for _, row in present]
+        size = sum(map(size_of, rows))
         if self.assignments is None:
             places = await self._matching(run, rows)
             await run.transaction.delete(self.table, [present[place][0] for place in places])
-            return [rows[place] for place in places]
+            return [rows[place] for place in places], size
         changes = await self.assignments.values(run, rows)
         await run.transaction.update_locked(self.table, [(*present[place], values) for place, values in changes])
-        return [changed_row(rows[place], values) for place, values in changes]
+        return [changed_row(rows[place], values) for place, values in changes], size
 
     async def _matching(self, run: Run, rows: list[Row]) -> list[int]:
         if self.finder.query is not None:

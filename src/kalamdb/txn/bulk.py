@@ -2,8 +2,10 @@
 that a commit publishes as segments.
 
 Both have a segment's form, with the position of each row in the column ``_pos`` and without ``_seq``, which the commit
-decides, and are read as cold segments are. Only rows that are new go there: their keys are in no other part or run and
-in no committed row. What the transaction does to such a row later stays in its overlay and hides it.
+decides, and are read as cold segments are. Rows of a part are new: their keys are in no other part or run and in no
+committed row. What the transaction keeps one by one (new rows, changed ones and deletions) hides them, and becomes runs
+of its own where it is much: rows, and keys of what is deleted. Of several runs with a key the newest counts (``rank``),
+and all of them hide the committed row.
 
 A batch of a load whose keys lie where no row is becomes a part as it came. Once a transaction has ``BULK_ROWS`` rows of
 a table in parts, or ``BULK_BYTES``, they are written to a scratch file in a worker thread while more come
@@ -15,16 +17,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from operator import lt
+from operator import attrgetter, lt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kalamdb import types
 from kalamdb.api import Row
@@ -53,6 +57,8 @@ CACHE_BYTES = 32 << 20
 _STORAGE, _MEMORY = "scratch", "memory"
 _EMPTY = Manifest(-1, 0)
 Keys = npt.NDArray[np.int64] | list[bytes]
+#: (position, row or None for deleted, the version before)
+Version = tuple[int, Row | None, Any]
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 _numbers = itertools.count(1)
 
@@ -93,10 +99,28 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Segment):
+class Own(Segment):
+    """Rows of the transaction. ``rank``: of two that have a key, that with the higher one was written later; 0: all of
+    its rows were new. ``gone``: keys of what is deleted."""
+
+    rank: int = field(default=0, kw_only=True)
+    gone: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Own):
     """Rows of one tenant in memory, in order."""
 
     memory: Memory = field(kw_only=True, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """``changes``: committed rows may have its keys, or rows of older runs."""
+
+    segment: Own
+    written: Written
+    changes: bool = False
 
 
 class RunStore(ColdStore):
@@ -111,6 +135,14 @@ class RunStore(ColdStore):
     def group(self, segment: Segment, number: int, *, wait: bool = True) -> DecodedGroup:
         return segment.memory.decoded if isinstance(segment, Part) else (
             ColdStore.group(self, segment, number, wait=wait))
+
+    def _of_segment(self, segment: Segment, *args: Any) -> Iterator[pa.RecordBatch]:
+        """With whose rows they are, for a merge."""
+        assert isinstance(segment, Own)
+        for batch in ColdStore._of_segment(self, segment, *args):
+            rank, gone = pa.scalar(segment.rank, pa.int64()), pa.scalar(segment.gone)
+            yield batch.append_column("_rank", pa.repeat(rank, batch.num_rows)).append_column(
+                "_gone", pa.repeat(gone, batch.num_rows))
 
 
 class _Scratch:
@@ -129,13 +161,38 @@ class RunView:
     manifest: Manifest
 
     def batches(self, columns: Sequence[str], wanted: ColdRange, position: int, check: Callable[[], None]
-                ) -> Iterator[pa.RecordBatch]:
-        """Rows of a range as of a position, in order; ``_seq`` is NULL."""
+                ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+        """Of a range as of a position, in order: what is written, deletions among it, and the rows that are there.
+        ``columns``: the key's among them; ``_seq`` is NULL."""
         needed = list(dict.fromkeys([*columns, "_pos"]))
+        layered = any(segment.rank for segment in self.manifest.segments if isinstance(segment, Own))
         for batch in self.store.batches(self.manifest, self.layout, needed, wanted, check):
             seen = batch.filter(pa.array(batch.column("_pos").to_numpy() <= position))
-            if seen.num_rows:
-                yield seen.select(list(columns))
+            if not seen.num_rows:
+                continue
+            if layered:
+                seen = _newest(seen, shared=self.layout.shared)
+            there = seen.filter(pc.invert(seen.column("_gone"))) if layered else seen
+            yield seen.select(list(columns)), there.select(list(columns))
+
+
+def _newest(batch: pa.RecordBatch, *, shared: bool) -> pa.RecordBatch:
+    """Of an ordered batch, of each key the row of the highest rank."""
+    names = ["k"] if shared else ["_userid", "k"]
+    if not _repeated(batch, names).any():
+        return batch
+    order = [(name, "ascending") for name in (*names, "_rank")]
+    batch = batch.take(pc.sort_indices(pa.Table.from_batches([batch]), sort_keys=order))
+    return batch.filter(pa.array(~np.append(_repeated(batch, names), False)))
+
+
+def _repeated(batch: pa.RecordBatch, names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Of each row but the last: does the next one have its key?"""
+    same = np.ones(batch.num_rows - 1, np.bool_)
+    for name in names:
+        column = batch.column(name)
+        same &= pc.equal(column.slice(1), column.slice(0, batch.num_rows - 1)).to_numpy(zero_copy_only=False)
+    return same
 
 
 class Runs:
@@ -143,12 +200,15 @@ class Runs:
 
     def __init__(self, table: TableDef, layout: Layout) -> None:
         self.table = table
-        self.written: list[tuple[Segment, Written]] = []
+        self.written: list[Run] = []
         self.parts: list[Part] = []
         self.waiting: list[Part] = []  # of these, those that may become a run with others that come
         self.making: Making | None = None
         self._layout = layout
         self._manifest = _EMPTY
+        self._firsts: list[Key] = []  # of the manifest's segments
+        self._lasts: list[Key] = []  # the highest one so far
+        self._answers: dict[tuple[Key, int | None], Version | None] = {}
         self._run_of: dict[int, Segment] = {}  # by the number of a part that has become one with others
         self._first_of: dict[int, int] = {}  # the number of a run's first part
 
@@ -162,7 +222,7 @@ class Runs:
         return made
 
     @cached_property
-    def _store(self) -> RunStore:
+    def store(self) -> RunStore:
         """Made by the first run: most transactions have none."""
         return RunStore({_STORAGE: _Scratch()}, CACHE_BYTES)
 
@@ -184,7 +244,7 @@ class Runs:
 
     def view(self) -> RunView:
         """The runs of now, for a scan: those to come, which may be taken back, are none of its business."""
-        return RunView(self._store, self._layout, self._manifest)
+        return RunView(self.store, self._layout, self._manifest)
 
     # ---------- parts ----------
     def keys_of(self, batch: pa.RecordBatch) -> Keys:
@@ -226,16 +286,16 @@ class Runs:
                    for other in self.parts)
 
     def may_be_in_files(self, part: Part) -> bool:
-        return any(segment.overlaps(part.first, part.last) for segment, _ in self.written)
+        return any(run.segment.overlaps(part.first, part.last) for run in self.written)
 
     def in_files(self, part: Part) -> bool:
         """Is one of a part's keys in a run? In a worker thread."""
         tenant, keys = part.first[0], part.memory.keys
         hashes = bloom.key_hashes(None if self._layout.shared else [tenant] * part.rows, keys)
-        for segment, _ in self.written:
-            if segment.overlaps(part.first, part.last):
-                perhaps = np.flatnonzero(bloom.may_contain_many(self._store.file(segment).bloom, hashes))
-                if len(self.dead(segment, [(tenant, keys[place]) for place in perhaps])):
+        for run in self.written:
+            if run.segment.overlaps(part.first, part.last):
+                perhaps = np.flatnonzero(bloom.may_contain_many(self.store.file(run.segment).bloom, hashes))
+                if len(self.dead(run.segment, [(tenant, keys[place]) for place in perhaps])):
                     return True
         return False
 
@@ -262,22 +322,26 @@ class Runs:
         return [(part.first[0], k) for part in self.parts for k in part.memory.batch.column("k").to_pylist()]
 
     # ---------- writing, in a worker thread ----------
-    def write(self, path: Path, rows: Sequence[tuple[Key, int, Row]]) -> tuple[Segment, Written]:
-        """A new run of rows in order of their keys: (key, position, row). ``add`` makes it known."""
+    def write(self, path: Path, found: Sequence[tuple[Key, Version]], *, gone: bool, changes: bool) -> Run:
+        """A new run of rows, or (``gone``) of deletions, in order of their keys. ``add`` makes it known."""
         layout, schema = self._layout, self._schema()
         key = types.by_name("int8" if layout.codec.integer else "bytea")
-        kinds = [*([] if layout.shared else [types.TEXT]), key, types.by_name("int8"), *layout.types]
+        kinds = [*([] if layout.shared else [types.TEXT]), key, types.by_name("int8")]
+        if gone:
+            schema = pa.schema(list(schema)[: len(kinds)])
+        else:
+            kinds += layout.types
         writer = SegmentWriter(path, self.table, schema)
         try:
-            for start in range(0, len(rows), CHUNK_ROWS):
-                writer.add(types.rows_to_arrow([(*(key[1:] if layout.shared else key), position, *row)
-                                                for key, position, row in rows[start : start + CHUNK_ROWS]],
+            for start in range(0, len(found), CHUNK_ROWS):
+                writer.add(types.rows_to_arrow([(*(key[1:] if layout.shared else key), position, *(row or ()))
+                                                for key, (position, row, _) in found[start : start + CHUNK_ROWS]],
                                                kinds, schema))
             written = writer.finish()
         except BaseException:
             writer.abandon()
             raise
-        return run_of(written), written
+        return Run(run_of(written, rank=next(_numbers), gone=gone), written, changes or gone)
 
     def make(self, path: Path, storage: str, in_thread: InThread) -> Making:
         """Begin a run of parts."""
@@ -295,18 +359,18 @@ class Runs:
         schema = segment_schema(self.table, seq=False)
         return schema.insert(schema.names.index("k") + 1, pa.field("_pos", pa.int64(), nullable=False))
 
-    def add(self, segment: Segment, written: Written) -> None:
-        self.written.append((segment, written))
+    def add(self, run: Run) -> None:
+        self.written.append(run)
         self._renew()
 
-    def add_made(self, making: Making, segment: Segment, written: Written) -> None:
+    def add_made(self, making: Making, segment: Own, written: Written) -> None:
         """A run in the making is complete."""
         gone = {part.id for part in making.parts}
         self._run_of.update(dict.fromkeys(gone, segment))
         self._first_of[segment.id] = making.parts[0].id
         self.parts = [part for part in self.parts if part.id not in gone]
         self.making = None
-        self.add(segment, written)
+        self.add(Run(segment, written))
 
     def drop_part(self, number: int) -> None:
         """A savepoint's rollback takes a part back, and with it all those of its run, which end with it."""
@@ -321,8 +385,8 @@ class Runs:
 
     def drop(self, segment: Segment) -> None:
         """The same of a run."""
-        self.written = [item for item in self.written if item[0] is not segment]
-        self._store.forget(segment.id)
+        self.written = [run for run in self.written if run.segment is not segment]
+        self.store.forget(segment.id)
         unlink_scratch(Path(segment.file))
         self._renew()
 
@@ -332,16 +396,19 @@ class Runs:
             self.making = None
         if not self:
             return
-        for segment, _ in self.written:
-            self._store.forget(segment.id)
-            unlink_scratch(Path(segment.file))
+        for run in self.written:
+            self.store.forget(run.segment.id)
+            unlink_scratch(Path(run.segment.file))
         self.written, self.parts, self.waiting = [], [], []
         self._renew()
 
     def _renew(self) -> None:
-        segments = [*self.parts, *(segment for segment, _ in self.written)]
-        segments.sort(key=lambda segment: segment.first)
+        segments: list[Own] = [*self.parts, *(run.segment for run in self.written)]
+        segments.sort(key=attrgetter("first"))
         self._manifest = Manifest(-1, self._manifest.version + 1, tuple(segments))
+        self._firsts = [segment.first for segment in segments]
+        self._lasts = list(itertools.accumulate((segment.last for segment in segments), max))
+        self._answers.clear()
 
     # ---------- reading ----------
     def may_hold(self, keys: Sequence[Key]) -> bool:
@@ -356,36 +423,87 @@ class Runs:
 
     def number_with(self, key: Key) -> int | None:
         """Of the part or run with a key; a run has the number of its first part. NotInMemory."""
-        possible = [segment for segment in self._manifest.segments if segment.may_hold(key)]
-        if not possible:
-            return None
-        try:
-            found = self._store.locate(self._manifest, *key, wait=False)
-        except Absent:
-            raise NotInMemory(partial(self.lookup, key, None, wait=True)) from None
-        except KalamError:  # the file has just moved, by the commit: it may be there
-            return self._first_of.get(possible[0].id, possible[0].id)
-        return None if found is None else self._first_of.get(found[0].id, found[0].id)
+        for segment in self._holding(key):
+            try:
+                found = self.store.locate(Manifest(-1, 0, (segment,)), *key, wait=False)
+            except Absent:
+                raise NotInMemory(partial(self._read, segment, key)) from None
+            except KalamError:  # the file has just moved, by the commit: it may be there
+                return self._first_of.get(segment.id, segment.id)
+            if found is not None:
+                return self._first_of.get(segment.id, segment.id)
+        return None
 
-    def lookup(self, key: Key, position: int | None = None, *, wait: bool = False) -> Row | None:
-        """The row of a key, (*columns, NULL, owner), if it was written at ``position`` or before. NotInMemory."""
-        if all(not segment.may_hold(key) for segment in self._manifest.segments):
-            return None
+    def _read(self, segment: Own, key: Key) -> None:
+        """What somebody else's look-up needs; the run may have ended meanwhile."""
         try:
-            found = self._store.locate(self._manifest, *key, wait=wait)
+            self._find((segment,), key, None, wait=True)
+        except KalamError as error:
+            if error.sqlstate != "58P01":
+                raise
+
+    def _holding(self, key: Key) -> list[Own]:
+        """What may have a key by its bounds, the newest first."""
+        found: list[Any] = []
+        for place in reversed(range(bisect_right(self._firsts, key))):
+            if self._lasts[place] < key:
+                break
+            segment = self._manifest.segments[place]
+            if segment.may_hold(key):
+                found.append(segment)
+        if len(found) > 1:
+            found.sort(key=attrgetter("rank"), reverse=True)
+        return found
+
+    def find(self, key: Key, position: int | None = None) -> Version | None:
+        """The newest version of a key, or the newest that was written at ``position`` or before. NotInMemory, whose
+        ``load`` finds the answer to the next call, however small the cache is."""
+        held = self._holding(key)
+        if not held:
+            return None
+        asked = (key, position)
+        try:
+            return self._find(held, key, position, wait=False)
         except Absent:
-            raise NotInMemory(partial(self.lookup, key, position, wait=True)) from None
-        if found is None:
-            return None
-        segment, group, place = found
-        if position is not None and group.arrays["_pos"][place].as_py() > position:
-            return None
-        return group.row(place, self._layout, segment, key[0])
+            if asked in self._answers:
+                return self._answers.pop(asked)
+
+        def load() -> None:
+            self._answers[asked] = self._find(held, key, position, wait=True)
+
+        raise NotInMemory(load)
+
+    def _find(self, held: Sequence[Own], key: Key, position: int | None, *, wait: bool) -> Version | None:
+        for segment in held:
+            found = self.store.locate(Manifest(-1, 0, (segment,)), *key, wait=wait)
+            if found is None:
+                continue
+            _, group, place = found
+            written: int = group.arrays["_pos"][place].as_py()
+            if position is None or written <= position:
+                return written, None if segment.gone else group.row(place, self._layout, segment, key[0])[:-2], None
+        return None
 
     # ---------- the commit, in a worker thread ----------
+    @property
+    def changing(self) -> list[Run]:
+        return [run for run in self.written if run.changes]
+
+    def before(self, run: Run) -> Manifest:
+        """Runs with rows that this one may hide."""
+        return Manifest(-1, 0, tuple([
+            other.segment for other in self.written if other.segment.rank < run.segment.rank and not other.segment.gone
+            and other.segment.overlaps(run.segment.first, run.segment.last)]))
+
+    def key_batches(self, run: Run) -> Iterator[pa.RecordBatch]:
+        """A run's keys in order."""
+        file = self.store.file(run.segment)
+        for number in range(len(file.groups)):
+            yield file.read(number, ["k"] if self._layout.shared else ["_userid", "k"])
+
     def dead(self, segment: Segment, hidden: Sequence[Key]) -> Positions:
         """Where a run's rows are that the overlay has changed since; ``hidden`` in order."""
-        file, found = self._store.file(segment), [np.empty(0, np.uint32)]
+        file, found = self.store.file(segment), [np.empty(0, np.uint32)]
         names = ["k"] if self._layout.shared else ["_userid", "k"]
         keys = [key for key in hidden if segment.may_hold(key)]
         for number, group in enumerate(file.groups):
@@ -396,15 +514,15 @@ class Runs:
 
     def has(self, keys: pa.RecordBatch) -> pa.RecordBatch:
         """Those of some keys, in order, that are in a run."""
-        written = Manifest(-1, 0, tuple([segment for segment, _ in self.written]))
+        written = Manifest(-1, 0, tuple([run.segment for run in self.written]))
         column: Any = keys.column("k")
         column = column.to_numpy() if self._layout.codec.integer else column.to_pylist()
         hashes = bloom.key_hashes(None if self._layout.shared else keys.column("_userid").to_pylist(), column)
         perhaps = np.zeros(keys.num_rows, np.bool_)
         for segment in written.segments:
-            perhaps |= bloom.may_contain_many(self._store.file(segment).bloom, hashes)
+            perhaps |= bloom.may_contain_many(self.store.file(segment).bloom, hashes)
         places = [int(place) for place in np.flatnonzero(perhaps)
-                  if self._store.locate(written, *key_at(keys, int(place)), wait=True) is not None]
+                  if self.store.locate(written, *key_at(keys, int(place)), wait=True) is not None]
         return keys.take(pa.array(places, pa.int64()))
 
 
@@ -415,10 +533,10 @@ def _ascending(keys: Keys) -> bool:
     return all(map(lt, keys, keys[1:]))
 
 
-def run_of(written: Written) -> Segment:
+def run_of(written: Written, *, rank: int = 0, gone: bool = False) -> Own:
     no_seq: Any = None
-    return Segment(-next(_numbers), _STORAGE, str(written.path), written.rows, written.bytes, written.checksum,
-                   written.first, written.last, written.least, written.greatest, no_seq, no_seq, 0)
+    return Own(-next(_numbers), _STORAGE, str(written.path), written.rows, written.bytes, written.checksum,
+               written.first, written.last, written.least, written.greatest, no_seq, no_seq, 0, rank=rank, gone=gone)
 
 
 class Making:
@@ -442,7 +560,7 @@ class Making:
         self._task: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
         self._abandoned = self._closing = False
-        self._made: tuple[Segment, Written] | None = None
+        self._made: tuple[Own, Written] | None = None
 
     @property
     def full(self) -> bool:
@@ -493,7 +611,7 @@ class Making:
             for batch in self._fitted(parts):
                 self._writer.add(batch)
 
-    def _complete(self) -> tuple[Segment, Written]:
+    def _complete(self) -> tuple[Own, Written]:
         with told("write", self._writer.path.name, self._storage):
             written = self._writer.finish()
         return run_of(written), written
@@ -508,7 +626,7 @@ class Making:
         if self._error is not None:
             raise self._error
 
-    async def finish(self) -> tuple[Segment, Written]:
+    async def finish(self) -> tuple[Own, Written]:
         """The complete file. It is still to be abandoned where nobody takes it."""
         self.sealed = self._closing = True
         self._go_on()

@@ -446,14 +446,16 @@ class StoreEngine:
                 changes.apply(connection, self.layouts)
                 for number in changes.altered:
                     self.columns.void(number)
+            for made in bulk:  # before what is newer
+                made.publish(connection, seq)
+                if made.changes_hot:
+                    self.columns.void(made.table.id)
             for overlay in overlays:
                 table_id = overlay.table.id
                 dug = tombstones(table_id) if table_id in self.tiered else None
                 apply_rows(connection, overlay.layout, seq, overlay.changes(), dug)
                 self._last_written[table_id] = seq
                 self.columns.changed(overlay.layout, overlay.keys())
-            for made in bulk:
-                made.publish(connection, seq)
             if txn_id is not None:
                 connection.execute("INSERT INTO kalam_commits VALUES (?, ?)", (seq, txn_id))
             faults.reach("commit.applied")

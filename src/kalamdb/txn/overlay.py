@@ -17,13 +17,10 @@ from kalamdb.api import Row
 from kalamdb.catalog.catalog import CatalogChanges
 from kalamdb.store.hot import Layout
 from kalamdb.store.manifest import Segment
-from kalamdb.store.segment import Written
 from kalamdb.txn.api import TableDef
-from kalamdb.txn.bulk import Part, Runs
+from kalamdb.txn.bulk import Part, Run, Runs, Version
 
 RowKey = tuple[str, int | bytes]
-#: (position, row or None for deleted, the version before)
-Version = tuple[int, Row | None, Any]
 
 #: so many keys are put in order one by one
 FEW = 16
@@ -32,14 +29,15 @@ FEW = 16
 class TableOverlay:
     """Own versions of one table's rows."""
 
-    __slots__ = ("_order", "fresh", "layout", "rows", "runs", "table", "weight")
+    __slots__ = ("_order", "changing", "fresh", "layout", "rows", "runs", "table", "weight")
 
     def __init__(self, table: TableDef, layout: Layout) -> None:
         self.table = table
         self.layout = layout
         self.runs = Runs(table, layout)
-        self.fresh: list[RowKey] = []  # inserted since the last savepoint or run: these may become a run
+        self.fresh: list[RowKey] = []  # written since the last savepoint or run: these may become a run
         self.weight = 0  # characters and bytes in those, about
+        self.changing = False  # may one of those have the key of a row that was there?
         self.rows: dict[RowKey, Version] = {}
         self._order: list[RowKey] = []  # keys in order, those that came last perhaps missing
 
@@ -47,7 +45,7 @@ class TableOverlay:
         """The same rows under another definition."""
         made = TableOverlay(table, layout)
         made.runs = self.runs.altered(table, layout)
-        made.fresh, made.weight = list(self.fresh), self.weight
+        made.fresh, made.weight, made.changing = list(self.fresh), self.weight, self.changing
         places = {column.id: place for place, column in enumerate(self.table.columns)}
         sources = [(places.get(column.id), column.missing) for column in table.columns]
         for key, version in self.rows.items():
@@ -57,6 +55,7 @@ class TableOverlay:
     def forget_fresh(self) -> None:
         self.fresh.clear()
         self.weight = 0
+        self.changing = False
 
     def add_fresh(self, keys: Sequence[RowKey], rows: Sequence[Row]) -> None:
         """Of many rows one in four is weighed: looking at all would take longer than the rest."""
@@ -96,21 +95,23 @@ class TableOverlay:
             self._order += missing
             self._order.sort()
 
+    def newest(self, key: RowKey) -> Version | None:
+        """NotInMemory where a file has to be read."""
+        version = self.rows.get(key)
+        return self.runs.find(key) if version is None and self.runs else version
+
     def visible(self, key: RowKey, position: int) -> Version | None:
+        """NotInMemory where a file has to be read."""
         version = self.rows.get(key)
         while version is not None and version[0] > position:
             version = version[2]
-        return version
+        return self.runs.find(key, position) if version is None and self.runs else version
 
-    def for_run(self) -> list[tuple[RowKey, int, Row]]:
-        """Fresh rows that are as they were inserted, in order: (key, position, row)."""
-        found = []
-        for key in self.fresh:
-            version = self.rows.get(key)
-            if version is not None and version[1] is not None and version[2] is None:
-                found.append((key, version[0], version[1]))
-        found.sort(key=itemgetter(0))
-        return found
+    def for_run(self) -> list[tuple[RowKey, Version]]:
+        """What is fresh, in order, without that of which a reader or a savepoint may want another version."""
+        rows = self.rows
+        found = {key: version for key in self.fresh if (version := rows.get(key)) is not None and version[2] is None}
+        return sorted(found.items(), key=itemgetter(0))
 
     def size(self, enough: int) -> int:
         """Characters and bytes of the texts and blobs to be stored; once there are more than ``enough``, what has been
@@ -199,19 +200,20 @@ class Overlay:
             found = self.tables[table.id] = TableOverlay(table, layout)
         return found
 
-    def write(self, overlay: TableOverlay, key: RowKey, row: Row | None) -> None:
+    def write(self, overlay: TableOverlay, key: RowKey, row: Row | None, *, new: bool = False) -> None:
         before = overlay.rows.get(key)
         if self._marks:
             self._undo.append((overlay, key))
         elif before is not None and before[0] == self.position:  # no reader can want it, nothing can bring it back
             before = before[2]
         overlay.rows[key] = (self.position, row, before)
+        overlay.add_fresh((key,), () if row is None else (row,))
+        if not new:
+            overlay.changing = True
 
     def insert(self, overlay: TableOverlay, key: RowKey, row: Row) -> None:
         """``write`` of a row whose key nobody has now."""
-        if key not in overlay.rows:  # else there was one before: a committed row, or one in a run
-            overlay.add_fresh((key,), (row,))
-        self.write(overlay, key, row)
+        self.write(overlay, key, row, new=key not in overlay.rows)
 
     def insert_new(self, overlay: TableOverlay, keys: Sequence[RowKey], rows: Sequence[Row]) -> None:
         """Rows of keys that nobody had before, this transaction included."""
@@ -226,8 +228,8 @@ class Overlay:
         if self._marks:
             self._undo.append((overlay, part.id))
 
-    def to_run(self, overlay: TableOverlay, keys: Sequence[RowKey], segment: Segment, written: Written) -> None:
-        """The rows of these keys are in a run now."""
+    def to_runs(self, overlay: TableOverlay, keys: Sequence[RowKey], runs: Sequence[Run]) -> None:
+        """What was written under these keys is in runs now."""
         if len(keys) == len(overlay.rows):
             overlay.rows.clear()
         else:
@@ -235,12 +237,13 @@ class Overlay:
                 del overlay.rows[key]
         overlay.forget_order()
         overlay.forget_fresh()
-        overlay.runs.add(segment, written)
+        for run in runs:
+            overlay.runs.add(run)
         if self._marks:  # all of them were written in the innermost level
             start, moved = self._marks[-1].undo, set(keys)
             self._undo[start:] = [entry for entry in self._undo[start:]
                                   if entry[0] is not overlay or entry[1] not in moved]
-            self._undo.append((overlay, segment))
+            self._undo += [(overlay, run.segment) for run in runs]
 
     def alter(self, table: TableDef, layout: Layout) -> None:
         """Own rows of a table take its new definition. Scans that are open keep what they have."""
@@ -264,6 +267,8 @@ class Overlay:
 
     def release_level(self) -> None:
         self._marks.pop()
+        if not self._marks:
+            self._undo.clear()
 
     def roll_back_level(self) -> tuple[int, list[CatalogChanges | None]]:
         """Undo the innermost level: how many locks were held before it, and definitions to restore in this order."""

@@ -28,8 +28,8 @@ from kalamdb.store.hot import SEQ, TURN_ROWS, HotSnapshot, Layout, Reader, Sizes
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.segment import key_at
 from kalamdb.txn.api import Scan
-from kalamdb.txn.bulk import RunView
-from kalamdb.txn.overlay import RowKey, Version
+from kalamdb.txn.bulk import RunView, Version
+from kalamdb.txn.overlay import RowKey
 from kalamdb.types import PgType
 
 #: hot rows of one batch, about
@@ -211,7 +211,7 @@ class StoreScan:
         if self._cold is not None:
             found = _zipped(found, self._cold_rows(self._cold, names))
         if self._runs is not None:
-            found = _zipped(found, self._run_rows(self._runs, names))
+            found = _overlaid(found, self._run_rows(self._runs, names))
         return found
 
     def _layered(self) -> Iterator[list[Row]]:
@@ -237,13 +237,13 @@ class StoreScan:
             if rows := self._rows_of(batch, names):
                 yield rows
 
-    def _run_rows(self, runs: RunView, names: Sequence[str]) -> Iterator[list[Row]]:
+    def _run_rows(self, runs: RunView, names: Sequence[str]) -> Iterator[tuple[list[Row], list[Row]]]:
+        """Keys that runs have, in order, and the rows among them that satisfy the condition."""
         wanted = self._range()
         if wanted is not None:
             columns = _needed(self._layout, names, self._scan.where)
-            for batch in runs.batches(columns, wanted, self._position, self._stop.check):
-                if rows := self._rows_of(batch, names):
-                    yield rows
+            for written, there in runs.batches(columns, wanted, self._position, self._stop.check):
+                yield to_rows(written, ["_userid", "k"]), self._rows_of(there, names) if there.num_rows else []
 
     def _range(self) -> ColdRange | None:
         bounds, possible = self._layout.codec.bounds(self._scan.key_prefix, self._scan.low, self._scan.high)
@@ -599,6 +599,33 @@ def _zipped(one: Iterator[list[Row]], two: Iterator[list[Row]]) -> Iterator[list
         if rest is not None:
             yield rest
             yield from source
+
+
+def _overlaid(committed: Iterator[list[Row]], own: Iterator[tuple[list[Row], list[Row]]]) -> Iterator[list[Row]]:
+    """Lists of committed rows with those of runs, which hide the rows of their keys; all in order of their first two
+    fields."""
+    a, b = next(committed, None), next(own, None)
+    while a is not None and b is not None:
+        keys, rows = b
+        bound = min(_KEY(a[-1]), keys[-1])
+        from_a, from_keys = bisect_right(a, bound, key=_KEY), bisect_right(keys, bound)
+        from_rows = bisect_right(rows, bound, key=_KEY)
+        hidden = set(keys[:from_keys])
+        part = [row for row in a[:from_a] if _KEY(row) not in hidden] if from_a and hidden else a[:from_a]
+        if from_rows:
+            part = part + rows[:from_rows]
+            part.sort(key=_KEY)
+        if part:
+            yield part
+        a = a[from_a:] or next(committed, None)
+        b = (keys[from_keys:], rows[from_rows:]) if from_keys < len(keys) else next(own, None)
+    if a is not None:
+        yield a
+        yield from committed
+    while b is not None:
+        if b[1]:
+            yield b[1]
+        b = next(own, None)
 
 
 def _merge(committed: Iterator[Row], own: list[Row]) -> Iterator[Row]:

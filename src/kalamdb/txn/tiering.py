@@ -10,6 +10,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -188,11 +189,24 @@ class Burial:
         return self._dead.all(self._manifest)
 
 
-def read_rows(snapshot: HotSnapshot, layout: Layout, text: str, wide: Sequence[int] = ()) -> Iterator[list[Row]]:
+def by_tenant(layout: Layout, keys: pa.RecordBatch) -> Iterator[tuple[str, Any]]:
+    """Keys in order as SQLite takes them: a tenant and what stands for all its keys."""
+    column = keys.column("k")
+    tenants = [""] if layout.shared else keys.column("_userid").to_pylist()
+    start = 0
+    for tenant, same in groupby(tenants):
+        end = keys.num_rows if layout.shared else start + len(list(same))
+        part = column.slice(start, end - start)
+        yield tenant, apsw.carray(part.to_numpy() if layout.codec.integer else tuple(part.to_pylist()))
+        start = end
+
+
+def read_rows(snapshot: HotSnapshot, layout: Layout, text: str, wide: Sequence[int] = (), values: Sequence[Any] = ()
+              ) -> Iterator[list[Row]]:
     """A statement's rows in chunks; ``wide``: places of texts and bytes, whose lengths count."""
     reader, stop = snapshot.reader, Stop()
     pickers = [itemgetter(place) for place in wide]
-    cursor = reader.execute(layout, text, (), stop)
+    cursor = reader.execute(layout, text, values, stop)
     if cursor is None:
         return
     while True:
@@ -296,23 +310,45 @@ class Bulk:
         self.table = overlay.table
         self._overlay = overlay
         self._storage = storage
-        self._files: list[tuple[str, Written]] = []
-        self._dead_in_runs: list[Positions] = []
+        self._files: list[tuple[str, Written, Positions]] = []  # and which of their rows are dead
+        self._hot: list[pa.RecordBatch] = []  # keys of hot rows that were changed or deleted
         self._dead: list[tuple[int, Positions]] = []
         self._dead_since = 0
         self._stale: list[Key] = []  # tombstones
 
     def prepare(self, snapshot: HotSnapshot, cold: ColdStore, manifest: Manifest) -> None:
-        overlay, layout = self._overlay, self._overlay.layout
+        overlay, layout, runs = self._overlay, self._overlay.layout, self._overlay.runs
         hidden = sorted(overlay.rows)
-        for segment, _ in overlay.runs.written:
-            self._dead_in_runs.append(overlay.runs.dead(segment, hidden))
-        self._find_tombstones(snapshot, Burial(layout, cold, manifest))
-        for _, written in overlay.runs.written:
+        dead = {run.segment.id: [runs.dead(run.segment, hidden)] for run in runs.written if not run.segment.gone}
+        burial = Burial(layout, cold, manifest)
+        for run in runs.changing:
+            older = Burial(layout, runs.store, runs.before(run))
+            for keys in runs.key_batches(run):
+                burial.bury(keys)
+                older.bury(keys)
+                self._find_hot(snapshot, keys)
+            for number, positions in older.dead():
+                dead[number].append(positions)
+        self._find_tombstones(snapshot, burial)
+        for run in runs.written:
+            if run.segment.gone:
+                continue
             name = f"{prefix_of(self.table.id)}{uuid.uuid4().hex}.parquet"
-            self._files.append((name, written))
-            self._storage.put(name, written.path)
+            self._files.append((name, run.written, np.unique(np.concatenate(dead[run.segment.id]))))
+            self._storage.put(name, run.written.path)
             faults.reach("bulk.put")
+
+    def _find_hot(self, snapshot: HotSnapshot, keys: pa.RecordBatch) -> None:
+        """Which of these keys, in order, have hot rows: nobody else changes them or moves them before the commit."""
+        layout, found = self._overlay.layout, []
+        head = "" if layout.shared else "_userid, "
+        text = f"SELECT {head}k FROM {layout.table} WHERE _userid = ? AND k IN carray(?)"
+        for tenant, wanted in by_tenant(layout, keys):
+            for rows in read_rows(snapshot, layout, text, values=(tenant, wanted)):
+                found += rows
+        if found:
+            kinds, schema = key_columns(layout)
+            self._hot.append(types.rows_to_arrow(sorted(found), kinds, schema))
 
     def _find_tombstones(self, snapshot: HotSnapshot, burial: Burial) -> None:
         """Keys that were cold, deleted and are here again: their old rows die for good, their tombstones go."""
@@ -327,21 +363,29 @@ class Bulk:
         self._dead = burial.dead()
         self._dead_since = flushed_at(snapshot.query, self.table.id)
 
+    @property
+    def changes_hot(self) -> bool:
+        return bool(self._hot)
+
     def publish(self, connection: apsw.Connection, seq: int) -> None:
         """In the writer's thread, as a part of the commit of this number."""
         faults.reach("bulk.publish")
         begin_tiering(connection, self.table)  # where it has not begun: a table that this commit creates
+        layout = self._overlay.layout
+        for keys in self._hot:
+            for tenant, gone in by_tenant(layout, keys):
+                connection.execute(f"DELETE FROM {layout.table} WHERE _userid = ? AND k IN carray(?)", (tenant, gone))
         connection.executemany(f"DELETE FROM {tombstones(self.table.id)} WHERE _userid = ? AND k = ?", self._stale)
         publish(connection, self.table.id, Change(self._storage.id, dead=self._dead, dead_since=self._dead_since))
         now = now_ms()
-        for (name, written), dead in zip(self._files, self._dead_in_runs, strict=True):
+        for name, written, dead in self._files:
             add_segment(connection, self.table.id, self._storage.id, name, written, now, seq)
             if len(dead):
                 connection.execute("INSERT INTO kalam_deletions VALUES (?, ?, ?)",
                                    (connection.last_insert_rowid(), now, dead.tobytes()))
 
     def abandon(self) -> None:
-        remove(self._storage, [name for name, _ in self._files])
+        remove(self._storage, [name for name, _, _ in self._files])
 
 
 # ---------- compaction ----------

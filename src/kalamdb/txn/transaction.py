@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice, repeat
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakSet
 
@@ -25,8 +26,6 @@ from kalamdb.catalog.catalog import CatalogChanges, View
 from kalamdb.errors import KalamError
 from kalamdb.store.files import told, unlink_scratch
 from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
-from kalamdb.store.manifest import Segment
-from kalamdb.store.segment import Written
 from kalamdb.store.writer import outcome
 from kalamdb.txn import bulk
 from kalamdb.txn.api import (
@@ -41,9 +40,9 @@ from kalamdb.txn.api import (
     StaleDefinition,
     TableDef,
 )
-from kalamdb.txn.bulk import Part
+from kalamdb.txn.bulk import Part, Run, Version
 from kalamdb.txn.locks import LockKey, Waiter
-from kalamdb.txn.overlay import FEW, Overlay, RowKey, TableOverlay, Version
+from kalamdb.txn.overlay import FEW, Overlay, RowKey, TableOverlay
 from kalamdb.txn.sample import StoreSample
 from kalamdb.txn.scan import StoreScan
 
@@ -171,8 +170,6 @@ class StoreTransaction:
             version = overlay.visible((tenant, k), snapshot.position)
             if version is not None:
                 return None if version[1] is None else _own(layout, tenant, version[1])
-            if overlay.runs and (own := overlay.runs.lookup((tenant, k), snapshot.position)) is not None:
-                return own
         return self._engine.stored(table, layout, snapshot.hot, (tenant, k))
 
     def own_definition(self, table: TableDef) -> TableDef | None:
@@ -392,13 +389,14 @@ class StoreTransaction:
                                   self._overlay.locks_before)
 
     async def settle_runs(self, overlay: TableOverlay) -> None:
-        """Before the commit: of the parts that are left, those become a run that may go with others, or are many."""
+        """Before the commit: of the parts that are left, those become a run that may go with others, or are many, or
+        have rows that a run may hide."""
         runs = overlay.runs
         made = {part.id for part in runs.making.parts} if runs.making is not None else set()
         rest = sorted((part for part in runs.parts if part.id not in made), key=attrgetter("first"))
         if rest and runs.making is not None and not runs.making.takes(rest):
             await self._finish_run(overlay)
-        if rest and (runs.making is not None or sum(part.rows for part in rest) >= bulk.BULK_ROWS):
+        if rest and (runs.making is not None or runs.changing or sum(part.rows for part in rest) >= bulk.BULK_ROWS):
             self._make_run(overlay, rest)
         if runs.making is not None:
             await self._finish_run(overlay)
@@ -446,42 +444,48 @@ class StoreTransaction:
                 write(overlay, key, row)
 
     async def _spill(self, overlay: TableOverlay) -> None:
-        """Rows beyond what a transaction may hold in memory become a run. Being there is their lock: those that they
-        had need not stay in memory either."""
+        """Rows and deletions beyond what a transaction may hold in memory become runs. Being there is their lock: those
+        that they had need not stay in memory either."""
         if not _spills(overlay):
             return
-        rows = overlay.for_run()
-        keys = [key for key, _, _ in rows]
-        if not keys:
+        found = overlay.for_run()
+        if not found:
             overlay.forget_fresh()
             return
-        storage = self._engine.tiers.storage(overlay.table)
-        path = storage.scratch()
+        storage, changes = self._engine.tiers.storage(overlay.table), overlay.changing
+        there = [(key, version) for key, version in found if version[1] is not None]
+        gone = [(key, version) for key, version in found if version[1] is None]
+        paths: list[Path] = []
 
-        def write() -> tuple[Segment, Written]:
-            with told("write", path.name, storage.id):
-                return overlay.runs.write(path, rows)
+        def write() -> list[Run]:
+            made = []
+            for part in filter(None, (there, gone)):
+                paths.append(storage.scratch())
+                with told("write", paths[-1].name, storage.id):
+                    made.append(overlay.runs.write(paths[-1], part, gone=part is gone, changes=changes))
+            return made
 
         try:
-            segment, written = await self._engine.tiers.in_thread(write, pool="bulk")
+            runs = await self._engine.tiers.in_thread(write, pool="bulk")
             self._check_alive()
         except BaseException:
-            unlink_scratch(path)
+            for path in paths:
+                unlink_scratch(path)
             raise
-        self._overlay.to_run(overlay, keys, segment, written)
+        keys = [key for key, _ in found]
+        self._overlay.to_runs(overlay, keys, runs)
         self._engine.loading.setdefault(overlay.table.id, {})[self] = None
         lock_keys, keep = _lock_keys(overlay.table, keys), self._overlay.locks_before
         if not self._engine.locks.forget_last(self, lock_keys, keep):
             self._engine.locks.forget(self, set(lock_keys), keep)
-        self._engine.locks.try_lock(self, self._run_key(segment.id))
+        for run in runs:
+            self._engine.locks.try_lock(self, self._run_key(run.segment.id))
 
     def _exists(self, overlay: TableOverlay, key: tuple[str, int | bytes], last: dict[str, Any] | None = None) -> bool:
         """Is there a row of this key now? The key's lock is held. ``last`` spares look-ups beyond the highest key."""
-        version = overlay.rows.get(key)
+        version = overlay.newest(key)
         if version is not None:
             return version[1] is not None
-        if overlay.runs and overlay.runs.lookup(key) is not None:
-            return True
         tenant, k = key
         live = self._engine.live
         if last is not None:
@@ -511,19 +515,19 @@ class StoreTransaction:
 
     def _check_visible(self, overlay: TableOverlay, key: tuple[str, int | bytes]) -> None:
         """ON CONFLICT DO NOTHING over a row that the snapshot does not see is a conflict of its own (PostgreSQL)."""
-        if self._pinned is None or key in overlay.rows or (overlay.runs and overlay.runs.lookup(key) is not None):
+        if self._pinned is None or overlay.newest(key) is not None:
             return
         if self._committed_row(overlay, self._pinned, key) is None:
             raise _concurrent()
 
-    def _newest(self, overlay: TableOverlay, key: tuple[str, int | bytes]) -> Row | None:
-        """The row of a key whose lock is held, (*columns, _seq, _userid); 40001 if it changed since the snapshot."""
-        layout = overlay.layout
-        version = overlay.rows.get(key)
+    def _newest(self, overlay: TableOverlay, key: tuple[str, int | bytes], since: int | None = None) -> Row | None:
+        """The row of a key whose lock is held, (*columns, _seq, _userid); 40001 if it changed since the snapshot. None
+        also where this transaction has written it after the position ``since``."""
+        version = overlay.newest(key)
         if version is not None:
-            return None if version[1] is None else _own(layout, key[0], version[1])
-        if overlay.runs and (own := overlay.runs.lookup(key)) is not None:
-            return own
+            position, own, _ = version
+            return None if own is None or (since is not None and position > since) else (
+                _own(overlay.layout, key[0], own))
         row = self._committed_row(overlay, self._engine.live, key)
         if self._pinned is not None:
             seen = self._committed_row(overlay, self._pinned, key)
@@ -532,17 +536,6 @@ class StoreTransaction:
                     return None
                 raise _concurrent(deleted=row is None)
         return row
-
-    def _newest_unless_written(self, snapshot: TxnSnapshot, overlay: TableOverlay, key: RowKey) -> Row | None:
-        """``_newest``, or None where this transaction has written the row after it took the snapshot."""
-        version = overlay.rows.get(key)
-        if version is not None:
-            return None if version[0] > snapshot.position else self._newest(overlay, key)
-        if overlay.runs and overlay.runs.lookup(key) is not None and (
-            overlay.runs.lookup(key, snapshot.position) is None
-        ):
-            return None
-        return self._newest(overlay, key)
 
     def _committed_row(self, overlay: TableOverlay, source: HotSnapshot | LiveReader, key: RowKey) -> Row | None:
         return self._engine.stored(overlay.table, overlay.layout, source, key)
@@ -559,10 +552,18 @@ class StoreTransaction:
             if before is not None:
                 await self._replace(overlay, row_key, before, values)
                 count += 1
-            if place % TURN == 0:
-                await asyncio.sleep(0)
-                self._check_alive()
+            await self._turn(overlay, place)
+        await self._spill(overlay)
         return count
+
+    async def _turn(self, overlay: TableOverlay, place: int) -> None:
+        """Others get theirs now and then, and what is too much for the memory goes to a run."""
+        if place % TURN == 0:
+            await asyncio.sleep(0)
+            self._check_alive()
+            await self._spill(overlay)
+        elif overlay.weight >= bulk.BULK_BYTES:
+            await self._spill(overlay)
 
     def change_nowait(self, table: TableDef, tenant: str, key: Key, matches: Callable[[Row], bool],
                       values: Callable[[Row], Mapping[int, Any]] | None) -> bool | None:
@@ -570,6 +571,8 @@ class StoreTransaction:
             return None
         layout = self._engine.layouts.of(table)
         overlay = self._overlay.table(table, layout)
+        if _spills(overlay):
+            return None
         row_key = (tenant, layout.codec.encode(key))
         try:
             row = self._newest(overlay, row_key)
@@ -590,9 +593,8 @@ class StoreTransaction:
         overlay = self._overlay.table(table, layout)
         for place, ((tenant, key), before, values) in enumerate(changes, 1):
             await self._replace(overlay, (tenant, layout.codec.encode(key)), before, values)
-            if place % TURN == 0:
-                await asyncio.sleep(0)
-                self._check_alive()
+            await self._turn(overlay, place)
+        await self._spill(overlay)
 
     async def _lock_row(self, table: TableDef, key: RowKey, *, share: bool = False, wait: bool = True,
                         timeout_ms: int = 0, aside: dict[str, Any] | None = None) -> bool:
@@ -700,9 +702,8 @@ class StoreTransaction:
             if await self._read(self._newest, overlay, row_key) is not None:
                 self._overlay.write(overlay, row_key, None)
                 count += 1
-            if place % TURN == 0:
-                await asyncio.sleep(0)
-                self._check_alive()
+            await self._turn(overlay, place)
+        await self._spill(overlay)
         return count
 
     async def lock(
@@ -725,7 +726,7 @@ class StoreTransaction:
                     raise _locked(table)
                 found.append(None)
                 continue
-            found.append(await self._read(self._newest_unless_written, snapshot, overlay, row_key))
+            found.append(await self._read(self._newest, overlay, row_key, snapshot.position))
             if place % TURN == 0:
                 await asyncio.sleep(0)
                 self._check_alive()
