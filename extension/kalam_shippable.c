@@ -30,6 +30,7 @@
 #include "optimizer/tlist.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
@@ -807,6 +808,9 @@ ship_window(WindowFunc *func, ShipContext *cxt)
 	if (window == NULL || cxt->in_window || cxt->in_aggregate || !frame_allowed(window) ||
 		!cap_allowed(cap, func->inputcollid, cxt) || (cap->needs_order && func->winagg) ||
 		!type_allowed(func->wintype, cxt))
+		return false;
+	/* PostgreSQL looks at a partition's first row for it */
+	if (func->winfnoid == F_NTILE && !kalam_is_parameter(cxt->scope->relids, linitial(func->args)))
 		return false;
 	inner.in_window = true;
 	inner.conditional = true;

@@ -149,6 +149,34 @@ add_group(KalamRelInfo *info, Expr *expr, SortGroupClause *clause)
 	return true;
 }
 
+/*
+ * Below windows PostgreSQL (since 16) does not mark what is equal to a constant
+ * or to another key as grouped by, and hands it on like any row's value.
+ */
+static bool
+add_implied_groups(PlannerInfo *root, KalamRelInfo *info, PathTarget *target)
+{
+	ListCell   *lc;
+
+	foreach(lc, root->parse->groupClause)
+	{
+		SortGroupClause *clause = lfirst_node(SortGroupClause, lc);
+		Expr	   *expr = (Expr *) get_sortgroupclause_expr(clause, root->processed_tlist);
+
+		if (!list_member(info->groups, expr) && !add_group(info, expr, clause))
+			return false;
+	}
+	foreach(lc, target->exprs)
+	{
+		Expr	   *expr = lfirst(lc);
+
+		if ((IsA(expr, Var) || IsA(expr, PlaceHolderVar)) && !list_member(info->groups, expr) &&
+			!kalam_is_parameter(info->scope.relids, expr))
+			return false;		/* part of a key */
+	}
+	return true;
+}
+
 static bool
 add_groups(PlannerInfo *root, KalamRelInfo *info, PathTarget *target)
 {
@@ -160,6 +188,8 @@ add_groups(PlannerInfo *root, KalamRelInfo *info, PathTarget *target)
 		if (clause && !add_group(info, list_nth(target->exprs, i), clause))
 			return false;
 	}
+	if (info->sets == NIL && !add_implied_groups(root, info, target))
+		return false;
 	info->nonempty = root->parse->groupClause != NIL && info->groups == NIL;
 	return info->sets == NIL || list_length(info->scope.group_keys) == list_length(root->parse->groupClause);
 }

@@ -79,6 +79,7 @@ SENT = [
     "ts + '1 mon 1 day' < '2024-02-10'", "id < 99 AND ts - '2024-01-01' > '1 day'", "id < 99 AND ts - d < iv + iv",
     "t + iv > '12:00'", "iv + t < '06:00'", "t - iv = '01:00'", "t - '01:00' < '1 hour'", "ip <<= '10.0.1.0/24'",
     "ip << '10.0.0.0/8'", "'10.0.2.0/24' >>= ip", "'10.0.0.0/23' >> net", "ip && net", "net <<= '10.0.0.0/8'",
+    "COALESCE(net, ip) = '10.0.1.0/24'", "(CASE WHEN b THEN ip ELSE net END)::text = '10.0.1.0/24'",
     "host(ip) = '10.0.1.5'", "masklen(ip) = 24 AND family(ip) = 4", "network(ip) = net", "host(net) = '10.0.1.0'",
     "ip::text = '10.0.3.7/32'", "net::text LIKE '10.0.1.%'", "c LIKE 'c1%'", "c NOT LIKE 'c1 %'", "c LIKE '_3'",
     "length(c) = 2 AND c > 'c3'", "c::text = 'c3'", "c || 'x' = 'c3x'", "upper(c) = 'C5'", "c = left(x, 1) OR c = 'c2'",

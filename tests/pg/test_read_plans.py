@@ -196,6 +196,7 @@ LOCAL: dict[str, list[tuple[str, str]]] = {
     "what a window sorts by may fail, and LIMIT may leave PostgreSQL without computing it": [
         ("SELECT rank() OVER (ORDER BY day + n) FROM a", "rank"),
         ("SELECT sum(n) OVER (PARTITION BY n / NULLIF(m, 0)) FROM a", "sum|PARTITION"),
+        ("SELECT ntile(n + 1) OVER (ORDER BY id) FROM a", "ntile"),
     ],
     "PostgreSQL asks no foreign-data wrapper for paths of set operations, and plans each side apart": [
         ("SELECT n FROM a UNION SELECT sub FROM c", "UNION|DISTINCT"),
@@ -398,6 +399,8 @@ SENT: dict[str, list[str]] = {
         "SELECT id, avg(d) OVER (ORDER BY m RANGE BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) FROM a",
         "SELECT id, count(n) FILTER (WHERE b) OVER (ORDER BY id) FROM a",
         "SELECT x, count(*), rank() OVER (ORDER BY count(*)) FROM a GROUP BY x",
+        "SELECT n, x, count(*), rank() OVER (PARTITION BY n ORDER BY x) FROM a WHERE n = 3 GROUP BY n, x",
+        "SELECT n, m, count(*), rank() OVER (ORDER BY count(*)) FROM a WHERE n = m GROUP BY n, m",
         "SELECT id, row_number() OVER (ORDER BY id DESC), rank() OVER (PARTITION BY n ORDER BY m) FROM a",
         "SELECT id, row_number() OVER (ORDER BY m, id) AS r FROM a ORDER BY r LIMIT 10",
         "SELECT rank() OVER (PARTITION BY n > 3 AND x = 'text 3' ORDER BY COALESCE(n, 0), GREATEST(x, 'a')) FROM a",

@@ -49,6 +49,14 @@ SEVERAL = (
     " WHERE n <= 2 ORDER BY n",
     "SELECT * FROM (SELECT DISTINCT row_number() OVER (PARTITION BY grp ORDER BY id) n FROM t) x"
     " WHERE n < 3 ORDER BY n",
+    "SELECT id, ntile(grp + 1) OVER (ORDER BY id) FROM t WHERE grp > 1 ORDER BY id",
+    # keys that PostgreSQL does not group by: equal to a constant, to each other, and of more than a column
+    "SELECT grp, val, count(*), row_number() OVER (PARTITION BY grp ORDER BY val) n FROM t WHERE grp = 1"
+    " GROUP BY grp, val ORDER BY n",
+    "SELECT grp, val, count(*), rank() OVER (ORDER BY val) FROM t WHERE grp = val GROUP BY grp, val ORDER BY 1",
+    "SELECT abs(grp), val, count(*), rank() OVER (ORDER BY val) FROM t WHERE abs(grp) = 1 GROUP BY abs(grp), val"
+    " ORDER BY 2",
+    "SELECT count(*), rank() OVER (ORDER BY count(*)) FROM t WHERE grp = 99 GROUP BY grp ORDER BY 1",
 )
 VALUES = (
     "lag(val, 1, 0.75) OVER (ORDER BY id)",

@@ -267,6 +267,7 @@ def sent_questions(name: str, type_: str) -> Iterator[str]:
            "AND a.k < c.k) ORDER BY a.k, b.k")
     yield f"SELECT count(*), count({name}), count(DISTINCT k) FROM t GROUP BY {name} ORDER BY 1, 2"
     yield f"SELECT count(DISTINCT {name}), count({name}) FROM t ORDER BY 1"
+    yield f"SELECT count(*), GROUPING({name}) FROM t GROUP BY ROLLUP ({name}, k % 2) ORDER BY 1, 2"
     if type_ in ORDERED:
         yield f"SELECT k FROM t ORDER BY {name} DESC NULLS LAST, k LIMIT 15"
         yield (f"SELECT a.k, b.k, rank() OVER (ORDER BY a.{name} DESC) FROM t a JOIN t b ON a.{name} <= b.{name} "

@@ -87,6 +87,19 @@ def test_table_of_text(db: Session, ns: str) -> None:
     assert db(f"SELECT * FROM kalam_drift('{ns}.old')") == []
 
 
+def test_cidr_as_inet(db: Session, ns: str) -> None:
+    """Without a function's call, as PostgreSQL has it: an inet of all bits is written without their number."""
+    db(f"CREATE TABLE {ns}.t (id int PRIMARY KEY, ip inet, net cidr) USING kalamdb WITH (system_columns = 'false')")
+    db(f"INSERT INTO {ns}.t VALUES (1, '10.0.0.1/8', '10.0.0.1'), (2, '::1', '2001:db8::/32'), (3, '::2', '::1')")
+    db(f"UPDATE {ns}.t SET ip = net")
+    assert db(f"SELECT ip::text, host(ip) FROM {ns}.t WHERE ip = '10.0.0.1'") == [("10.0.0.1/32", "10.0.0.1")]
+    assert ask(db, f"SELECT ip FROM {ns}.t ORDER BY id") == ["10.0.0.1", "2001:db8::/32", "::1"]
+    db(f"UPDATE {ns}.t SET ip = COALESCE(network(ip), ip), net = NULL WHERE id > 1")
+    assert ask(db, f"SELECT ip FROM {ns}.t ORDER BY id") == ["10.0.0.1", "2001:db8::/32", "::1"]
+    db(f"SELECT kalam_exec('UPDATE {ns}.t SET net = ''10.0.0.1/8''::inet WHERE id = 1')")
+    assert ask(db, f"SELECT net FROM {ns}.t WHERE id = 1") == ["10.0.0.0/8"]
+
+
 def ask(db: Session, sql: str) -> list[object]:
     return [next(iter(row.values())) for row in json.loads(db.value("SELECT kalam_exec(%s)", sql))]
 

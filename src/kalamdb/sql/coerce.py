@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from kalamdb import types
+from kalamdb import kept, types
 from kalamdb.errors import KalamError
 from kalamdb.numbers import read_numeric
 from kalamdb.sql.bind import Params, number_operand, parameter_index
@@ -85,7 +85,9 @@ def assignment(source: PgType | None, column: ColumnDef) -> Convert | None:
         if one in _TEXTS and typmod == -1:
             return None
         return lambda value: types.read_text(target, types.write_text(source, value), typmod)
-    if {one, two} <= {"json", "jsonb"} or (one in _TEXTS and target.text_only):
+    if (one, two) == ("inet", "cidr"):
+        return kept.network
+    if {one, two} <= {"json", "jsonb"} or (one, two) == ("cidr", "inet") or (one in _TEXTS and target.text_only):
         return lambda value: types.read_text(target, value, typmod)
     raise mismatch(column, source)
 

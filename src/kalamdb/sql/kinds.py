@@ -122,6 +122,7 @@ NUMBERS = frozenset({*_INTEGERS, "numeric", "float4", "float8"})
 MOMENTS = frozenset({"date", "timestamp", "timestamptz"})
 STRINGS = frozenset({"text", "varchar"})
 JSONS = frozenset({"json", "jsonb"})
+ADDRESSES = frozenset({"inet", "cidr"})
 #: types kept as text
 KEPT = frozenset(_PG_TYPES) - {type_.name for type_ in types.TYPES}
 #: of these the ones with an order: by what values are sorted, and what of equal values is equal
@@ -146,6 +147,8 @@ def category(name: str) -> str:
         return "S"
     if name in MOMENTS:
         return "D"
+    if name in ADDRESSES:
+        return "I"
     return name
 
 

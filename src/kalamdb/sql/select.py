@@ -543,6 +543,8 @@ class SelectTranslator:
                 target = items[names.index(name)]
         if isinstance(target, exp.Expr) and has_aggregate(target):
             raise KalamError("42803", "aggregate functions are not allowed in GROUP BY", position=place_of(item))
+        if isinstance(target, exp.Expr) and (known := frame.groups.get(key_of(target))) is not None:
+            return frame.marks[known.sql]  # of another set, too
         entry = target if isinstance(target, Entry) else (
             self._find(target, scope) if isinstance(target, exp.Column) else None)
         typed = entry.get() if entry is not None else settled(
