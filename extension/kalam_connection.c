@@ -39,6 +39,7 @@ typedef struct Target
 	const char *server;
 	const char *host;
 	const char *port;
+	char	   *where;			/* as messages name it */
 	const char *mode;
 	const char *user;
 	const char *password;		/* NULL: none */
@@ -197,6 +198,15 @@ server_flag(const ForeignServer *server, const char *name, bool flag)
 	return flag;
 }
 
+/* A host that begins with a slash is a directory of sockets to libpq, "@" a name without a file; a comma, several hosts. */
+static char *
+address_of(const char *host, const char *port)
+{
+	if ((host[0] == '/' || host[0] == '@') && strchr(host, ',') == NULL)
+		return psprintf("%s/.s.PGSQL.%s", host, port);
+	return psprintf("%s:%s", host, port);
+}
+
 static Target *
 make_target(UserMapping *user)
 {
@@ -219,6 +229,7 @@ make_target(UserMapping *user)
 		missing_option(server, "host");
 	if (t->port == NULL)
 		missing_option(server, "port");
+	t->where = address_of(t->host, t->port);
 	take_credentials(t, server, options);
 	value = kalam_find_option(server->options, "application_name");
 	t->application_name = value && value[0] ? expand_application_name(value) : "pg_kalam";
@@ -321,7 +332,7 @@ fail_connecting(const Target *t, const char *text)
 		error.sqlstate = ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
 	ereport(ERROR,
 			(errcode(error.sqlstate),
-			 errmsg("could not connect to KalamDB at %s:%s: %s", t->host, t->port, error.message),
+			 errmsg("could not connect to KalamDB at %s: %s", t->where, error.message),
 			 error.hint ? errhint("%s", error.hint) : 0));
 }
 
@@ -476,8 +487,8 @@ refuse_trust(const Target *t)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("KalamDB at %s:%s asks for no credentials, and server \"%s\" is not owned by a superuser", t->host,
-					t->port, t->server),
+			 errmsg("KalamDB at %s asks for no credentials, and server \"%s\" is not owned by a superuser", t->where,
+					t->server),
 			 errdetail("It trusts everybody who can reach it."),
 			 errhint("Set KalamDB's auth.mode to 'password', or let a superuser own the server: ALTER SERVER %s OWNER TO ...;",
 					 quote_identifier(t->server))));
@@ -507,7 +518,7 @@ connect_to(KalamConn *conn, const Target *t)
 	if (!AcquireExternalFD())
 		ereport(ERROR,
 				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
-				 errmsg("could not connect to KalamDB at %s:%s: too many open files", t->host, t->port)));
+				 errmsg("could not connect to KalamDB at %s: too many open files", t->where)));
 	conn->pg = start_connecting(t);
 	if (conn->pg == NULL)
 	{
@@ -531,7 +542,7 @@ remember_target(KalamConn *conn, const Target *t)
 {
 	MemoryContextReset(conn->cxt);
 	conn->abandoned = NIL;
-	conn->where = MemoryContextStrdup(conn->cxt, psprintf("%s:%s", t->host, t->port));
+	conn->where = MemoryContextStrdup(conn->cxt, t->where);
 	conn->made_from = MemoryContextStrdup(conn->cxt, t->made_from);
 	conn->timeout = t->timeout;
 	conn->keep = t->keep;

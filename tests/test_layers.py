@@ -35,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "rpc": BOTTOM | {"settings", "auth"},
     "http": BOTTOM | {"settings", "auth", "rpc.wire"},
     # Puts the parts together.
-    "server": BOTTOM | {"settings", "store.storage", "txn.engine", "sql.executor", "auth", "rpc.listener", "http"},
+    "server": BOTTOM | {"settings", "store.storage", "txn.engine", "sql.executor", "auth", "rpc.listener", "rpc.unix",
+                        "http"},
     # Programs around the server: they start it and talk to it, and know nothing of its inside.
     "stack": {"errors", "settings"},
     # Works on a data directory without its server.

@@ -27,7 +27,8 @@ from kalamdb.auth.authenticator import Authenticator
 from kalamdb.errors import KalamError
 from kalamdb.http.app import make_app
 from kalamdb.http.listener import HttpListener
-from kalamdb.rpc.listener import Listener
+from kalamdb.rpc.listener import BACKLOG, Listener
+from kalamdb.rpc.unix import SocketError, unix_socket
 from kalamdb.settings import DEFINITIONS, SettingError, Settings, is_loopback, load
 
 log = logging.getLogger("kalamdb")
@@ -107,7 +108,7 @@ def _bind(what: str, host: str, port: int) -> socket.socket:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
-            sock.listen(512)
+            sock.listen(BACKLOG)
         except OSError:
             sock.close()
             raise
@@ -115,6 +116,15 @@ def _bind(what: str, host: str, port: int) -> socket.socket:
         raise StartError(f"cannot listen on {what}.host {host}, {what}.port {port}: {error.strerror}") from None
     sock.setblocking(False)
     return sock
+
+
+@contextlib.contextmanager
+def _unix_socket(directory: Path, port: int) -> Iterator[socket.socket]:
+    try:
+        with unix_socket(directory, port, BACKLOG) as sock:
+            yield sock
+    except SocketError as error:
+        raise StartError(f"cannot listen in rpc.socket_dir {directory}, rpc.port {port}: {error}") from None
 
 
 def _url(host: str, port: int) -> str:
@@ -148,6 +158,10 @@ async def _serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         rpc_socket = _bind("rpc", settings.rpc.host, settings.rpc.port)
         stack.callback(rpc_socket.close)
+        rpc_port: int = rpc_socket.getsockname()[1]
+        sockets = [rpc_socket]
+        if settings.rpc.socket_dir is not None:
+            sockets.append(stack.enter_context(_unix_socket(settings.rpc.socket_dir, rpc_port)))
         engine = await _open_engine(settings)
         stack.push_async_callback(engine.close)
         executor = _make_executor(engine, settings)
@@ -155,8 +169,7 @@ async def _serve(settings: Settings) -> None:
             stack.callback(executor.shutdown)
         authenticator = Authenticator(settings.auth, engine.accounts)
         stack.callback(authenticator.close)
-        listener = Listener(settings, executor, authenticator, rpc_socket)
-        rpc_port: int = rpc_socket.getsockname()[1]
+        listener = Listener(settings, executor, authenticator, *sockets)
         if settings.http.port >= 0:
             http_socket = _bind("http", settings.http.host, settings.http.port)
             listener.http_url = _url(settings.http.host, http_socket.getsockname()[1])
@@ -166,7 +179,8 @@ async def _serve(settings: Settings) -> None:
         await listener.start()
         stack.push_async_callback(listener.drain, signals.hurry)
         write_state(settings.data, {
-            "pid": os.getpid(), "rpc": {"host": settings.rpc.host, "port": rpc_port}, "http": listener.http_url,
+            "pid": os.getpid(), "rpc": {"host": settings.rpc.host, "port": rpc_port},
+            "socket_dir": settings.rpc.socket_dir and str(settings.rpc.socket_dir), "http": listener.http_url,
             "version": __version__,
         })
         stack.callback((settings.data / STATE_FILE).unlink, missing_ok=True)
@@ -206,7 +220,8 @@ def _make_executor(engine: Any, settings: Settings) -> Any:
 
 
 def _say_ready(settings: Settings, rpc_port: int, http_url: str | None) -> None:
-    log.info("KalamDB %s ready: RPC on %s:%d, HTTP %s, data in %s", __version__, settings.rpc.host, rpc_port,
+    local = f" and in {settings.rpc.socket_dir}" if settings.rpc.socket_dir else ""
+    log.info("KalamDB %s ready: RPC on %s:%d%s, HTTP %s, data in %s", __version__, settings.rpc.host, rpc_port, local,
              http_url or "off", settings.data)
     if settings.auth.mode == "trust" and not is_loopback(settings.rpc.host):
         log.warning("auth.mode is trust on %s: whoever reaches this address may do everything", settings.rpc.host)

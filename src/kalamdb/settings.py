@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ ENV_PREFIX = "KALAM_"
 _FOREIGN_ENV = re.compile(r"KALAM_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 #: Names that are not settings: for the program's callers and for tests.
 _OTHER_ENV = re.compile(r"KALAM_(CONFIG|PASSWORD|TEST_\w+|BENCH_\w+|DEMO_\w+)")
+
+#: bytes of a socket's path
+LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 
 _DEFAULT_DATA = Path("kalamdb-data")
 
@@ -52,6 +56,15 @@ def _text(value: object) -> str:
 
 def _path(value: object) -> Path:
     return Path(_text(value)).expanduser()
+
+
+def _directory(value: object) -> Path | None:
+    """Clients know a directory of sockets by its absolute path; a comma separates hosts for them."""
+    if value == "":
+        return None
+    if not isinstance(value, str) or "\0" in value or "," in value or not Path(value).expanduser().is_absolute():
+        raise ValueError("the absolute path of a directory, without a comma")
+    return Path(value).expanduser()
 
 
 def _secret(shortest: int) -> Parser:
@@ -164,6 +177,10 @@ def _setting(default: object, parse: Parser, doc: str, *, shown: str | None = No
 class RpcSettings:
     host: str = _setting("127.0.0.1", _text, "Address the RPC listener (PostgreSQL wire protocol) binds to.")
     port: int = _setting(9188, _integer(0, 65535), "Its port; 0: a free one, written to `server.json`.")
+    socket_dir: Path | None = _setting(  # noqa: RUF009 - None
+        None, _directory, "Directory in which it listens on a Unix-domain socket, too: `.s.PGSQL.` and the port, as "
+        "PostgreSQL's. Clients give the directory as their host. Whoever may enter it reaches the server.", shown="none"
+    )
     max_message: int = _setting(
         256, _integer(1, 1023), "Largest message of an authenticated client, in MiB; a larger one is an error (54000)."
     )
@@ -440,6 +457,16 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or host == "::1" or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
 
 
+def socket_file(directory: Path, port: int) -> Path:
+    """The Unix-domain socket of a port, where libpq looks for it."""
+    return directory / f".s.PGSQL.{port}"
+
+
+def fits_socket(path: Path) -> bool:
+    """Whether the system takes a path of this length for a socket."""
+    return len(os.fsencode(path)) <= LONGEST_SOCKET
+
+
 def _check(settings: Settings, explicit: bool) -> Settings:
     """Rules between settings."""
     auth = settings.auth
@@ -449,6 +476,10 @@ def _check(settings: Settings, explicit: bool) -> Settings:
             f'setting "auth.mode" is needed because "rpc.host" is {settings.rpc.host!r}, not a loopback address',
             'set it to "password" (with "auth.shared_secret", "auth.jwt_key" or accounts), or to "trust" on purpose',
         )
+    rpc = settings.rpc
+    if rpc.socket_dir is not None and not fits_socket(path := socket_file(rpc.socket_dir, rpc.port or 65535)):
+        raise SettingError(f'setting "rpc.socket_dir" is too long: the path of its socket, {str(path)!r}, may have '
+                           f"{LONGEST_SOCKET} bytes, and has {len(os.fsencode(path))}")
     return dataclasses.replace(settings, auth=dataclasses.replace(auth, mode=mode))
 
 

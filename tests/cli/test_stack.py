@@ -68,6 +68,51 @@ def test_what_up_prints(stack: dict[str, Any], data: Path) -> None:
         assert conn.execute("SELECT 1").fetchall() == [(1,)]
 
 
+def host(stack: dict[str, Any]) -> str:
+    """How PostgreSQL reaches the server."""
+    options = "SELECT split_part(o, '=', 2) FROM pg_foreign_server, unnest(srvoptions) AS o WHERE o LIKE 'host=%'"
+    return str(ask(stack, options)[0][0])
+
+
+def test_postgres_reaches_the_server_by_its_socket(stack: dict[str, Any], data: Path) -> None:
+    assert host(stack) == str(data / "run")
+    assert (data / "run").stat().st_mode & 0o777 == 0o700
+    address = ask(stack, "SELECT kalam_server_info()->>'address'")
+    assert address == [(f"{data}/run/.s.PGSQL.{stack['rpc']['port']}",)]
+
+
+@pytest.mark.parametrize("name", ["d" * 100, "a,b"])
+def test_a_directory_that_is_none_for_sockets(tmp_path: Path, name: str) -> None:
+    """libpq could not be told of it: they talk by TCP."""
+    try:
+        stack = up(tmp_path / name)
+        assert host(stack) == "127.0.0.1"
+        assert not (tmp_path / name / "run").exists()
+        assert up(tmp_path / name) == stack
+    finally:
+        kalam("down", "--data", tmp_path / name)
+
+
+def test_a_directory_of_sockets_of_ones_own(tmp_path: Path) -> None:
+    """As the settings say; when PostgreSQL cannot reach it, which this one could, they talk by TCP."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    sockets = tmp_path / "s"
+    sockets.mkdir()
+    (folder / "kalamdb.toml").write_text(f"[rpc]\nsocket_dir = '{sockets}'\n")
+    try:
+        stack = up(folder)
+        assert host(stack) == str(sockets)
+        assert not (folder / "run").exists()
+        (sockets / f".s.PGSQL.{stack['rpc']['port']}").unlink()
+        assert host(up(folder)) == "127.0.0.1"
+        assert ask(stack, "SELECT kalam_exec('SELECT 1 AS one')") == [('[{"one":1}]',)]
+        kalam("down", "--data", folder)
+        assert host(up(folder)) == str(sockets)
+    finally:
+        kalam("down", "--data", folder)
+
+
 def test_up_again_finds_it(stack: dict[str, Any], data: Path) -> None:
     assert up(data) == stack
     status = json.loads(kalam("status", "--data", data, "--json").stdout)
@@ -226,6 +271,7 @@ def test_root_where_user_namespaces_are_forbidden(tmp_path: Path, monkeypatch: p
             forbidden.setenv("PATH", f"{refusing.parent}:{os.environ['PATH']}")
             stack = up(folder)
             assert (folder / "postgres").stat().st_uid != 0
+            assert host(stack) == str(folder / "run")
             os.kill(stack["pids"]["postgres"], signal.SIGKILL)
             assert up(folder)["dsn"] == stack["dsn"]
             kalam("down", "--data", folder)

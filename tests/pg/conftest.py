@@ -51,6 +51,7 @@ def examples(installed: Installed) -> Callable[[int], int]:
 @pytest.fixture(scope="session")
 def running_server() -> Iterator[KalamServer]:
     server = KalamServer()
+    server.settings["rpc__socket_dir"] = str(server.dir)
     _logs["KalamDB server"] = server
     try:
         server.start()

@@ -8,15 +8,17 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import frames
 from kalamdb.api import Role
 from kalamdb.auth.authenticator import Authenticator
-from kalamdb.rpc.listener import Listener
-from kalamdb.settings import Settings, load
+from kalamdb.rpc.listener import BACKLOG, Listener
+from kalamdb.rpc.unix import unix_socket
+from kalamdb.settings import Settings, load, socket_file
 from kalamdb.txn.api import Accounts
 from tiny import TinyExecutor
 
@@ -51,19 +53,28 @@ def wait_for(condition: Callable[[], object], what: str = "a condition") -> None
 
 
 class Rig:
-    """The listener's loop runs in its own thread; ``call`` runs something in it."""
+    """The listener's loop runs in its own thread; ``call`` runs something in it.
 
-    def __init__(self, settings: Settings, accounts: StoredAccounts) -> None:
+    ``raw`` is a client by TCP, or one of the Unix-domain socket if the settings have a ``socket_dir``.
+    """
+
+    def __init__(self, settings: Settings, accounts: StoredAccounts, loop: asyncio.AbstractEventLoop) -> None:
         self.settings = settings
-        self.loop = asyncio.new_event_loop()
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.socket.setblocking(False)
-        self.port: int = self.socket.getsockname()[1]
+        self.loop = loop
+        self.sockets = ExitStack()
+        tcp = self.sockets.enter_context(socket.create_server(("127.0.0.1", 0)))
+        tcp.setblocking(False)
+        self.port: int = tcp.getsockname()[1]
+        self.file: Path | None = None
+        sockets = [tcp]
+        if settings.rpc.socket_dir is not None:
+            sockets.append(self.sockets.enter_context(unix_socket(settings.rpc.socket_dir, self.port, BACKLOG)))
+            self.file = socket_file(settings.rpc.socket_dir, self.port)
         self._thread = threading.Thread(target=self.loop.run_forever, name="rig")
         self._thread.start()
         self.executor: TinyExecutor = self.call(self._make_executor())
         self.authenticator = Authenticator(settings.auth, cast(Accounts, accounts))
-        self.listener = Listener(settings, self.executor, self.authenticator, self.socket)
+        self.listener = Listener(settings, self.executor, self.authenticator, *sockets)
         self.call(self.listener.start())
 
     async def _make_executor(self) -> TinyExecutor:
@@ -87,21 +98,26 @@ class Rig:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
-        self.socket.close()
+        self.sockets.close()
 
     def dsn(self, user: str = "kalam", **more: str) -> str:
         parts = {"host": "127.0.0.1", "port": self.port, "user": user, "dbname": "kalam", "connect_timeout": 10, **more}
         return " ".join(f"{name}='{value}'" for name, value in parts.items())
 
     def raw(self) -> Raw:
-        return Raw(self.port)
+        return Raw(("127.0.0.1", self.port) if self.file is None else self.file)
 
 
 class Raw:
     """A socket that speaks frames."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(self, address: tuple[str, int] | Path) -> None:
+        if isinstance(address, Path):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(10)
+            self.socket.connect(str(address))
+        else:
+            self.socket = socket.create_connection(address, timeout=10)
         self._data = b""
 
     def __enter__(self) -> Raw:
@@ -160,7 +176,7 @@ class Raw:
 
 @contextmanager
 def rig(*accounts: StoredAccount, **given: object) -> Iterator[Rig]:
-    running = Rig(make_settings(**given), StoredAccounts(*accounts))
+    running = Rig(make_settings(**given), StoredAccounts(*accounts), asyncio.new_event_loop())
     try:
         yield running
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import struct
 from collections.abc import Iterator
@@ -10,13 +11,24 @@ from collections.abc import Iterator
 import pytest
 
 import frames
-from rig import Raw, Rig, rig, wait_for
+from rig import Raw, Rig, StoredAccounts, make_settings, rig, wait_for
+from support import places
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Rig]:
-    with rig() as running:
+@pytest.fixture(scope="module", params=["tcp", "unix", "unix in uvloop"])
+def server(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    if request.param == "tcp":
+        with rig() as running:
+            yield running
+        return
+    loop = pytest.importorskip("uvloop").new_event_loop if "uvloop" in request.param else asyncio.new_event_loop
+    folder = places.new("krpc")
+    running = Rig(make_settings(rpc__socket_dir=str(folder)), StoredAccounts(), loop())
+    try:
         yield running
+    finally:
+        running.stop()
+        shutil.rmtree(folder)
 
 
 def test_encryption_is_refused_then_login_goes_on(server: Rig) -> None:
@@ -116,7 +128,8 @@ def test_oversized_message_after_login_is_told_though_the_client_still_sends(ser
 
 def test_a_slow_sender_is_served(server: Rig) -> None:
     with server.raw() as client:
-        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if client.socket.family == socket.AF_INET:
+            client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in frames.startup(user="kalam") + frames.flight("NUMBER 1") + frames.flight("LATER a"):
             client.send(bytes([byte]))
         client.until("Z")
@@ -207,7 +220,7 @@ def test_a_client_that_vanishes_behind_a_full_read_buffer_is_noticed(server: Rig
         pid, _ = client.log_in()
         client.send(frames.query("WAIT"))
         wait_for(lambda: server.executor.waiting == 1)
-        client.send(frames.query("PUT " + "x" * 1000) * 1500)
+        client.send(frames.query("PUT " + "x" * 1000) * 1100)
         wait_for(lambda: not server.listener._by_pid[pid]._reading, "the pause")
         vanish(client, "close")
         wait_for(lambda: pid in server.executor.closed)
@@ -228,12 +241,12 @@ def test_what_waits_behind_a_statement_is_bounded_and_then_served(server: Rig) -
         pid, _ = client.log_in()
         client.send(frames.query("HOLD"))
         wait_for(lambda: server.executor.waiting == 1)
-        client.send(frames.query("ECHO " + "x" * 1000) * 1500)
+        client.send(frames.query("ECHO " + "x" * 1000) * 1100)
         connection = server.listener._by_pid[pid]
         wait_for(lambda: not connection._reading, "the pause")
         assert connection._decoder.buffered < 2 << 20
         server.loop.call_soon_threadsafe(server.executor.release.set)
-        for _ in range(1501):
+        for _ in range(1101):
             client.until("Z")
     server.loop.call_soon_threadsafe(server.executor.release.clear)
 

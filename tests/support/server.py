@@ -127,11 +127,9 @@ class KalamServer:
         finally:
             shutil.rmtree(self.dir, ignore_errors=True)
 
-    def dsn(self, user: str = "kalam", **more: str) -> str:
+    def dsn(self, user: str = "kalam", host: str = "127.0.0.1", **more: str) -> str:
         """How a PostgreSQL client reaches the server itself."""
-        return psycopg.conninfo.make_conninfo(
-            "", host="127.0.0.1", port=str(self.port), user=user, dbname="kalam", **more
-        )
+        return psycopg.conninfo.make_conninfo("", host=host, port=str(self.port), user=user, dbname="kalam", **more)
 
     def log_size(self) -> int:
         return self.log.stat().st_size if self.log.exists() else 0

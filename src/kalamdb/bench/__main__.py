@@ -1,7 +1,8 @@
 """``make bench``: KalamDB against postgres_fdw, same machine, same run, alternating rounds.
 
-A figure is the ratio of the medians. Needs a PostgreSQL that has postgres_fdw and pgbench (Debian's 15). Prints a
-table and writes it as JSON. Exit code 2 where the comparison cannot run here, with the reason.
+Both wrappers reach their servers through Unix-domain sockets. A figure is the ratio of the medians. Needs a PostgreSQL
+that has postgres_fdw and pgbench (Debian's 15). Prints a table and writes it as JSON. Exit code 2 where the comparison
+cannot run here, with the reason.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from rich.console import Console
 from rich.table import Table as View
 
 from kalamdb.bench import engine, memory
-from kalamdb.bench.sides import SIDES, Place, check_same, prepare
+from kalamdb.bench.sides import SIDES, Place, check_same, lead_fdw, prepare
 from kalamdb.bench.work import WORKS, Work
+from kalamdb.stack.server import may_hold_sockets
 
 ENGINE = "engine"
 
@@ -121,12 +124,34 @@ def _wanted(key: str, only: list[str] | None) -> bool:
     return only is None or any(fnmatch(key, pattern) for pattern in only)
 
 
-def run(options: argparse.Namespace, stack: dict[str, Any], pgbench: Path, console: Console) -> dict[str, Any]:
-    place = Place(stack["dsn"], pgbench, options.rows, options.seconds)
+def start(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
+    """The stack, and the directory of PostgreSQL's Unix-domain socket, which it has here if KalamDB has one."""
+    up = ("up", "--data", str(options.data), "--postgres", options.postgres, "--json")
+    stack = json.loads(kalam(*up))
+    sockets = str((options.data / "postgres").resolve())
+    with psycopg.connect(stack["dsn"], autocommit=True) as connection:
+        hosts = connection.execute("SELECT o FROM pg_foreign_server, unnest(srvoptions) AS o"
+                                   " WHERE srvname = 'kalam_server' AND o LIKE 'host=/%'").fetchall()
+        if not hosts:
+            return stack, None
+        if not may_hold_sockets(Path(sockets)):
+            print(f"{sockets} is too long for PostgreSQL's socket: give a shorter --data")
+            raise SystemExit(2)
+        if connection.execute("SHOW unix_socket_directories").fetchone() == (f'"{sockets}"',):
+            return stack, sockets
+        connection.execute(sql.SQL("ALTER SYSTEM SET unix_socket_directories = {}").format(sockets))
+    kalam("down", "--data", str(options.data))
+    return json.loads(kalam(*up)), sockets
+
+
+def run(options: argparse.Namespace, stack: dict[str, Any], sockets: str | None, pgbench: Path, console: Console
+        ) -> dict[str, Any]:
+    place = Place(stack["dsn"], sockets, pgbench, options.rows, options.seconds)
     if not options.reuse:
         console.print(f"loading {options.rows:,} rows on each side")
         prepare(place)
         check_same(place)
+    lead_fdw(place)
     results = []
     for work in WORKS:
         if _wanted(work.key, options.only):
@@ -149,9 +174,9 @@ def main() -> int:
         print(f"no {options.postgres}: the comparison needs a PostgreSQL with postgres_fdw (Debian: postgresql-15)")
         return 2
     bindir = subprocess.run([options.postgres, "--bindir"], capture_output=True, text=True, check=True).stdout.strip()
-    stack = json.loads(kalam("up", "--data", str(options.data), "--postgres", options.postgres, "--json"))
+    stack, sockets = start(options)
     try:
-        whole = run(options, stack, Path(bindir) / "pgbench", console)
+        whole = run(options, stack, sockets, Path(bindir) / "pgbench", console)
     finally:
         if not options.keep:
             kalam("down", "--data", str(options.data))

@@ -1,4 +1,5 @@
-"""The RPC listener: accepts connections, limits their number, finds the target of a cancel request, drains."""
+"""The RPC listener: accepts connections by TCP and on a Unix-domain socket, limits their number, finds the target of a
+cancel request, drains."""
 
 from __future__ import annotations
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Connections beyond ``max_connections`` that may be logging in or bringing a cancel request.
 _HALF_OPEN: Final = 100
+#: Connections that may wait to be accepted. One more, and libpq fails at once on a Unix-domain socket.
+BACKLOG: Final = 512
 #: Sessions kept free for dba and system, so that a full server can still be looked at.
 _RESERVED: Final = 3
 
@@ -31,23 +34,25 @@ def _shutting_down() -> KalamError:
 
 class Listener:
     def __init__(
-        self, settings: Settings, executor: Executor, authenticator: Authenticator, sock: socket.socket
+        self, settings: Settings, executor: Executor, authenticator: Authenticator, *sockets: socket.socket
     ) -> None:
         self.settings = settings
         self.executor = executor
         self.authenticator = authenticator
         self.polling = BusyPoll(settings.rpc.busy_poll)
-        self._socket = sock  # bound and listening
+        self._sockets = sockets  # bound and listening
         self.http_url: str | None = None
         self._connections: set[Connection] = set()
         self._by_pid: dict[int, Connection] = {}
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []  # uvloop's end when nobody holds them
         self._empty = asyncio.Event()
         self._empty.set()
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), sock=self._socket)
+        for sock in self._sockets:
+            serve = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await serve(lambda: Connection(self), sock=sock, backlog=BACKLOG))
 
     @property
     def sessions(self) -> int:
@@ -94,8 +99,8 @@ class Listener:
 
         What still runs after ``shutdown_timeout``, or as soon as ``hurry`` is set, is cancelled.
         """
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in list(self._connections):
             if connection.session is not None:
                 connection.session.end_when_idle(_shutting_down())

@@ -22,7 +22,7 @@ from kalamdb.settings import SettingError, Settings, load
 from kalamdb.stack import install
 from kalamdb.stack.common import Report, StackError, alone, silent
 from kalamdb.stack.postgres import Cluster, free_port, port_is_free
-from kalamdb.stack.server import ServerProcess
+from kalamdb.stack.server import ServerProcess, own_sockets
 
 DATABASE = "kalam"
 SERVER = "kalam_server"
@@ -103,7 +103,8 @@ def up(data: Path, *, postgres: str | None = None, pg_port: int = 0, rpc_port: i
         server = ServerProcess(data)
         if http_port == 0 and settings.http.port < 0:
             http_port = -1
-        state = _start(saved, cluster, server, (pg_port, rpc_port, http_port), report)
+        sockets = None if settings.rpc.socket_dir is not None else own_sockets(data)
+        state = _start(saved, cluster, server, (pg_port, rpc_port, http_port), sockets, report)
         saved.rpc_port = state["rpc"]["port"]
         saved.http_port = _port_of(state["http"])
         _write(data, saved)
@@ -148,8 +149,8 @@ def _same_port(what: str, given: int, now: int) -> None:
         raise StackError(f"{what} is running on port {now}, not {given}", "kalam down first.")
 
 
-def _start(saved: _Saved, cluster: Cluster, server: ServerProcess, ports: tuple[int, int, int], report: Report
-           ) -> dict[str, Any]:
+def _start(saved: _Saved, cluster: Cluster, server: ServerProcess, ports: tuple[int, int, int], sockets: Path | None,
+           report: Report) -> dict[str, Any]:
     """Both at once: what the server says of itself."""
     pg_port, rpc_port, http_port = ports
     serving: subprocess.Popen[bytes] | None = None
@@ -160,7 +161,7 @@ def _start(saved: _Saved, cluster: Cluster, server: ServerProcess, ports: tuple[
     else:
         report("starting the KalamDB server")
         serving = server.start(_chosen_port("the KalamDB server", rpc_port, saved.rpc_port),
-                               _chosen_port("HTTP", http_port, saved.http_port))
+                               _chosen_port("HTTP", http_port, saved.http_port), sockets)
     running: subprocess.Popen[bytes] | None = None
     if cluster.pid is not None:
         _same_port("PostgreSQL", pg_port, saved.pg_port)
@@ -185,9 +186,7 @@ def _prepare(data: Path, cluster: Cluster, saved: _Saved, state: dict[str, Any],
         with psycopg.connect(cluster.dsn(saved.pg_port, DATABASE), autocommit=True) as conn:
             conn.execute("SET client_min_messages = error")
             conn.execute("CREATE EXTENSION IF NOT EXISTS pg_kalam")
-            _define_server(conn, state["rpc"]["host"], state["rpc"]["port"])
-            _define_credentials(conn, settings.auth.shared_secret)
-            conn.execute("SELECT kalam_exec('SELECT 1', %s)", [SERVER])
+            _lead_to_server(conn, state, settings.auth.shared_secret)
     except psycopg.errors.InvalidAuthorizationSpecification as error:
         raise StackError(f"PostgreSQL is not let in by the KalamDB server: {error.diag.message_primary}",
                          f"Set auth.shared_secret in {data / 'kalamdb.toml'}; kalam up then gives it to PostgreSQL."
@@ -196,8 +195,28 @@ def _prepare(data: Path, cluster: Cluster, saved: _Saved, state: dict[str, Any],
         raise StackError(f"preparing the database {DATABASE} failed: {error}".rstrip()) from None
 
 
+def _lead_to_server(conn: psycopg.Connection[Any], state: dict[str, Any], secret: str | None) -> None:
+    """By the Unix-domain socket if PostgreSQL, which may be another account, can reach it, else by TCP."""
+    host, port = state["rpc"]["host"], state["rpc"]["port"]
+    tcp = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    directory = state.get("socket_dir")  # a server of an older release may be running, which says nothing of it
+    try:
+        _define(conn, directory or tcp, port, secret)
+    except psycopg.errors.SqlclientUnableToEstablishSqlconnection:
+        if directory is None:
+            raise
+        _define(conn, tcp, port, secret)
+
+
+def _define(conn: psycopg.Connection[Any], host: str, port: int, secret: str | None) -> None:
+    """Both objects, if the server can be reached with them."""
+    with conn.transaction():
+        _define_server(conn, host, port)
+        _define_credentials(conn, secret)
+        conn.execute("SELECT kalam_exec('SELECT 1', %s)", [SERVER])
+
+
 def _define_server(conn: psycopg.Connection[Any], host: str, port: int) -> None:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     options = conn.execute(
         "SELECT o.option_name, o.option_value FROM pg_foreign_server s"
         " LEFT JOIN LATERAL pg_options_to_table(s.srvoptions) o ON true WHERE s.srvname = %s", [SERVER]
