@@ -15,7 +15,7 @@ import frames
 from kalamdb.rpc.listener import BACKLOG
 from kalamdb.rpc.unix import SocketError, unix_socket
 from kalamdb.settings import LONGEST_SOCKET, SettingError, load
-from rig import rig
+from rig import rig, wait_for
 from support import places
 
 PORT = 9188
@@ -117,10 +117,11 @@ def test_both_ways_lead_to_one_server(folder: Path) -> None:
         assert server.file is not None
         with server.raw() as local, socket.create_connection(("127.0.0.1", server.port)) as other:
             pid, key = local.log_in()
+            local.send(frames.query("WAIT"))
+            wait_for(lambda: server.executor.waiting == 1)
             session = server.listener._by_pid[pid].session
             assert session is not None
             assert session.client.peer == "local"
-            local.send(frames.query("WAIT"))
             other.sendall(frames.cancel(pid, key))
             assert frames.errors(local.until("Z"))[0]["C"] == "57014"
         server.drain()
