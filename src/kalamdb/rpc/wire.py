@@ -380,9 +380,15 @@ class Decoder:
 
     def next(self) -> Message | None:
         """The next message; None if it is not complete. Raises WireError."""
+        data, pos = self._data, self._pos
+        if self.flights and data.endswith(_TAIL) and pos < len(data) and data[pos] == _PARSE and not (
+                self._tail or self._skip):
+            flight = self._flight(pos)
+            if flight is not None:
+                return flight
         if self._skip:
             self._drop()
-        pos = self._pos
+            pos = self._pos
         have = len(self._data) - pos
         if (have == 0 and not self._tail) or have + len(self._tail) < self._need:
             return None
@@ -403,10 +409,6 @@ class Decoder:
                 return None
             pos = 0
         self._need = 0
-        if kind == _PARSE and self.flights and self._data.endswith(_TAIL):
-            flight = self._flight(pos, length)
-            if flight is not None:
-                return flight
         self._pos = end = pos + 1 + length
         body = self._data[pos + 5 : end]
         try:
@@ -418,11 +420,15 @@ class Decoder:
         error.kind = chr(kind)
         raise error
 
-    def _flight(self, pos: int, length: int) -> Flight | None:
+    def _flight(self, pos: int) -> Flight | None:
         """What begins with the Parse message at ``pos``, if it is one to the end of what is at hand."""
         data = self._data
-        bind, end = pos + 1 + length, len(data) - DESCRIBE_ON
-        if bind + 6 > end or data[bind] != _BIND or bind + 1 + _I32.unpack_from(data, bind + 1)[0] != end:
+        end = len(data) - DESCRIBE_ON
+        if end - pos > self._limit or end - pos < 16:
+            return None
+        bind = pos + 1 + _I32.unpack_from(data, pos + 1)[0]
+        if not pos + 5 <= bind <= end - 6 or data[bind] != _BIND or (
+                bind + 1 + _I32.unpack_from(data, bind + 1)[0] != end):
             return None
         if data[bind + 5]:  # the portal has a name, and what follows means another
             return None

@@ -27,6 +27,7 @@ from kalamdb.sql.jsonout import exec_answer
 from kalamdb.sql.lexer import split
 from kalamdb.sql.parse import parse
 from kalamdb.sql.planning import Bound, Entry, entry_of
+from kalamdb.sql.read import ReadPlan
 from kalamdb.sql.report import measured
 from kalamdb.sql.run import Run
 from kalamdb.sql.settings import reset_settings, set_setting
@@ -65,7 +66,7 @@ from kalamdb.sql.storage import cancel_job, storage_job, table_stats
 from kalamdb.sql.transaction import CONTROL, ENDING, SessionState, check_usable
 from kalamdb.sql.values import decode
 from kalamdb.sql.workers import Workers, cancelled
-from kalamdb.txn.api import Engine, StaleDefinition
+from kalamdb.txn.api import Engine, NotInMemory, StaleDefinition
 
 #: statement texts whose plans are kept, and the longest of them: a plan of many rows takes far more than its text
 ENTRIES = 4096
@@ -210,9 +211,14 @@ class SqlExecutor:
         statement = entry.statement
         if isinstance(statement, CONTROL):
             return self._control(session, state, statement, context)
-        if context is not None and context.commit and session.transaction is None and self._alone(session):
-            lone = self._insert_alone(session, state, entry, params, formats, context)
+        if context is not None and session.transaction is None:
+            lone = None
+            if context.txn is None:
+                lone = self._read_alone(session, entry, params, formats, context)
+            elif context.commit and self._alone(session):
+                lone = self._insert_alone(session, state, entry, params, formats, context)
             if lone is not None:
+                state.used = True
                 return lone
         run = self._open(session, state, context)
         run.described = prepared.columns if context is None else None
@@ -238,6 +244,28 @@ class SqlExecutor:
             elif not (context is not None and context.commit):
                 return _answer(run, outcome)
         return eager.begin(self._finish(run, outcome, start))
+
+    def _read_alone(self, session: ClientSession, entry: Entry, params: Sequence[bytes | None], formats: Sequence[int],
+                    context: Context) -> Result | None:
+        """A row by its whole key, which takes neither a transaction nor a snapshot. None: it takes more, or is an error,
+        which the usual way tells."""
+        account = session.account
+        if account.role < Role.DBA or context.exec or context.bound or context.stats:
+            return None
+        bound = entry.bounds.get(access.search_path(session, context))
+        if bound is None or not isinstance(bound.plan, ReadPlan) or not bound.plan.one or (
+                not bound.fits(self.engine.committed)):
+            return None
+        plan = bound.plan
+        try:
+            tenant = access.read_tenant(account, plan.table, context.user)
+            if tenant is None:
+                return None
+            rows = plan.row(self.engine, tenant, decode(params, formats, bound.kinds))
+        except (KalamError, NotInMemory, StaleDefinition):
+            return None
+        session.tenant = context.user
+        return Result(f"SELECT {len(rows)}", plan.columns, rows)
 
     def _insert_alone(self, session: ClientSession, state: SessionState, entry: Entry, params: Sequence[bytes | None],
                       formats: Sequence[int], context: Context) -> Result | None:

@@ -7,7 +7,7 @@ event loop; everything else is a scan in a worker thread.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Literal
@@ -37,7 +37,7 @@ from kalamdb.sql.report import KEY, STORE
 from kalamdb.sql.run import Run, answer
 from kalamdb.sql.statements import Name
 from kalamdb.sql.system import is_system
-from kalamdb.txn.api import Key, NotInMemory, Scan, ScanStats, TableDef
+from kalamdb.txn.api import Engine, Key, NotInMemory, Scan, ScanStats, TableDef
 
 LockWait = Literal["wait", "nowait", "skip"]
 #: rows locked with one call: at first, and at most
@@ -134,6 +134,17 @@ class ReadPlan:
     writes: bool = False
     descending: bool = False
     engine: Callable[[], Any] | None = None
+    one: tuple[Value, ...] = field(init=False)  # the whole key of the only row, if that is all it takes to read it
+
+    def __post_init__(self) -> None:
+        found = self.filter.range
+        by_key = found.points is None and len(found.prefix) == len(self.table.key)
+        self.one = found.prefix if by_key and not (self.lock or self.limit or self.engine) else ()
+
+    def row(self, engine: Engine, tenant: str, params: Sequence[Any]) -> list[Row]:
+        """By the key ``one``, as last committed. Raises NotInMemory."""
+        key = tuple([value.get(params) for value in self.one])
+        return [] if None in key else self._picked(params, (engine.get_newest(self.table, tenant, key),))
 
     def _in_order(self, run: Run) -> bool:
         """Does a scan give the rows in the order that is asked for?"""
@@ -182,19 +193,19 @@ class ReadPlan:
             return None
         try:
             if alone and len(keys) == 1:  # one row is a snapshot of its own
-                return self._picked(run, [run.engine.get_newest(self.table, tenant or "", keys[0])])
+                return self._picked(run.params, (run.engine.get_newest(self.table, tenant or "", keys[0]),))
             return self._get(run, tenant or "", keys)
         except NotInMemory:  # a file has to be read: a worker's work
             return None
 
     def _get(self, run: Run, tenant: str, keys: list[Key]) -> list[Row]:
         get, snapshot, table = run.transaction.get, run.snapshot, self.table
-        return self._picked(run, [get(snapshot, table, tenant, key) for key in keys])
+        return self._picked(run.params, [get(snapshot, table, tenant, key) for key in keys])
 
-    def _picked(self, run: Run, rows: Sequence[Row | None]) -> list[Row]:
+    def _picked(self, params: Sequence[Any], rows: Sequence[Row | None]) -> list[Row]:
         rest, pick = self.filter.range.rest, self.pick
         return [
-            pick(row) for row in rows if row is not None and (rest is None or evaluate(rest, row, run.params) is True)
+            pick(row) for row in rows if row is not None and (rest is None or evaluate(rest, row, params) is True)
         ]
 
     def _scan(self, run: Run, tenant: str | None, alone: bool) -> Source | BatchSource:

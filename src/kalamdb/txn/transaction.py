@@ -86,7 +86,7 @@ class StoreTransaction:
         self._overlay = Overlay()
         self._snapshots: dict[int, TxnSnapshot] = {}
         self._pinned: HotSnapshot | None = None
-        self._opened: WeakSet[HotSnapshot] = WeakSet()  # none outlives the transaction but for who holds it
+        self._opened: WeakSet[HotSnapshot] | None = None  # none outlives the transaction but for who holds it
         self._entered: set[int] = set()
         #: contents that its rows refer to, by table: they stay as long as it may commit
         self.contents: set[ContentKey] = set()
@@ -146,6 +146,8 @@ class StoreTransaction:
 
     def _open(self) -> HotSnapshot:
         made = self._engine.hot_snapshot(late=True)
+        if self._opened is None:
+            self._opened = WeakSet()
         self._opened.add(made)
         return made
 
@@ -930,9 +932,11 @@ class StoreTransaction:
             self._end(committed=False)
 
     def _close_snapshots(self) -> None:
+        if self._opened is None:
+            return
         for snapshot in tuple(self._opened):
             snapshot.close()
-        self._opened.clear()
+        self._opened = None
         self._snapshots.clear()
         self._pinned = None
 
