@@ -247,7 +247,7 @@ class SqlExecutor:
 
     def _read_alone(self, session: ClientSession, entry: Entry, params: Sequence[bytes | None], formats: Sequence[int],
                     context: Context) -> Result | None:
-        """A row by its whole key, which takes neither a transaction nor a snapshot. None: it takes more, or is an error,
+        """A row by its whole key, which takes neither transaction nor snapshot. None: it takes more, or is an error,
         which the usual way tells."""
         account = session.account
         if account.role < Role.DBA or context.exec or context.bound or context.stats:

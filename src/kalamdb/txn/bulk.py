@@ -235,7 +235,7 @@ class Runs:
 
     @property
     def rows_in_parts(self) -> int:
-        return sum(part.rows for part in self.parts)
+        return sum(part.rows for part in self.parts) if self.parts else 0
 
     @property
     def large(self) -> bool:
