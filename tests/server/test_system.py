@@ -193,6 +193,7 @@ def test_locks_on_definitions(server: KalamServer, conn: psycopg.Connection) -> 
                           "ORDER BY key NULLS FIRST, mode, \"table\" NULLS FIRST", (pid(one),)) == [
             ("app", "fresh", None, "exclusive"), ("app", None, None, "share"), ("app", "fresh", None, "share"),
             ("app", "fresh", "1", "exclusive")]
+        one.execute("ROLLBACK")  # else the connection's end commits, and other tests find the table
 
 
 # ---------- as any table in SELECT ----------
