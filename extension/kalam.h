@@ -220,6 +220,9 @@ extern void kalam_deparse_table(StringInfo buf, KalamTable *table);	/* "ns"."t" 
 extern void kalam_plan_routine(FdwRoutine *routine);
 extern void kalam_scan_routine(FdwRoutine *routine);
 
+/* ---------- kalam_ddl.c ---------- */
+extern bool kalam_explaining;		/* within EXPLAIN */
+
 /* ---------- kalam_size.c ---------- */
 extern void kalam_sizes_changed(int64 rows);	/* so many rows were written at once */
 

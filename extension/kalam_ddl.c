@@ -22,6 +22,7 @@
 #include "kalam_ddl.h"
 
 static ProcessUtility_hook_type next_utility_hook = NULL;
+bool		kalam_explaining = false;
 
 void
 kalam_utility_run(KalamUtility *u)
@@ -118,10 +119,20 @@ static void
 explain(KalamUtility *u, ExplainStmt *stmt)
 {
 	Query	   *query = (Query *) stmt->query;
+	bool		before = kalam_explaining;
 
 	if (query && IsA(query, Query) && query->utilityStmt && IsA(query->utilityStmt, CreateTableAsStmt))
 		kalam_refuse_explain_as((CreateTableAsStmt *) query->utilityStmt);
-	kalam_utility_run(u);
+	kalam_explaining = true;
+	PG_TRY();
+	{
+		kalam_utility_run(u);
+	}
+	PG_FINALLY();
+	{
+		kalam_explaining = before;
+	}
+	PG_END_TRY();
 }
 
 /* PostgreSQL's partitioned tables have no access method by default */

@@ -7,8 +7,8 @@
  *
  * Of a table never analyzed, or that had few rows then and may have many now,
  * and of one whose rows are shared out among tenants, the server is asked how
- * many rows there are to read, once in some minutes (kalam_size.c).  Nothing is asked for a row found by its key.  With
- * the option use_remote_estimate the server is asked for each scan how many of
+ * many rows there are to read, once in some minutes (kalam_size.c).  Nothing is asked for a row found by its key, nor
+ * of another tenant of a table that is read alone, unless for EXPLAIN.  With the option use_remote_estimate the server is asked for each scan how many of
  * its rows satisfy the condition.
  */
 #include "postgres.h"
@@ -162,15 +162,33 @@ planned_tenant(KalamTable *table, Oid userid)
 	return kalam_user_id && kalam_user_id[0] ? kalam_user_id : NULL;
 }
 
+/*
+ * Is there one plan, whatever is estimated?  Then a trip to the server would
+ * serve nobody but who looks at the plan.
+ */
+static bool
+is_only_plan(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
+{
+	Query	   *query = root->parse;
+
+	return !kalam_explaining && root->parent_root == NULL && query->commandType == CMD_SELECT &&
+		bms_equal(root->all_baserels, rel->relids) && !info->table->remote_estimate && query->rowMarks == NIL &&
+		query->cteList == NIL && query->groupClause == NIL && query->groupingSets == NIL &&
+		query->distinctClause == NIL && query->sortClause == NIL && query->limitCount == NULL &&
+		query->limitOffset == NULL && query->setOperations == NULL && !query->hasAggs && !query->hasWindowFuncs &&
+		!query->hasSubLinks && !query->hasTargetSRFs;
+}
+
 /* What the server has, for the tenant alone where it knows that. */
 static void
-ask_size(RelOptInfo *rel, KalamRelInfo *info)
+ask_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 {
 	Oid			userid = OidIsValid(rel->userid) ? rel->userid : GetUserId();
 	KalamSize	size;
 	double		rows;
 
-	kalam_known_size(info->scope.conn, info->table, userid, planned_tenant(info->table, userid), &size);
+	kalam_known_size(info->scope.conn, info->table, userid, planned_tenant(info->table, userid),
+					 is_only_plan(root, rel, info), &size);
 	if (size.rows < 0)
 	{
 		guess_size(rel);
@@ -247,7 +265,7 @@ kalam_estimate_size(PlannerInfo *root, RelOptInfo *rel, KalamRelInfo *info)
 
 	rel->fdw_private = info;	/* for what is asked about its columns */
 	if (by_key == 0 && (never_analyzed(rel) || rel->tuples < FEW_TUPLES || info->table->type != KALAM_SHARED))
-		ask_size(rel, info);
+		ask_size(root, rel, info);
 	else if (never_analyzed(rel))
 		guess_size(rel);
 	set_baserel_size_estimates(root, rel);

@@ -399,8 +399,9 @@ typedef struct KalamSize
 
 /* what the server says of a table; tenant may be NULL */
 extern void kalam_remote_size(KalamConn *conn, KalamTable *table, const char *tenant, KalamSize *size);
-/* the same for planning: as the session was told not long ago */
-extern void kalam_known_size(KalamConn *conn, KalamTable *table, Oid userid, const char *tenant, KalamSize *size);
+/* the same for planning: as the session was told not long ago; roughly: perhaps of another tenant with few rows */
+extern void kalam_known_size(KalamConn *conn, KalamTable *table, Oid userid, const char *tenant, bool roughly,
+							 KalamSize *size);
 /* the answer to a statement that ends with the table's name, as "SHOW TABLE SIZE" */
 extern PGresult *kalam_ask_about(KalamConn *conn, KalamTable *table, const char *tenant, const char *question);
 /* a binary int4 or int8; 0 if it is none */

@@ -23,6 +23,8 @@
 #define SMALL_KEPT_MS 5000
 #define MOST_KEPT 1000
 #define MANY_WRITTEN 1000
+#define FEW_ROWS 10000			/* of a tenant: whatever is estimated of so few, nothing is compiled for them (JIT) */
+#define SOME_TENANT 1			/* instead of a tenant's hash: the one that was asked for last */
 
 typedef struct SizeKey
 {
@@ -145,26 +147,39 @@ is_fresh(const SizeEntry *entry)
 	return entry->asked != 0 && !TimestampDifferenceExceeds(entry->asked, GetCurrentTimestamp(), kept);
 }
 
+static void
+keep_size(const SizeKey *key, const KalamSize *size)
+{
+	bool		found;
+	SizeEntry  *entry = hash_search(sizes, key, HASH_ENTER, &found);
+
+	entry->size = *size;
+	entry->asked = GetCurrentTimestamp();
+}
+
 void
-kalam_known_size(KalamConn *conn, KalamTable *table, Oid userid, const char *tenant, KalamSize *size)
+kalam_known_size(KalamConn *conn, KalamTable *table, Oid userid, const char *tenant, bool roughly, KalamSize *size)
 {
 	SizeKey		key = {0};
+	SizeKey		some = {0};
 	SizeEntry  *entry;
-	bool		found;
 
 	make_room();
-	key.relid = table->relid;
-	key.userid = userid;
+	key.relid = some.relid = table->relid;
+	key.userid = some.userid = userid;
+	some.tenant = SOME_TENANT;
 	if (tenant)
 		key.tenant = hash_bytes_extended((const unsigned char *) tenant, strlen(tenant), 1);
 	entry = hash_search(sizes, &key, HASH_FIND, NULL);
+	if (tenant && roughly && strcmp(tenant, "*") != 0 && (entry == NULL || !is_fresh(entry)))
+		entry = hash_search(sizes, &some, HASH_FIND, NULL);
 	if (entry && is_fresh(entry))
 	{
 		*size = entry->size;
 		return;
 	}
 	kalam_remote_size(conn, table, tenant, size);
-	entry = hash_search(sizes, &key, HASH_ENTER, &found);
-	entry->size = *size;
-	entry->asked = GetCurrentTimestamp();
+	keep_size(&key, size);
+	if (tenant && size->tenant_rows >= 0 && size->tenant_rows <= FEW_ROWS)
+		keep_size(&some, size);
 }

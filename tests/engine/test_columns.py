@@ -219,9 +219,8 @@ def test_at_hand(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         reader = engine.begin(None)
 
         def at_hand(**wanted: object) -> list[str] | None:
-            cursor = reader.scan(reader.snapshot(0), Scan(table, "", (0, 1), **wanted))  # type: ignore[arg-type]
-            batches = cursor.at_hand()
-            cursor.close()
+            batches = reader.at_hand(reader.snapshot(0), Scan(table, "", (0, 1), **wanted),  # type: ignore[arg-type]
+                                     alone=False)
             kinds = [column.type for column in table.columns[:2]]
             return None if batches is None else shown([row for batch in batches
                                                        for row in types.rows_of_batch(batch, kinds)])

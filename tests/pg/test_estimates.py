@@ -160,6 +160,56 @@ def test_of_one_tenant(db: Session, ns: str) -> None:
         assert expected(db, f"SELECT * FROM {table}") == 4020
 
 
+def test_another_tenant_of_a_table_read_alone(db: Session, ns: str) -> None:
+    """Where there is only one plan, nothing is asked for it, unless somebody looks at it."""
+    table = f"{ns}.u"
+    make(db, table, 0, "user")
+    sizes = {"a": 30, "b": 70, "c": 20_000, "d": 5, "e": 40}
+    for tenant, rows in sizes.items():
+        db(f"SET kalam.user_id = '{tenant}'")
+        db(f"INSERT INTO {table} SELECT g, g, 'x' FROM generate_series(1, {rows}) g")
+    db("RESET kalam.user_id")
+    db(f"ALTER FOREIGN TABLE {table} OPTIONS (ADD fetch_size '50000')")  # forgets what is known
+
+    def trips_of(tenant: str, query: str) -> int:
+        db(f"SET kalam.user_id = '{tenant}'")
+        return trips(db, query)
+
+    everything = f"SELECT * FROM {table}"
+    assert trips_of("c", everything) == trips_of("a", everything) == 2, "the first one tells nothing of small ones"
+    assert trips_of("b", everything) == trips_of("b", f"{everything} WHERE n > 5") == 1
+    assert db(f"SELECT count(*) FROM {table}") == [(70,)]
+    for query in (f"{everything} ORDER BY n", f"{everything} LIMIT 3", f"SELECT DISTINCT n FROM {table}",
+                  f"SELECT sum(n) FROM {table}", f"SELECT * FROM {table} x JOIN {table} y USING (id)",
+                  f"SELECT * FROM {table} WHERE n IN (SELECT 1)", f"{everything} UNION ALL {everything}",
+                  f"WITH w AS MATERIALIZED ({everything}) SELECT * FROM w"):
+        db(f"ALTER FOREIGN TABLE {table} OPTIONS (SET fetch_size '50000')")
+        assert trips_of("a", everything) == 2
+        asked = trips_of("d", query)
+        assert asked - trips_of("d", query) == 1, query
+    for tenant, rows in sizes.items():
+        db(f"SET kalam.user_id = '{tenant}'")
+        assert len(db(everything)) == rows
+        assert expected(db, everything) == rows
+    db("SET kalam.user_id = '*'")
+    assert len(db(everything)) == sum(sizes.values())
+
+
+def test_a_look_at_a_plan_that_fails(db: Session, ns: str) -> None:
+    """After EXPLAIN, however it ends, nothing is asked again for a table read alone."""
+    table = f"{ns}.u"
+    make(db, table, 0, "user")
+    for tenant in ("a", "b", "c"):
+        db(f"SET kalam.user_id = '{tenant}'")
+        db(f"INSERT INTO {table} VALUES (1, 0, 'x')")
+    db("SET kalam.user_id = 'a'")
+    assert expected(db, f"SELECT * FROM {table}") == 1
+    db.fails("EXPLAIN ANALYZE SELECT 1 / n FROM " + table, "22012")
+    db.fails("EXPLAIN SELECT * FROM pg_class WHERE oid = 'no.table'::regclass", None)
+    db("SET kalam.user_id = 'b'")
+    assert trips(db, f"SELECT * FROM {table}") == 1
+
+
 def test_whoever_may_not_is_told_when_it_runs(db: Session, ns: str) -> None:
     table = f"{ns}.u"
     make(db, table, 0, "user")

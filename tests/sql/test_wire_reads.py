@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 
 import pytest
 from psycopg import pq
 
+from kalamdb.sql.executor import ALONE_NS
+from support.ports import wait_until
 from support.server import KalamServer
 
 from .client import Client, Failed, Wire, batch
@@ -180,6 +183,30 @@ def test_all_tenants(wire: Wire, mine: str) -> None:
     found = wire(f'SELECT "_userid" FROM {mine} WHERE (("id" = $1) AND ("_userid" = $2))', ("int4", "1"),
                  ("text", "bob"), user="*")
     assert found.rows == [("bob",)]
+
+
+def test_a_tenants_first_read(wire: Wire, wires: Callable[[], Wire], db: Client, ns: str) -> None:
+    """By whom works alone, in the event loop, and beside others, in a thread: the same rows, in chunks of any size, and
+    what was changed in between."""
+    db.run("CREATE USER TABLE first (id integer PRIMARY KEY, v text)")
+    first, other = f'"{ns}"."first"', wires()
+    expected: dict[str, list[tuple[int, str]]] = {}
+    for size in (0, 1, 64, 65, 300, 1000, 5000):
+        expected[f"u{size}"] = [(n, f"row {n} of {size}") for n in range(size)]
+        if size:
+            whole = batch(id=("int4", range(size)), v=("text", [v for _, v in expected[f"u{size}"]]))
+            wire(f'INSERT INTO {first} ("id", "v") FROM ARROW $1', whole, user=f"u{size}")
+    lone = time.monotonic() + ALONE_NS / 1e9
+    wait_until(lambda: wire("SELECT 1").rows and time.monotonic() > lone, "nobody else does anything")
+    for fetch in (10_000, 1000, 64):
+        for user, rows in expected.items():
+            assert sorted(wire.all(f'SELECT "id", "v" FROM {first}', user=user, arrow=True, fetch=fetch)) == rows
+            if rows:
+                expected[user] = [(0, f"changed {fetch}"), *rows[1:]]
+                wire(f'UPDATE {first} SET "v" = $1 WHERE ("id" = 0)', ("text", f"changed {fetch}"), user=user)
+    for user, rows in expected.items():
+        assert sorted(other.all(f'SELECT "id", "v" FROM {first}', user=user, arrow=True)) == rows
+        assert sorted(wire.all(f'SELECT "v" FROM {first}', user=user, arrow=True)) == sorted((v,) for _, v in rows)
 
 
 def test_no_tenant(wire: Wire, mine: str) -> None:

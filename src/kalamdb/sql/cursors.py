@@ -212,7 +212,7 @@ class BatchChunks:
     def __init__(self, source: BatchSource) -> None:
         self.source = source
         self.as_rows = False  # the first chunk went as rows, and so do the others
-        self._held: list[pa.RecordBatch] = []
+        self._held: list[tuple[pa.RecordBatch, int]] = []  # and their bytes, which take a while to count
         self._rows = self._bytes = 0
         self._ended = False
 
@@ -231,9 +231,9 @@ class BatchChunks:
             batches, self._ended = await self.source.read(count - self._rows)
             for batch in batches:
                 if batch.num_rows:
-                    self._held.append(batch)
+                    self._held.append((batch, size := batch.nbytes))
                     self._rows += batch.num_rows
-                    self._bytes += batch.nbytes
+                    self._bytes += size
         return self._rows
 
     async def take(self, count: int) -> list[pa.RecordBatch]:
@@ -243,20 +243,20 @@ class BatchChunks:
         taken: list[pa.RecordBatch] = []
         left = CHUNK_BYTES
         while count > 0 and left > 0 and self._held:
-            batch = self._held.pop(0)
+            batch, size = self._held.pop(0)
             rows = min(count, batch.num_rows)
-            size = batch.nbytes
             if size > left:  # as many as fit, and one at least
                 rows = min(rows, max(1, batch.num_rows * left // size))
             self._bytes -= size
             if rows < batch.num_rows:
                 rest = batch.slice(rows)
-                self._held.insert(0, rest)
+                self._held.insert(0, (rest, rest.nbytes))
                 self._bytes += rest.nbytes
                 batch = batch.slice(0, rows)
+                size = batch.nbytes
             taken.append(batch)
             count -= rows
-            left -= batch.nbytes
+            left -= size
             self._rows -= rows
         return taken
 

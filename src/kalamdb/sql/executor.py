@@ -215,7 +215,7 @@ class SqlExecutor:
             lone = None
             if context.txn is None:
                 lone = self._read_alone(session, entry, params, formats, context)
-            elif context.commit and self._alone(session):
+            elif context.commit and self.alone(session):
                 lone = self._insert_alone(session, state, entry, params, formats, context)
             if lone is not None:
                 state.used = True
@@ -441,11 +441,11 @@ class SqlExecutor:
                 return self._untouched(run, other)
             if run.own and not run.handed:
                 if run.wrote:
-                    await run.transaction.commit(alone=self._alone(run.session))
+                    await run.transaction.commit(alone=self.alone(run.session))
                 else:
                     run.roll_back()
             elif not run.own and run.context is not None and run.context.commit:
-                await transaction.commit(run.session, run.state, alone=self._alone(run.session))
+                await transaction.commit(run.session, run.state, alone=self.alone(run.session))
         except asyncio.CancelledError:
             raise self._cancelled(run, cancelled()) from None
         except KalamError as error:
@@ -487,15 +487,15 @@ class SqlExecutor:
         except KalamError:
             transaction.fail(session, context)
             raise
-        if result is None and self._alone(session) and transaction.commit_now(session, state):
+        if result is None and self.alone(session) and transaction.commit_now(session, state):
             return Result("COMMIT")
         return result if result is not None else eager.begin(self._commit(session, state))
 
     async def _commit(self, session: ClientSession, state: SessionState) -> Result:
-        await transaction.commit(session, state, alone=self._alone(session))
+        await transaction.commit(session, state, alone=self.alone(session))
         return Result("COMMIT")
 
-    def _alone(self, session: ClientSession) -> bool:
+    def alone(self, session: ClientSession) -> bool:
         """Has nobody else executed anything for a while?"""
         return session is self._latest and session.statement_ns - self._latest_since > ALONE_NS
 

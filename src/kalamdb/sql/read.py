@@ -218,14 +218,16 @@ class ReadPlan:
         if is_system(self.table):
             rows = SystemScan(run, self.table, self.filter, self.positions, limit)
             return ThreadSource.of_scan(run.workers, run.session, rows)
+        context = run.context
+        # LIMIT NULL leaves only ORDER BY, and batches come in no order
+        batched = alone and not self.ordered and context is not None and context.arrow and not context.exec
+        if batched and self.positions:
+            ready = run.transaction.at_hand(run.snapshot, scan, alone=run.executor.alone(run.session))
+            if ready is not None:
+                return BatchSource.ready(run.workers, run.session, ready, self.columns)
         cursor = run.transaction.scan(run.snapshot, scan)
         if self.positions:
-            batched = alone and not self.ordered  # LIMIT NULL leaves only ORDER BY, and batches come in no order
-            if batched and run.context is not None and run.context.arrow and not run.context.exec:
-                ready = cursor.at_hand()
-                if ready is not None:
-                    cursor.close()
-                    return BatchSource.ready(run.workers, run.session, ready, self.columns)
+            if batched:
                 batches = cursor.batches()
                 if batches is not None:
                     return BatchSource(run.workers, run.session, batches, cursor.interrupt, cursor.close,
@@ -363,9 +365,6 @@ class SystemScan:
         return list(islice(self._rows, n))
 
     def batches(self) -> None:
-        return None
-
-    def at_hand(self) -> None:
         return None
 
     def interrupt(self) -> None:

@@ -70,6 +70,11 @@ class HotColumns:
     changed: Sequence[RowKey]
 
 
+def joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """As one."""
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
 class Gathering:
     """A base in the making: the batches of a scan, in order. ``keep`` it once the scan is through, or ``give_up``.
 
@@ -101,7 +106,7 @@ class Gathering:
     def _join(self) -> None:
         small, self._small = self._small, []
         if small:
-            self.batches.append(pa.concat_batches(small))
+            self.batches.append(joined(small))
 
     def keep(self) -> None:
         self._join()
@@ -211,13 +216,14 @@ class ColumnCache:
     # ---------- bases in the making ----------
     def grow(self, gathering: Gathering, batch: pa.RecordBatch) -> bool:
         """May it have one more batch?"""
+        size = batch.get_total_buffer_size()  # of whole batches that is nbytes, which takes long to count
         with self._lock:
             if gathering.tracked.gathering is not gathering:
                 return False
             gathering.rows += batch.num_rows
-            gathering.nbytes += batch.nbytes
+            gathering.nbytes += size
             gathering.grown = time.monotonic()
-            self._nbytes += batch.nbytes
+            self._nbytes += size
             self._make_room(gathering.tracked, gathering.nbytes)
             return gathering.tracked.gathering is gathering
 

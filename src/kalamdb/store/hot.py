@@ -367,14 +367,15 @@ class Sizes:
     Rows are looked at a few at a time, more of them as long as they are small: looking costs as much as reading does.
     """
 
-    def __init__(self, places: Sequence[int]) -> None:
+    def __init__(self, places: Sequence[int], most: int = TURN_BYTES) -> None:
         self._pickers = [itemgetter(place) for place in places]
+        self._most = most  # of a turn
         self._step = 1
         self.taken = 0
 
     def take(self, rows: Iterator[Row], count: int) -> list[Row]:
         found: list[Row] = []
-        end = self.taken + TURN_BYTES
+        end = self.taken + self._most
         while len(found) < count and self.taken < end:
             part = list(islice(rows, min(self._step, count - len(found))))
             if not part:
@@ -539,6 +540,25 @@ class HotSnapshot:
 
     def query(self, text: str, values: Sequence[Any]) -> list[Row]:
         return self._read(lambda connection: connection.execute(text, values).fetchall())
+
+    def few(self, layout: Layout, text: str, values: Sequence[Any], most: int, sizes: Sizes | None) -> list[Row] | None:
+        """The rows of a query; None: there are more than that, or more than fit in one turn of ``sizes``, or the table
+        is not in the snapshot."""
+
+        def read(connection: apsw.Connection) -> list[Row] | None:
+            try:
+                cursor = run_fitted(connection, layout, f"{text} LIMIT {most + 1}", values)
+            except apsw.Error as error:
+                if _no_table(error):
+                    return None
+                raise
+            try:
+                rows = cursor.fetchall() if sizes is None else sizes.take(cursor, most + 1)
+                return None if len(rows) > most or next(cursor, None) is not None else rows
+            finally:
+                cursor.close(True)  # a statement left open would keep a commit from its end
+
+        return self._read(read)
 
     @staticmethod
     def instant() -> AbstractContextManager[None]:

@@ -168,9 +168,6 @@ class ScanCursor(Protocol):
         """All rows as record batches of the columns in their wire layouts, named by place ("0", "1" …), in no order;
         None where that is no shorter way than rows. Instead of ``fetch``, and in the same threads."""
 
-    def at_hand(self) -> list[pa.RecordBatch] | None:
-        """The same, where they are in memory and few: in microseconds, in the event loop. Instead of ``batches``."""
-
     def interrupt(self) -> None:
         """Make a running fetch fail with 57014; callable from another thread."""
 
@@ -232,6 +229,10 @@ class Transaction(Protocol):
         """The row of a whole key: (*columns, _seq, _userid), or None. Microseconds; raises NotInMemory otherwise."""
 
     def scan(self, snapshot: Snapshot, scan: Scan) -> ScanCursor: ...
+
+    def at_hand(self, snapshot: Snapshot, scan: Scan, *, alone: bool) -> list[pa.RecordBatch] | None:
+        """The scan's ``batches`` where they are in memory and few, in microseconds; where the session is ``alone``
+        also those known to be few, in a millisecond. None: it takes a worker."""
 
     def sample(self, snapshot: Snapshot, sample: Sample) -> SampleCursor: ...
 

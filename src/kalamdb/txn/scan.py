@@ -8,10 +8,9 @@ for all.
 from __future__ import annotations
 
 import operator
-import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
@@ -23,26 +22,23 @@ import pyarrow as pa
 from kalamdb import types
 from kalamdb.api import Row
 from kalamdb.store.cold import ColdRange, ColdStore, positions_in, without
-from kalamdb.store.columns import ColumnCache, Gathering, HotColumns
+from kalamdb.store.columns import ColumnCache, Gathering, HotColumns, joined
 from kalamdb.store.hot import SEQ, TURN_ROWS, HotSnapshot, Layout, Reader, Sizes, Stop, open_scratch, scan_sql
 from kalamdb.store.manifest import Manifest, tombstones
 from kalamdb.store.segment import key_at
 from kalamdb.txn.api import Scan
 from kalamdb.txn.bulk import RunView, Version
 from kalamdb.txn.overlay import RowKey
+from kalamdb.txn.shape import WIDE, HotRows, Shape, needed
 from kalamdb.types import PgType
 
 #: hot rows of one batch, about
 BATCH_ROWS = 8_192
-#: so many that are in memory, and their bytes, are given at once
-AT_HAND_ROWS, AT_HAND_BYTES = 4_096, 1 << 20
 #: keys of hot rows and tombstones that a scan reads once, not for each batch of cold rows
 FEW_HIDDEN = 256
 #: a fetch ends after about so many bytes, as after so many rows
 CHUNK_BYTES = 8 << 20
-WIDE = (pa.string(), pa.binary())
 _KEY = operator.itemgetter(0, 1)
-_NAMES = re.compile(r"\b(?:c\d+|_seq|_userid)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,22 +107,6 @@ class StoreScan:
         if self._runs is not None or scan.with_id or scan.limit is not None or not scan.columns:
             return None
         return self._as_batches()
-
-    def at_hand(self) -> list[pa.RecordBatch] | None:
-        scan = self._scan
-        alone = not self._own and self._cold is None and self._runs is None and scan.where is None
-        if not alone or self._columns is None or self._is_part() or self.batches() is None:
-            return None
-        outputs, names, _, schema = self._shape()
-        found = self._columns.unchanged(self._snapshot, self._layout, scan.tenant, names)
-        if found is None:
-            return None
-        rows = sum(batch.num_rows for batch in found)
-        if rows > AT_HAND_ROWS or sum(batch.nbytes for batch in found) > AT_HAND_BYTES:
-            return None
-        if scan.stats is not None:
-            scan.stats.hot_rows += rows
-        return [_outputs_of(batch, outputs, schema) for batch in found]
 
     def interrupt(self) -> None:
         self._stop.asked = True
@@ -233,7 +213,7 @@ class StoreScan:
         return [self._finish(row[2:]) for row in loaded] if head else [row[2:] for row in loaded]
 
     def _cold_rows(self, cold: Cold, names: Sequence[str]) -> Iterator[list[Row]]:
-        for batch in self.cold_batches(cold, _needed(self._layout, names, self._scan.where)):
+        for batch in self.cold_batches(cold, needed(self._layout, names, self._scan.where)):
             if rows := self._rows_of(batch, names):
                 yield rows
 
@@ -241,7 +221,7 @@ class StoreScan:
         """Keys that runs have, in order, and the rows among them that satisfy the condition."""
         wanted = self._range()
         if wanted is not None:
-            columns = _needed(self._layout, names, self._scan.where)
+            columns = needed(self._layout, names, self._scan.where)
             for written, there in runs.batches(columns, wanted, self._position, self._stop.check):
                 yield to_rows(written, ["_userid", "k"]), self._rows_of(there, names) if there.num_rows else []
 
@@ -271,32 +251,26 @@ class StoreScan:
     # ---------- without rows ----------
     def _as_batches(self) -> Iterator[pa.RecordBatch]:
         scan = self._scan
-        outputs, names, kinds, schema = self._shape()
+        shape = Shape.of(self._layout, scan)
         if self._cold is not None:
-            for batch in self._chosen(self.cold_batches(self._cold, names, ordered=False)):
-                yield _outputs_of(batch, outputs, schema)
+            for batch in self._chosen(self.cold_batches(self._cold, shape.names, ordered=False)):
+                yield shape.outputs_of(batch)
         self._cold = None
-        hot = self._hot_columns(names)
+        hot = self._hot_columns(shape.names)
         if hot is None:
-            yield from self._rows_as_batches(self._merged() if self._own else self._committed(), kinds, schema)
+            yield from self._rows_as_batches(self._merged() if self._own else self._committed(), shape.kinds,
+                                             shape.schema)
             return
         for batch in self._chosen(hot):
             if scan.stats is not None:
                 scan.stats.hot_rows += batch.num_rows
-            yield _outputs_of(batch, outputs, schema)
+            yield shape.outputs_of(batch)
         if self._own:
             _, own = self._split_own()
             head = self._outputs()[1]
-            rows = self._judged(own, outputs)
-            yield from self._rows_as_batches(iter([self._unkeyed(rows, head)] if rows else ()), kinds, schema)
-
-    def _shape(self) -> tuple[list[str], list[str], list[PgType], pa.Schema]:
-        """The scan's outputs, the columns needed for it, and its types and schema."""
-        layout, scan = self._layout, self._scan
-        kinds = [_type_of(layout, position) for position in scan.columns]
-        schema = pa.schema([pa.field(str(place), kind.arrow) for place, kind in enumerate(kinds)])
-        outputs = [layout.output(position) for position in scan.columns]
-        return outputs, _needed(layout, ["_userid", "k", *outputs], scan.where), kinds, schema
+            rows = self._judged(own, shape.outputs)
+            yield from self._rows_as_batches(iter([self._unkeyed(rows, head)] if rows else ()), shape.kinds,
+                                             shape.schema)
 
     def _rows_as_batches(self, parts: Iterator[list[Row]], kinds: Sequence[PgType], schema: pa.Schema
                          ) -> Iterator[pa.RecordBatch]:
@@ -305,12 +279,12 @@ class StoreScan:
         for rows in parts:
             held.append(types.rows_to_arrow(rows, kinds, schema))
             count += len(rows)
-            size += held[-1].nbytes
+            size += held[-1].get_total_buffer_size()
             if count >= BATCH_ROWS or size >= CHUNK_BYTES:
-                yield pa.concat_batches(held)
+                yield joined(held)
                 held, count, size = [], 0, 0
         if held:
-            yield pa.concat_batches(held)
+            yield joined(held)
 
     def _chosen(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Of ordered batches the rows that own ones do not hide and that satisfy the condition."""
@@ -364,38 +338,18 @@ class StoreScan:
     def _read_columns(self, clause: str, values: tuple[Any, ...], names: Sequence[str], tenant: str | None
                       ) -> Iterator[pa.RecordBatch]:
         """Hot rows, of this tenant or of all, as batches of columns of these names."""
-        layout = self._layout
-        places = {name: place for place, name in enumerate(layout.columns)}
-        key = types.by_name("int8" if layout.codec.integer else "bytea")
-        others = {"_userid": types.TEXT, "k": key, "_seq": types.by_name("int8")}
-        kinds = {name: layout.types[places[name]] if name in places else others[name] for name in names}
-        derived = self._derived(names, tenant)
-        read = [name for name in names if name not in derived]
-        load = layout.loader([places.get(name, SEQ) for name in read])
-        wide = [place for place, name in enumerate(read) if kinds[name].arrow in WIDE]
-        self._sizes = Sizes(wide) if wide else None
-        text = f"SELECT {', '.join(read)} FROM {layout.table} {clause}"
-        cursor = self._cursor = self._reader.execute(layout, text, values, self._stop)
+        wanted = HotRows.of(self._layout, tuple(names), tenant is not None)
+        load = wanted.load
+        self._sizes = wanted.sizes()
+        cursor = self._cursor = self._reader.execute(self._layout, f"{wanted.select} {clause}", values, self._stop)
         if cursor is None:
             return
         parts = iter(lambda: self._reader.rows(cursor, TURN_ROWS, self._stop, self._sizes), [])
-        whole, part = (pa.schema([pa.field(name, kinds[name].arrow) for name in some]) for some in (names, read))
-        for batch in self._rows_as_batches((rows if load is None else load(rows) for rows in parts),
-                                           [kinds[name] for name in read], part):
-            yield pa.RecordBatch.from_arrays(
-                [derived[name](batch) if name in derived else batch.column(name) for name in names], schema=whole)
+        for batch in self._rows_as_batches((rows if load is None else load(rows) for rows in parts), wanted.kinds,
+                                           wanted.schema):
+            yield wanted.whole(batch, tenant)
         self._cursor = None
         self._reader.finish(cursor)
-
-    def _derived(self, names: Sequence[str], tenant: str | None) -> dict[str, Callable[[pa.RecordBatch], pa.Array]]:
-        """Columns that follow from others, which is quicker than reading them for each row."""
-        layout = self._layout
-        found: dict[str, Callable[[pa.RecordBatch], pa.Array]] = {}
-        if tenant is not None:
-            found["_userid"] = lambda batch: pa.repeat(pa.scalar(tenant, pa.string()), batch.num_rows)
-        if layout.codec.integer and layout.key and (key := layout.columns[layout.key[0]]) in names:
-            found["k"] = lambda batch: batch.column(key).cast(pa.int64())
-        return found
 
     def _masked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The rows that satisfy the condition."""
@@ -536,28 +490,7 @@ def hiding_keys(reader: Reader, layout: Layout, batch: pa.RecordBatch, stop: Sto
     return found
 
 
-def _outputs_of(batch: pa.RecordBatch, outputs: Sequence[str], schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([_array(batch, name) for name in outputs], schema=schema)
-
-
 # ---------- cold batches as rows ----------
-def _needed(layout: Layout, names: Sequence[str], where: str | None) -> list[str]:
-    """Columns of a segment that outputs and condition use, and the key."""
-    found = [*names, *(_NAMES.findall(where) if where is not None else ())]
-    skipped = ("NULL", "_userid") if layout.shared else ("NULL",)
-    return [name for name in dict.fromkeys(found) if name not in skipped]
-
-
-def _type_of(layout: Layout, position: int) -> PgType:
-    if position >= 0:
-        return layout.types[position]
-    return types.by_name("int8") if position == SEQ else types.TEXT
-
-
-def _array(batch: pa.RecordBatch, name: str) -> pa.Array:
-    return pa.nulls(batch.num_rows, pa.string()) if name == "NULL" else batch.column(name)
-
-
 def _among(keys: Sequence[RowKey], batch: pa.RecordBatch) -> Sequence[RowKey]:
     """Of keys in order, those between a batch's first and last."""
     if not keys:

@@ -29,6 +29,8 @@ GOOD_MS = 300_000
 MOST_COUNTED = 100_000
 #: the event loop counts no more hot rows of one tenant, and in no more bytes of the table than this
 COUNTED_AT_ONCE, BYTES_AT_ONCE = 2000, 256 << 10
+#: of so many columns that are texts or blobs the bytes are counted, too
+MEASURED = 8
 #: of one row group, the tenants of its rows stay decoded if they take no more: the next tenant is looked up there, too
 KEPT_BYTES = 4 << 20
 FORGET_AT = 1000
@@ -47,12 +49,21 @@ class _Hot:
 
 @dataclass(frozen=True, slots=True)
 class _Tenant:
-    """``rows``: of both tiers; the others as of ``_Hot``."""
+    """``rows``: of both tiers; ``bytes`` as of ``Known``, the others as of ``_Hot``."""
 
     rows: int
+    bytes: int | None
     written: int
     version: int
     at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """``bytes``: of texts and blobs; None: unknown, or the table has been written since."""
+
+    rows: int
+    bytes: int | None
 
 
 class Sizes:
@@ -71,8 +82,9 @@ class Sizes:
         rows = self._known_tenant(table, found, tenant)
         if rows is None:
             written = self._engine.rows_written(table.id)
-            rows = self._hot_rows_of(table, tenant, MOST_COUNTED) + self._cold_rows_of(found, tenant)
-            self._know_tenant(table, found, tenant, rows, written)
+            hot_rows, size = self._hot_rows_of(table, tenant, MOST_COUNTED)
+            rows = hot_rows + self._cold_rows_of(found, tenant)
+            self._know_tenant(table, found, tenant, rows, size, written)
         return self._sizes(hot, found, rows)
 
     def at_hand(self, table: TableDef, tenant: str | None) -> dict[str, int] | None:
@@ -85,15 +97,41 @@ class Sizes:
             return self._sizes(hot, found, None)
         rows = self._known_tenant(table, found, tenant)
         if rows is None:
-            if found is not None and any(_may_have(segment, tenant) for segment in found.segments):
-                return None
             most = min(COUNTED_AT_ONCE, BYTES_AT_ONCE * max(hot.rows, 1) // max(hot.bytes, 1))
-            written = self._engine.rows_written(table.id)
-            rows = self._hot_rows_of(table, tenant, most)
-            if rows >= most:
+            counted = self._counted(table, found, tenant, most)
+            if counted is None:
                 return None
-            self._know_tenant(table, found, tenant, rows, written)
+            rows = counted.rows
         return self._sizes(hot, found, rows)
+
+    def few(self, table: TableDef, tenant: str | None, most: int) -> Known | None:
+        """What was counted of the rows of this tenant, or of all, if they are no more than that; a tenant's hot ones
+        are counted now where they were not. None also where that takes a worker. For the event loop."""
+        found = self._cold.tables.get(table.id)
+        if tenant is None or table.kind == "shared":
+            hot = self._known_hot(table, found)
+            known = None if hot is None else Known(self._sizes(hot, found, None)["rows"], None)
+        else:
+            known = self._known(table, found, tenant) or self._counted(table, found, tenant, most + 1)
+        return known if known is not None and known.rows <= most else None
+
+    def _known(self, table: TableDef, found: Manifest | None, tenant: str) -> Known | None:
+        rows = self._known_tenant(table, found, tenant)
+        if rows is None:
+            return None
+        counted = self._tenants[table.id, tenant]
+        return Known(rows, counted.bytes if counted.written == self._engine.rows_written(table.id) else None)
+
+    def _counted(self, table: TableDef, found: Manifest | None, tenant: str, most: int) -> Known | None:
+        """A tenant's rows, if there are fewer and all of them are hot."""
+        if found is not None and any(_may_have(segment, tenant) for segment in found.segments):
+            return None
+        written = self._engine.rows_written(table.id)
+        rows, size = self._hot_rows_of(table, tenant, most, here=True)
+        if rows >= most:
+            return None
+        self._know_tenant(table, found, tenant, rows, size, written)
+        return Known(rows, size)
 
     @staticmethod
     def _sizes(hot: _Hot, found: Manifest | None, tenant_rows: int | None) -> dict[str, int]:
@@ -113,12 +151,13 @@ class Sizes:
             return None
         return known.rows
 
-    def _know_tenant(self, table: TableDef, found: Manifest | None, tenant: str, rows: int, written: int) -> None:
+    def _know_tenant(self, table: TableDef, found: Manifest | None, tenant: str, rows: int, size: int | None,
+                     written: int) -> None:
         if table.kind == "stream":  # its rows expire
             return
         if len(self._tenants) >= FORGET_TENANTS_AT:
             self._tenants.clear()
-        self._tenants[table.id, tenant] = _Tenant(rows, written, _version(found), now_ms())
+        self._tenants[table.id, tenant] = _Tenant(rows, size, written, _version(found), now_ms())
 
     # ---------- hot rows ----------
     def _known_hot(self, table: TableDef, found: Manifest | None) -> _Hot | None:
@@ -141,24 +180,30 @@ class Sizes:
         known = self._hot[table.id] = _Hot(int(rows), int(taken or 0), written, _version(manifest), now_ms())
         return known
 
-    def _hot_rows_of(self, table: TableDef, tenant: str, most: int) -> int:
-        name = self._engine.layouts.of(table).table
+    def _hot_rows_of(self, table: TableDef, tenant: str, most: int, *, here: bool = False) -> tuple[int, int | None]:
+        """Rows, and bytes as of ``Known``: their lengths lie where rows begin, so no text is read for that. ``here``:
+        in the event loop, through a connection that will have in its cache what is then read."""
+        layout = self._engine.layouts.of(table)
+        lengths = [f"ifnull(octet_length({layout.columns[place]}), 0)" for place in layout.wide]
+        measured = len(lengths) <= MEASURED
+        size = " + ".join(lengths) if measured and lengths else "0"
         alive = self._alive(table, " AND")
-        ((rows,),) = self._query(f"SELECT count(*) FROM (SELECT 1 FROM {name} WHERE _userid = ?{alive} LIMIT ?)",
-                                 (tenant, most))
-        return int(rows)
+        ((rows, taken),) = self._query(f"SELECT count(*), total(size) FROM (SELECT {size} AS size FROM {layout.table} "
+                                       f"WHERE _userid = ?{alive} LIMIT ?)", (tenant, most), (0, 0), here=here)
+        return int(rows), int(taken) if measured else None
 
     def _alive(self, table: TableDef, word: str = " WHERE") -> str:
         return f"{word} _seq > {self._engine.horizon(table)}" if table.kind == "stream" else ""
 
-    def _query(self, text: str, values: tuple[Any, ...]) -> list[Any]:
-        snapshot = self._engine.hot_snapshot()
+    def _query(self, text: str, values: tuple[Any, ...], nothing: tuple[int, ...] = (0,), *, here: bool = False
+               ) -> list[Any]:
+        snapshot = self._engine.hot_snapshot(late=here)
         try:
             return snapshot.query(text, values)
         except apsw.SQLError as error:
             if "no such table" not in str(error):
                 raise
-            return [(0,)]  # it is not committed
+            return [nothing]  # it is not committed
         finally:
             snapshot.close()
 

@@ -27,7 +27,7 @@ from kalamdb.errors import KalamError
 from kalamdb.store.files import told, unlink_scratch
 from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
 from kalamdb.store.writer import outcome
-from kalamdb.txn import bulk
+from kalamdb.txn import bulk, few
 from kalamdb.txn.api import (
     AccountDef,
     DroppedTable,
@@ -195,6 +195,18 @@ class StoreTransaction:
                          self._engine.cold_part(snapshot.hot, scan.table),
                          overlay.runs.view() if overlay is not None and overlay.runs else None,
                          None if layout.stream else self._engine.columns)
+
+    def at_hand(self, snapshot: TxnSnapshot, scan: Scan, *, alone: bool) -> list[pa.RecordBatch] | None:
+        table, overlay = scan.table, self._overlay.tables.get(scan.table.id)
+        part = scan.where is not None or scan.limit is not None or scan.key_prefix or scan.low is not None or (
+            scan.high is not None)
+        if part or scan.with_id or not scan.columns or table.kind == "stream" or (
+                overlay is not None and (overlay.rows or overlay.runs)):
+            return None
+        hot = snapshot.hot
+        hot.fix()
+        self._check_definition(hot, table)
+        return None if self._engine.cold_part(hot, table) else few.at_hand(self._engine, hot, scan, alone=alone)
 
     def sample(self, snapshot: TxnSnapshot, sample: Sample) -> StoreSample:
         table = sample.table
