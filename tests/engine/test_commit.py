@@ -438,9 +438,9 @@ def threads_that_apply(engine: StoreEngine) -> Iterator[list[bool]]:
     writer, loop = engine._writer, threading.current_thread()
     apply_all = writer._apply_all
 
-    def applied(group: Any) -> Any:
+    def applied(group: Any, **how: Any) -> Any:
         found.append(threading.current_thread() is loop)
-        return apply_all(group)
+        return apply_all(group, **how)
 
     writer._apply_all = applied  # type: ignore[method-assign]
     try:
@@ -626,6 +626,31 @@ def test_a_full_disk_refuses_the_big_and_stores_the_small(run: Runner) -> None:
             await refused("53100", tasks[1])
             await soon(asyncio.gather(tasks[0], *tasks[2:]))
         assert stored(engine, table) == [(number, "small") for number in range(3)]
+
+    run(test)
+
+
+def test_a_light_job_that_fails_does_not_take_the_others_along(run: Runner) -> None:
+    """The event loop applies the group as one at first; what it did of it must be gone."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        first, last = await begun(engine, table, (1, "first")), await begun(engine, table, (2, "last"))
+
+        def fails(connection: apsw.Connection) -> None:
+            connection.execute("CREATE TABLE left_over (id)")
+            raise KalamError("22000", "no")
+
+        with held_writer(engine):
+            before = asyncio.create_task(first.commit())
+            await until(lambda: engine._writer.waiting == 1)
+            failing = engine.submit(fails, weight=0)
+            after = asyncio.create_task(last.commit())
+            await until(lambda: engine._writer.waiting == 3)
+        await refused("22000", failing)
+        await soon(asyncio.gather(before, after))
+        assert stored(engine, table) == [(1, "first"), (2, "last")]
+        assert engine.live.query("SELECT name FROM sqlite_schema WHERE name = 'left_over'", ()) == []
 
     run(test)
 

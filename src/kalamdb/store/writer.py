@@ -171,7 +171,7 @@ class Writer:
         applied: list[Outcome] | None = None
         if _is_light(group):
             try:
-                applied = self._apply_all(group)
+                applied = self._apply_all(group, savepoints=False)  # they seldom fail
             except BaseException:  # the thread will find the same, and deals with it
                 self._roll_back()
         self._hand_over(lambda: self._commit(group, applied))
@@ -241,8 +241,10 @@ class Writer:
             self.done = self.begun
         return applied
 
-    def _apply_all(self, group: list[Item]) -> list[Outcome]:
-        connection, alone = self._connection, len(group) == 1
+    def _apply_all(self, group: list[Item], *, savepoints: bool = True) -> list[Outcome]:
+        """``savepoints``: a job that fails does not take the others along."""
+        connection = self._connection
+        alone = len(group) == 1 or not savepoints
         self.begun += 1
         connection.execute("BEGIN IMMEDIATE")
         outcomes: list[Outcome] = [(item.future, *self._apply(item.job, alone=alone)) for item in group]
