@@ -1,8 +1,8 @@
 """``make bench``: KalamDB against postgres_fdw, same machine, same run, alternating rounds.
 
-Both wrappers reach their servers through Unix-domain sockets. A figure is the ratio of the medians. Needs a PostgreSQL
-that has postgres_fdw and pgbench (Debian's 15). Prints a table and writes it as JSON. Exit code 2 where the comparison
-cannot run here, with the reason.
+Both wrappers reach their servers by TCP, as those on other machines; with ``--unix`` both through Unix-domain sockets.
+A figure is the ratio of the medians. Needs a PostgreSQL that has postgres_fdw and pgbench (Debian's 15). Prints a
+table and writes it as JSON. Exit code 2 where the comparison cannot run here, with the reason.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table as View
 
 from kalamdb.bench import engine, memory
-from kalamdb.bench.sides import SIDES, Place, check_same, lead_fdw, prepare
+from kalamdb.bench.sides import SIDES, Place, check_same, lead, prepare
 from kalamdb.bench.work import WORKS, Work
 from kalamdb.stack.server import may_hold_sockets
 
@@ -110,6 +110,7 @@ def _options() -> argparse.Namespace:
                         f"{', '.join(work.key for work in WORKS)}, and {ENGINE}")
     parser.add_argument("--memory", action="store_true", help="look at memory, too, with 10,000,000 rows: minutes")
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"), help="where to write the figures")
+    parser.add_argument("--unix", action="store_true", help="both wrappers through Unix-domain sockets, not by TCP")
     parser.add_argument("--keep", action="store_true", help="leave the stack running")
     parser.add_argument("--reuse", action="store_true", help="take the tables of a run before that was to --keep them")
     options = parser.parse_args()
@@ -124,34 +125,34 @@ def _wanted(key: str, only: list[str] | None) -> bool:
     return only is None or any(fnmatch(key, pattern) for pattern in only)
 
 
-def start(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
-    """The stack, and the directory of PostgreSQL's Unix-domain socket, which it has here if KalamDB has one."""
+def start(options: argparse.Namespace) -> tuple[dict[str, Any], tuple[str, str] | None]:
+    """The stack, and with ``--unix`` the directories of KalamDB's and PostgreSQL's sockets."""
     up = ("up", "--data", str(options.data), "--postgres", options.postgres, "--json")
     stack = json.loads(kalam(*up))
-    sockets = str((options.data / "postgres").resolve())
+    if not options.unix:
+        return stack, None
+    mine = json.loads((options.data / "server.json").read_text())["socket_dir"]
+    theirs = str((options.data / "postgres").resolve())
+    if mine is None or not may_hold_sockets(Path(theirs)):
+        print(f"{options.data} cannot hold Unix-domain sockets: give a shorter --data")
+        raise SystemExit(2)
     with psycopg.connect(stack["dsn"], autocommit=True) as connection:
-        hosts = connection.execute("SELECT o FROM pg_foreign_server, unnest(srvoptions) AS o"
-                                   " WHERE srvname = 'kalam_server' AND o LIKE 'host=/%'").fetchall()
-        if not hosts:
-            return stack, None
-        if not may_hold_sockets(Path(sockets)):
-            print(f"{sockets} is too long for PostgreSQL's socket: give a shorter --data")
-            raise SystemExit(2)
-        if connection.execute("SHOW unix_socket_directories").fetchone() == (f'"{sockets}"',):
-            return stack, sockets
-        connection.execute(sql.SQL("ALTER SYSTEM SET unix_socket_directories = {}").format(sockets))
+        if connection.execute("SHOW unix_socket_directories").fetchone() == (f'"{theirs}"',):
+            return stack, (mine, theirs)
+        connection.execute(sql.SQL("ALTER SYSTEM SET unix_socket_directories = {}").format(theirs))
     kalam("down", "--data", str(options.data))
-    return json.loads(kalam(*up)), sockets
+    return json.loads(kalam(*up)), (mine, theirs)
 
 
-def run(options: argparse.Namespace, stack: dict[str, Any], sockets: str | None, pgbench: Path, console: Console
-        ) -> dict[str, Any]:
-    place = Place(stack["dsn"], sockets, pgbench, options.rows, options.seconds)
+def run(options: argparse.Namespace, stack: dict[str, Any], sockets: tuple[str, str] | None, pgbench: Path,
+        console: Console) -> dict[str, Any]:
+    place = Place(stack["dsn"], pgbench, options.rows, options.seconds)
+    hosts = sockets or (stack["rpc"]["host"], str(psycopg.conninfo.conninfo_to_dict(stack["dsn"])["host"]))
     if not options.reuse:
         console.print(f"loading {options.rows:,} rows on each side")
         prepare(place)
         check_same(place)
-    lead_fdw(place)
+    lead(place, *hosts)
     results = []
     for work in WORKS:
         if _wanted(work.key, options.only):
@@ -164,7 +165,8 @@ def run(options: argparse.Namespace, stack: dict[str, Any], sockets: str | None,
                                              dbname="kalam", sslmode="disable")
         own = engine.measure(rpc, options.rows, options.seconds, options.rounds)
     grown = memory.measure(place, stack["pids"]["server"], console.print) if options.memory else []
-    return {"machine": machine(), "rows": options.rows, "results": results, "engine": own, "memory": grown}
+    return {"machine": machine(), "unix": options.unix, "rows": options.rows, "results": results, "engine": own,
+            "memory": grown}
 
 
 def main() -> int:

@@ -1,9 +1,9 @@
 """What is compared: a KalamDB table, a postgres_fdw table, and a local heap table, with the same rows.
 
-The remote side of postgres_fdw is a second database of the same PostgreSQL. Both wrappers reach their side through a
-Unix-domain socket, or both by TCP where the data directory's path is too long for one. The heap table is the floor, for
-reading only. Of the KalamDB side there are two tables, one with all rows in the hot store and one with all in segments.
-Columns are the same everywhere: ``(id bigint primary key, owner text, a text, b double precision, c timestamptz)``.
+The remote side of postgres_fdw is a second database of the same PostgreSQL. Both wrappers reach their side in the same
+way, by TCP or through a Unix-domain socket. The heap table is the floor, for reading only. Of the KalamDB side there
+are two tables, one with all rows in the hot store and one with all in segments. Columns are the same everywhere:
+``(id bigint primary key, owner text, a text, b double precision, c timestamptz)``.
 """
 
 from __future__ import annotations
@@ -49,10 +49,9 @@ SIDES = (KALAM, FDW, HEAP)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where to measure: connection strings of both databases, PostgreSQL's sockets if they are used, pgbench, sizes."""
+    """Where to measure: connection strings of both databases, pgbench, sizes."""
 
     dsn: str
-    sockets: str | None
     pgbench: Path
     rows: int
     seconds: int
@@ -93,11 +92,11 @@ def prepare(place: Place) -> None:
         remote.execute(f"VACUUM ANALYZE {FDW.table}, {FDW.user}")
 
 
-def lead_fdw(place: Place) -> None:
-    """postgres_fdw reaches its side in the way that pg_kalam reaches its own."""
-    host = place.sockets or str(psycopg.conninfo.conninfo_to_dict(place.dsn)["host"])
+def lead(place: Place, kalam: str, fdw: str) -> None:
+    """Where pg_kalam and postgres_fdw find their servers: hosts, or directories of sockets."""
     with place.connect() as connection:
-        connection.execute(sql.SQL("ALTER SERVER bench_loopback OPTIONS (SET host {})").format(host))
+        for server, host in (("kalam_server", kalam), ("bench_loopback", fdw)):
+            connection.execute(sql.SQL("ALTER SERVER {} OPTIONS (SET host {})").format(sql.Identifier(server), host))
 
 
 def _loopback(connection: psycopg.Connection[Any], place: Place) -> None:
