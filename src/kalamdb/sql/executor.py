@@ -160,7 +160,12 @@ class SqlExecutor:
         entry = self._entry(sql, announced)
         inner = entry.inner or entry
         if not inner.planned:
-            return Prepared(sql, announced, inner.columns, entry)
+            prepared = self._prepared.get((sql, announced, None))
+            if prepared is None:
+                prepared = Prepared(sql, announced, inner.columns, entry)
+                if _may_keep(entry, sql):
+                    _keep(self._prepared, (sql, announced, None), prepared)
+            return prepared
         path = access.search_path(session, None)
         bound = inner.bound(self.engine.committed if current is None else current.catalog, path, self.queries,
                             session.account)
