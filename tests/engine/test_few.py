@@ -175,6 +175,70 @@ def test_a_column_that_came_late(run: Runner, kind: Kind) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("count", ["first", "later"])
+def test_a_late_text_of_rows_that_were_not_counted(run: Runner, count: str) -> None:
+    """The count names the column, which the database gets with the commit only."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(columns=COLUMNS, kind="user"))
+        await put(engine, table, *ROWS, tenant="a")
+        await put(engine, table, *ROWS, tenant="b")
+        writer = engine.begin(None)
+        locked = await writer.lock_table(table)
+        late = ColumnDef(locked.next_column, "g", types.by_name("text"), "text", late=True, missing="m" * 10)
+        altered = await writer.alter_table(replace(locked, columns=(*locked.columns, late)))
+        expected = shown([(row[0], "m" * 10) for row in ROWS])
+        if count == "first":
+            assert engine.table_size(altered, "a")["tenant_rows"] == len(ROWS)
+            assert engine.table_size_nowait(altered, "b") is not None
+        for tenant in ("a", "b"):
+            assert at_hand(writer, altered, tenant, (0, 4)) in (None, expected)
+        await writer.commit()
+        reader = engine.begin(None)
+        assert at_hand(reader, altered, "a", (0, 4)) == expected
+        reader.rollback()
+
+    run(test)
+
+
+def test_a_late_text_that_is_long(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its default makes rows large that were counted as small, and nothing was written: they are looked at."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(columns=COLUMNS, kind="user"))
+        await put(engine, table, *ROWS, tenant="a")
+        engine.table_size(table, "a")
+        writer = engine.begin(None)
+        locked = await writer.lock_table(table)
+        long = "m" * (few.FEW_BYTES // 20)
+        late = ColumnDef(locked.next_column, "g", types.by_name("text"), "text", late=True, missing=long)
+        altered = await writer.alter_table(replace(locked, columns=(*locked.columns, late)))
+        await writer.commit()
+        reader = engine.begin(None)
+        with monkeypatch.context() as patch:
+            patch.setattr("kalamdb.txn.shape.HotRows.whole", never)
+            assert at_hand(reader, altered, "a", (0, 4)) is None
+        reader.rollback()
+
+    run(test)
+
+
+def test_many_rows_are_counted_once(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition(columns="id int8, v text", kind="user"))
+        most = few.FEW_VALUES // 3
+        await put(engine, table, *[(number, "v") for number in range(most + 2)], tenant="a")
+        reader = engine.begin(None)
+        assert engine.sizes.few(table, "a", most) is None
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.sizes, "_hot_rows_of", never)
+            assert engine.sizes.few(table, "a", most) is None
+        assert engine.table_size(table, "a")["tenant_rows"] == most + 2, "the planner's count goes on"
+        reader.rollback()
+
+    run(test)
+
+
 def test_what_fails_is_given_up(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others may keep the tenant's rows after an error."""
 

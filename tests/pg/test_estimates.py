@@ -278,6 +278,23 @@ def test_a_condition_that_fails(db: Session, skewed: str) -> None:
     db.fails(f"SELECT * FROM {skewed} WHERE 10 / (n - 2) > 3", "22012")
 
 
+@pytest.mark.parametrize("kind", ["text", "jsonb", "bytea"])
+def test_a_column_of_the_same_transaction(db: Session, ns: str, kind: str) -> None:
+    """As a migration does it: the tenant's rows are counted while the column is not committed."""
+    table = f"{ns}.m"
+    make(db, table, 0, "user")
+    for tenant in ("a", "b"):
+        db(f"SET kalam.user_id = '{tenant}'")
+        db(f"INSERT INTO {table} SELECT g, g FROM generate_series(1, 3) g")
+    db("BEGIN")
+    db(f"ALTER FOREIGN TABLE {table} ADD COLUMN w {kind}")
+    assert db.value(f"SELECT count(w) FROM {table} WHERE n > 0") == 0
+    db(f"UPDATE {table} SET w = '1' WHERE n > 1")
+    assert db.value(f"SELECT count(w) FROM {table} WHERE n > 0") == 2
+    db("COMMIT")
+    assert db.value(f"SELECT count(w) FROM {table} WHERE n > 0") == 2
+
+
 def test_estimates_of_a_tenant(db: Session, ns: str) -> None:
     table = f"{ns}.u"
     make(db, table, 0, "user")

@@ -282,7 +282,7 @@ def run_fitted(connection: apsw.Connection, layout: Layout, text: str, values: S
 def _first_row(connection: apsw.Connection, layout: Layout, text: str, values: Sequence[Any]) -> Row | None:
     """Of a query that gives one at most; None also where its table is not in the snapshot."""
     try:
-        try:
+        try:  # not by ``run_fitted``: each call counts here
             found = connection.cursor().execute(text, values).fetchall()
         except apsw.SQLError:
             found = run_fitted(connection, layout, text, values).fetchall()
@@ -541,8 +541,10 @@ class HotSnapshot:
         """``Layout.get_tiered``; None where the snapshot is older than the table's cold tier."""
         return self._read(lambda connection: _first_row(connection, layout, layout.get_tiered, (tenant, k)))
 
-    def query(self, text: str, values: Sequence[Any]) -> list[Row]:
-        return self._read(lambda connection: connection.execute(text, values).fetchall())
+    def query(self, text: str, values: Sequence[Any], layout: Layout | None = None) -> list[Row]:
+        """``layout``: whose columns the text names."""
+        return self._read(lambda connection: (connection.execute(text, values) if layout is None else run_fitted(
+            connection, layout, text, values)).fetchall())
 
     def few(self, layout: Layout, text: str, values: Sequence[Any], most: int, sizes: Sizes | None) -> list[Row] | None:
         """The rows of a query; None: there are more than that, or more than fit in one turn of ``sizes``, or the table
@@ -562,6 +564,11 @@ class HotSnapshot:
                 cursor.close(True)  # a statement left open would keep a commit from its end
 
         return self._read(read)
+
+    @property
+    def newest(self) -> bool:
+        """Is it read through the connection that commits, and so as of now?"""
+        return self._late and not self._closed and self._pool.writing() is not None
 
     @staticmethod
     def instant() -> AbstractContextManager[None]:

@@ -54,9 +54,10 @@ def _read(engine: StoreEngine, hot: HotSnapshot, layout: Layout, scan: Scan, sha
     try:
         names, tenant = tuple(gathering.names), scan.tenant
         wanted = HotRows.of(layout, names, tenant is not None)
+        counted = known.bytes is not None and hot.newest  # what is read is what has just been counted
         rows = hot.few(layout, f"{wanted.select}{'' if tenant is None else ' WHERE _userid = ?'} ORDER BY _userid, k",
                        () if tenant is None else (tenant,), FEW_VALUES // len(names),
-                       wanted.sizes(FEW_BYTES) if known.bytes is None else None)
+                       None if counted else wanted.sizes(FEW_BYTES))
         if rows is None:
             return None
         batch = wanted.whole(wanted.batch(rows), tenant)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from kalamdb.store.cold import ColdStore, Room
+from kalamdb.store.hot import Layout
 from kalamdb.store.manifest import Manifest, Segment
 from kalamdb.store.segment import position_of
 from kalamdb.txn.api import TableDef
@@ -49,18 +50,18 @@ class _Hot:
 
 @dataclass(frozen=True, slots=True)
 class _Tenant:
-    """``rows``: of both tiers; ``bytes`` as of ``Known``, the others as of ``_Hot``."""
+    """``rows``: of both tiers; the others as of ``_Hot``. ``more``: that many hot ones at least, counted no further."""
 
     rows: int
-    bytes: int | None
     written: int
     version: int
     at: int
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """``bytes``: of texts and blobs; None: unknown, or the table has been written since."""
+    """``bytes``: of texts and blobs, where they have just been counted; None: unknown."""
 
     rows: int
     bytes: int | None
@@ -82,9 +83,9 @@ class Sizes:
         rows = self._known_tenant(table, found, tenant)
         if rows is None:
             written = self._engine.rows_written(table.id)
-            hot_rows, size = self._hot_rows_of(table, tenant, MOST_COUNTED)
+            hot_rows, _ = self._hot_rows_of(table, tenant, MOST_COUNTED)
             rows = hot_rows + self._cold_rows_of(found, tenant)
-            self._know_tenant(table, found, tenant, rows, size, written)
+            self._know_tenant(table, found, tenant, rows, written)
         return self._sizes(hot, found, rows)
 
     def at_hand(self, table: TableDef, tenant: str | None) -> dict[str, int] | None:
@@ -112,15 +113,12 @@ class Sizes:
             hot = self._known_hot(table, found)
             known = None if hot is None else Known(self._sizes(hot, found, None)["rows"], None)
         else:
-            known = self._known(table, found, tenant) or self._counted(table, found, tenant, most + 1)
+            counted = self._fresh(table, found, tenant)
+            if counted is None or (counted.more and counted.rows <= most):
+                known = self._counted(table, found, tenant, most + 1)
+            else:
+                known = Known(counted.rows, None)
         return known if known is not None and known.rows <= most else None
-
-    def _known(self, table: TableDef, found: Manifest | None, tenant: str) -> Known | None:
-        rows = self._known_tenant(table, found, tenant)
-        if rows is None:
-            return None
-        counted = self._tenants[table.id, tenant]
-        return Known(rows, counted.bytes if counted.written == self._engine.rows_written(table.id) else None)
 
     def _counted(self, table: TableDef, found: Manifest | None, tenant: str, most: int) -> Known | None:
         """A tenant's rows, if there are fewer and all of them are hot."""
@@ -128,10 +126,8 @@ class Sizes:
             return None
         written = self._engine.rows_written(table.id)
         rows, size = self._hot_rows_of(table, tenant, most, here=True)
-        if rows >= most:
-            return None
-        self._know_tenant(table, found, tenant, rows, size, written)
-        return Known(rows, size)
+        self._know_tenant(table, found, tenant, rows, written, more=rows >= most)
+        return None if rows >= most else Known(rows, size)
 
     @staticmethod
     def _sizes(hot: _Hot, found: Manifest | None, tenant_rows: int | None) -> dict[str, int]:
@@ -145,19 +141,24 @@ class Sizes:
         return sizes
 
     def _known_tenant(self, table: TableDef, found: Manifest | None, tenant: str) -> int | None:
+        known = self._fresh(table, found, tenant)
+        return None if known is None or known.more else known.rows
+
+    def _fresh(self, table: TableDef, found: Manifest | None, tenant: str) -> _Tenant | None:
+        """What is known of a tenant, if too little has been written since to matter."""
         known = self._tenants.get((table.id, tenant))
         if known is None or known.version != _version(found) or now_ms() - known.at >= GOOD_MS or (
                 self._engine.rows_written(table.id) - known.written > known.rows // 10):
             return None
-        return known.rows
+        return known
 
-    def _know_tenant(self, table: TableDef, found: Manifest | None, tenant: str, rows: int, size: int | None,
-                     written: int) -> None:
+    def _know_tenant(self, table: TableDef, found: Manifest | None, tenant: str, rows: int, written: int, *,
+                     more: bool = False) -> None:
         if table.kind == "stream":  # its rows expire
             return
         if len(self._tenants) >= FORGET_TENANTS_AT:
             self._tenants.clear()
-        self._tenants[table.id, tenant] = _Tenant(rows, size, written, _version(found), now_ms())
+        self._tenants[table.id, tenant] = _Tenant(rows, written, _version(found), now_ms(), more)
 
     # ---------- hot rows ----------
     def _known_hot(self, table: TableDef, found: Manifest | None) -> _Hot | None:
@@ -189,17 +190,18 @@ class Sizes:
         size = " + ".join(lengths) if measured and lengths else "0"
         alive = self._alive(table, " AND")
         ((rows, taken),) = self._query(f"SELECT count(*), total(size) FROM (SELECT {size} AS size FROM {layout.table} "
-                                       f"WHERE _userid = ?{alive} LIMIT ?)", (tenant, most), (0, 0), here=here)
+                                       f"WHERE _userid = ?{alive} LIMIT ?)", (tenant, most), (0, 0), layout, here=here)
         return int(rows), int(taken) if measured else None
 
     def _alive(self, table: TableDef, word: str = " WHERE") -> str:
         return f"{word} _seq > {self._engine.horizon(table)}" if table.kind == "stream" else ""
 
-    def _query(self, text: str, values: tuple[Any, ...], nothing: tuple[int, ...] = (0,), *, here: bool = False
-               ) -> list[Any]:
+    def _query(self, text: str, values: tuple[Any, ...], nothing: tuple[int, ...] = (0,), layout: Layout | None = None,
+               *, here: bool = False) -> list[Any]:
+        """``layout``: whose columns the text names; some may not be committed yet."""
         snapshot = self._engine.hot_snapshot(late=here)
         try:
-            return snapshot.query(text, values)
+            return snapshot.query(text, values, layout)
         except apsw.SQLError as error:
             if "no such table" not in str(error):
                 raise
