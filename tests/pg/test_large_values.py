@@ -110,16 +110,29 @@ def test_copy(db: Session, kind: str, table: str, ns: str) -> None:
     holds(db, f"{ns}.back", kind, {1: 1, 2: 2, 3: 3})
 
 
+@pytest.fixture
+def own(db: Session, ns: str) -> Iterator[KalamServer]:
+    """A server that has done nothing yet: what others made one take would hide what is taken here."""
+    server = KalamServer()
+    try:
+        server.start()
+        db(f"CREATE SERVER {ns}_own FOREIGN DATA WRAPPER pg_kalam OPTIONS (host '127.0.0.1', port '{server.port}')")
+        yield server
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize("cold", [False, True], ids=["hot", "cold"])
-def test_rows_of_many_megabytes(db: Session, ns: str, server: KalamServer, cold: bool) -> None:
-    """Memory is in proportion to some rows, not to what all have together."""
+def test_rows_of_many_megabytes(db: Session, ns: str, own: KalamServer, cold: bool) -> None:
+    """A backend's memory is in proportion to some rows, not to what all have together; the server's to what a
+    transaction holds before it spills, and what stays hot."""
     rows, columns, width = 24, 2, 4_000_000
     names = [f"v{number}" for number in range(columns)]
     db(f"CREATE TABLE {ns}.t (id int PRIMARY KEY, n int, {', '.join(f'{name} text' for name in names)})"
-       " USING kalamdb WITH (type = 'shared')")
+       f" USING kalamdb WITH (type = 'shared', server = '{ns}_own')")
     backend = db.value("SELECT pg_backend_pid()")
     value = f"repeat(md5((g + {{}})::text), {width // 32})".format
-    before = {backend: peak(backend), server.pid: peak(server.pid)}
+    before = {backend: peak(backend), own.pid: peak(own.pid)}
     for first in range(1, rows, 2):
         db(f"INSERT INTO {ns}.t SELECT g, 0, {', '.join(map(value, range(columns)))}"
            f" FROM generate_series({first}, {first + 1}) g")
@@ -135,7 +148,7 @@ def test_rows_of_many_megabytes(db: Session, ns: str, server: KalamServer, cold:
     assert db.value(correct) == rows
     assert peak(backend) - before[backend] < 22 * columns * width
     if not cold:  # a segment's rows are written, and read again, at once
-        assert peak(server.pid) - before[server.pid] < 40 * columns * width
+        assert peak(own.pid) - before[own.pid] < 110 * columns * width
 
 
 # ---------- limits ----------
