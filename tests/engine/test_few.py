@@ -31,6 +31,15 @@ def at_hand(transaction: StoreTransaction, table: TableDef, tenant: str | None =
     return None if batches is None else shown([row for batch in batches for row in types.rows_of_batch(batch, kinds)])
 
 
+async def with_late(engine: StoreEngine, table: TableDef, kind: str, missing: Any
+                    ) -> tuple[StoreTransaction, TableDef]:
+    """A transaction that has added a column, and the table as it sees it."""
+    writer = engine.begin(None)
+    locked = await writer.lock_table(table)
+    late = ColumnDef(locked.next_column, "g", types.by_name(kind), kind, late=True, missing=missing)
+    return writer, await writer.alter_table(replace(locked, columns=(*locked.columns, late)))
+
+
 def never(*_: object, **__: object) -> Any:
     raise AssertionError("SQLite is read")
 
@@ -161,10 +170,7 @@ def test_a_column_that_came_late(run: Runner, kind: Kind) -> None:
         tenant = "" if kind == "shared" else "a"
         await put(engine, table, *ROWS, tenant=tenant)
         engine.table_size(table, tenant)
-        writer = engine.begin(None)
-        locked = await writer.lock_table(table)
-        late = ColumnDef(locked.next_column, "g", types.by_name("int4"), "int4", late=True, missing=5)
-        altered = await writer.alter_table(replace(locked, columns=(*locked.columns, late)))
+        writer, altered = await with_late(engine, table, "int4", 5)
         assert at_hand(writer, altered, tenant, (0, 4)) in (None, shown([(row[0], 5) for row in ROWS]))
         await writer.commit()
         reader = engine.begin(None)
@@ -183,10 +189,7 @@ def test_a_late_text_of_rows_that_were_not_counted(run: Runner, count: str) -> N
         table = await create(engine, definition(columns=COLUMNS, kind="user"))
         await put(engine, table, *ROWS, tenant="a")
         await put(engine, table, *ROWS, tenant="b")
-        writer = engine.begin(None)
-        locked = await writer.lock_table(table)
-        late = ColumnDef(locked.next_column, "g", types.by_name("text"), "text", late=True, missing="m" * 10)
-        altered = await writer.alter_table(replace(locked, columns=(*locked.columns, late)))
+        writer, altered = await with_late(engine, table, "text", "m" * 10)
         expected = shown([(row[0], "m" * 10) for row in ROWS])
         if count == "first":
             assert engine.table_size(altered, "a")["tenant_rows"] == len(ROWS)
@@ -208,11 +211,8 @@ def test_a_late_text_that_is_long(run: Runner, monkeypatch: pytest.MonkeyPatch) 
         table = await create(engine, definition(columns=COLUMNS, kind="user"))
         await put(engine, table, *ROWS, tenant="a")
         engine.table_size(table, "a")
-        writer = engine.begin(None)
-        locked = await writer.lock_table(table)
         long = "m" * (few.FEW_BYTES // 20)
-        late = ColumnDef(locked.next_column, "g", types.by_name("text"), "text", late=True, missing=long)
-        altered = await writer.alter_table(replace(locked, columns=(*locked.columns, late)))
+        writer, altered = await with_late(engine, table, "text", long)
         await writer.commit()
         reader = engine.begin(None)
         with monkeypatch.context() as patch:

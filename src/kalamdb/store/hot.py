@@ -282,10 +282,7 @@ def run_fitted(connection: apsw.Connection, layout: Layout, text: str, values: S
 def _first_row(connection: apsw.Connection, layout: Layout, text: str, values: Sequence[Any]) -> Row | None:
     """Of a query that gives one at most; None also where its table is not in the snapshot."""
     try:
-        try:  # not by ``run_fitted``: each call counts here
-            found = connection.cursor().execute(text, values).fetchall()
-        except apsw.SQLError:
-            found = run_fitted(connection, layout, text, values).fetchall()
+        found = run_fitted(connection, layout, text, values).fetchall()
     except apsw.Error as error:
         if _no_table(error):
             return None
@@ -720,7 +717,7 @@ class LiveReader:
             connection.execute("COMMIT")
 
     def get(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
-        return _first_row(self._within or self.writing() or self._connection, layout, layout.get, (tenant, k))
+        return _first_row(self._best(), layout, layout.get, (tenant, k))
 
     def get_tiered(self, layout: Layout, tenant: str, k: int | bytes) -> Row | None:
         """``Layout.get_tiered``."""

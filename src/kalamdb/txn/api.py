@@ -155,6 +155,11 @@ class Scan:
     stats: ScanStats | None = field(default=None, compare=False)
     descending: bool = False  # only where the transaction ``reads_hot_alone``
 
+    @property
+    def in_range(self) -> bool:
+        """Does it want a range of keys only?"""
+        return bool(self.key_prefix) or self.low is not None or self.high is not None
+
 
 class ScanCursor(Protocol):
     @property

@@ -1,8 +1,8 @@
 """Scans that the event loop answers by itself: of columns kept in memory, and of few hot rows.
 
-Few rows are read through the connection that commits, as long as nothing is committed: planners have just let it count
-them, so it has them in its cache, and nobody's read transaction has to be opened. What takes longer than a commit may
-take is a worker's, and so is everything while other sessions work, who would wait.
+Few rows are read through the connection that commits, as long as nothing is committed: it has just counted them, so
+they are in its cache, and nobody's read transaction has to be opened. What takes longer than a commit may take is a
+worker's, and so is everything while other sessions work, who would wait.
 """
 
 from __future__ import annotations

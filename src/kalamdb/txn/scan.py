@@ -300,18 +300,13 @@ class StoreScan:
     def _hot_columns(self, names: Sequence[str]) -> Iterator[pa.RecordBatch] | None:
         """All hot rows of the table, if there are columns of them or they are to be kept; None: read them as rows."""
         layout, scan, cache = self._layout, self._scan, self._columns
-        if cache is None or self._is_part() or (scan.where is not None and scan.mask is None):
+        if cache is None or self._scan.in_range or (scan.where is not None and scan.mask is None):
             return None
         found = cache.of(self._snapshot, layout, scan.tenant, names)
         if found is not None:
             return self._based(found, names)
         gathering = cache.gather(self._snapshot, layout, scan.tenant, names) if scan.where is None else None
         return None if gathering is None else self._gathered(gathering)
-
-    def _is_part(self) -> bool:
-        """Does the scan want a range of a tenant's keys?"""
-        scan = self._scan
-        return bool(scan.key_prefix) or scan.low is not None or scan.high is not None
 
     def _based(self, found: HotColumns, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for batch in found.batches:

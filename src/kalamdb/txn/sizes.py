@@ -115,17 +115,18 @@ class Sizes:
         else:
             counted = self._fresh(table, found, tenant)
             if counted is None or (counted.more and counted.rows <= most):
-                known = self._counted(table, found, tenant, most + 1)
+                known = self._counted(table, found, tenant, most + 1, measure=True)
             else:
                 known = Known(counted.rows, None)
         return known if known is not None and known.rows <= most else None
 
-    def _counted(self, table: TableDef, found: Manifest | None, tenant: str, most: int) -> Known | None:
+    def _counted(self, table: TableDef, found: Manifest | None, tenant: str, most: int, *, measure: bool = False
+                 ) -> Known | None:
         """A tenant's rows, if there are fewer and all of them are hot."""
         if found is not None and any(_may_have(segment, tenant) for segment in found.segments):
             return None
         written = self._engine.rows_written(table.id)
-        rows, size = self._hot_rows_of(table, tenant, most, here=True)
+        rows, size = self._hot_rows_of(table, tenant, most, measure=measure, here=True)
         self._know_tenant(table, found, tenant, rows, written, more=rows >= most)
         return None if rows >= most else Known(rows, size)
 
@@ -181,13 +182,14 @@ class Sizes:
         known = self._hot[table.id] = _Hot(int(rows), int(taken or 0), written, _version(manifest), now_ms())
         return known
 
-    def _hot_rows_of(self, table: TableDef, tenant: str, most: int, *, here: bool = False) -> tuple[int, int | None]:
-        """Rows, and bytes as of ``Known``: their lengths lie where rows begin, so no text is read for that. ``here``:
-        in the event loop, through a connection that will have in its cache what is then read."""
+    def _hot_rows_of(self, table: TableDef, tenant: str, most: int, *, measure: bool = False, here: bool = False
+                     ) -> tuple[int, int | None]:
+        """Rows, and with ``measure`` bytes as of ``Known``: their lengths lie where rows begin, so no text is read for
+        that. ``here``: in the event loop, through a connection that will have in its cache what is then read."""
         layout = self._engine.layouts.of(table)
-        lengths = [f"ifnull(octet_length({layout.columns[place]}), 0)" for place in layout.wide]
-        measured = len(lengths) <= MEASURED
-        size = " + ".join(lengths) if measured and lengths else "0"
+        measured = measure and len(layout.wide) <= MEASURED
+        wide = layout.wide if measured else ()
+        size = " + ".join(f"ifnull(octet_length({layout.columns[place]}), 0)" for place in wide) or "0"
         alive = self._alive(table, " AND")
         ((rows, taken),) = self._query(f"SELECT count(*), total(size) FROM (SELECT {size} AS size FROM {layout.table} "
                                        f"WHERE _userid = ?{alive} LIMIT ?)", (tenant, most), (0, 0), layout, here=here)

@@ -198,8 +198,7 @@ class StoreTransaction:
 
     def at_hand(self, snapshot: TxnSnapshot, scan: Scan, *, alone: bool) -> list[pa.RecordBatch] | None:
         table, overlay = scan.table, self._overlay.tables.get(scan.table.id)
-        part = scan.where is not None or scan.limit is not None or scan.key_prefix or scan.low is not None or (
-            scan.high is not None)
+        part = scan.where is not None or scan.limit is not None or scan.in_range
         if part or scan.with_id or not scan.columns or table.kind == "stream" or (
                 overlay is not None and (overlay.rows or overlay.runs)):
             return None
