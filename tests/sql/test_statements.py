@@ -396,3 +396,15 @@ def test_long_chains(db: Client) -> None:
         "x") == "10"
     assert db.value(f"SELECT count(*) FROM t WHERE id IN ({', '.join(map(str, range(5, 20_000)))})") == "6"
     db.fails("54001", f"SELECT {' + '.join(['1'] * 5000)}")
+
+
+def test_set_transaction_after_statements_outside_a_block(db: Client) -> None:
+    """Only what the block itself has run comes before it."""
+    db.run("CREATE TABLE t (id bigint PRIMARY KEY)")
+    for before in ("SELECT 1", "INSERT INTO t VALUES (1)", "SELECT id FROM t WHERE id = 1"):
+        db.run(before)
+        db.run("BEGIN")
+        db.run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        db.run("SELECT id FROM t")
+        db.fails("25001", "SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        db.run("ROLLBACK")

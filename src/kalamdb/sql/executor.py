@@ -145,10 +145,7 @@ class SqlExecutor:
         except KalamError:
             transaction.fail(session, Context())
             raise
-        prepared = Prepared(sql, announced[:-1], None, entry)
-        if _may_keep(entry, sql):
-            _keep(self._prepared, (sql, announced, None), prepared)
-        return prepared
+        return self._keep_prepared((sql, announced, None), Prepared(sql, announced[:-1], None, entry))
 
     def _prepare_plain(self, session: ClientSession, sql: str, announced: tuple[int, ...]) -> Prepared:
         current = session.transaction
@@ -161,20 +158,22 @@ class SqlExecutor:
         inner = entry.inner or entry
         if not inner.planned:
             prepared = self._prepared.get((sql, announced, None))
-            if prepared is None:
-                prepared = Prepared(sql, announced, inner.columns, entry)
-                if _may_keep(entry, sql):
-                    _keep(self._prepared, (sql, announced, None), prepared)
-            return prepared
+            return prepared or self._keep_prepared(
+                (sql, announced, None), Prepared(sql, announced, inner.columns, entry))
         path = access.search_path(session, None)
         bound = inner.bound(self.engine.committed if current is None else current.catalog, path, self.queries,
                             session.account)
         key = (sql, announced, path)
         prepared = self._prepared.get(key)
         if prepared is None or prepared.columns is not bound.plan.columns:
-            prepared = Prepared(sql, tuple(kind.oid for kind in bound.kinds), bound.plan.columns, entry)
-            if _may_keep(entry, sql):
-                _keep(self._prepared, key, prepared)
+            types = tuple(kind.oid for kind in bound.kinds)
+            prepared = self._keep_prepared(key, Prepared(sql, types, bound.plan.columns, entry))
+        return prepared
+
+    def _keep_prepared(self, key: tuple[str, tuple[int, ...], access.SearchPath | None], prepared: Prepared
+                       ) -> Prepared:
+        if _may_keep(prepared.plan, prepared.sql):
+            _keep(self._prepared, key, prepared)
         return prepared
 
     def _entry(self, sql: str, announced: tuple[int, ...]) -> Entry:
@@ -223,7 +222,6 @@ class SqlExecutor:
             elif context.commit and self.alone(session):
                 lone = self._insert_alone(session, state, entry, params, formats, context)
             if lone is not None:
-                state.used = True
                 return lone
         run = self._open(session, state, context)
         run.described = prepared.columns if context is None else None
@@ -316,7 +314,7 @@ class SqlExecutor:
         if context is None:
             run = self._run(session, state, None)
         run.begun, run.own = current, current is None
-        state.used = True
+        state.used = current is not None
         if context is not None and current is not None:
             for number in context.take:
                 current.snapshot(number)
