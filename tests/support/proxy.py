@@ -305,6 +305,10 @@ class Proxy:
 
         self._call(cut)
 
+    def wait_until_alone(self) -> None:
+        """Until all connections have ended, for both sides: the client's system knows as well."""
+        self._await(self._empty.wait())
+
     def refuse(self) -> None:
         """Nobody listens any more; connections that stand stay."""
         self._call(lambda: self._server.close() if self._server else None)
@@ -319,7 +323,7 @@ class Proxy:
     def close(self) -> None:
         self.refuse()
         self.cut()
-        self._await(self._empty.wait())
+        self.wait_until_alone()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
