@@ -68,13 +68,15 @@ class Both:
 @pytest.fixture
 def canary(db: Session, server: KalamServer) -> Iterator[None]:
     db("SET kalam.user_id = 'canary'")
-    db("CREATE TABLE IF NOT EXISTS canary (id bigint PRIMARY KEY, v text) USING kalamdb WITH (type = 'user')")
-    db("DELETE FROM canary; INSERT INTO canary VALUES (1, 'alive')")
+    db("CREATE TABLE canary (id bigint PRIMARY KEY, v text) USING kalamdb WITH (type = 'user')")
+    db("INSERT INTO canary VALUES (1, 'alive')")
     above = {path.name for path in server.dir.iterdir()}
     yield
     db.conn.execute("ROLLBACK")
     db("RESET ALL; SET kalam.user_id = 'canary'")
-    assert db("SELECT id, v, _userid FROM public.canary") == [(1, "alive", "canary")]
+    found = db("SELECT id, v, _userid FROM public.canary")
+    db("DROP TABLE public.canary")  # its name on the server is that of the next one, of another database perhaps
+    assert found == [(1, "alive", "canary")]
     assert {path.name for path in server.dir.iterdir()} == above
     assert all(path.is_relative_to(server.data) for path in files(server))
 
