@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -26,6 +27,8 @@ CRAWL_BYTES, CRAWL_PAUSE = 3, 0.05
 #: no more of an answer is taken from the server while this much is held
 HELD_BYTES = 1 << 18
 CANCEL_REQUEST, PROTOCOL_3 = 80877102, 3
+#: Parse, Bind, Describe, Execute, Close: more follows
+PARTS = (b"P", b"B", b"D", b"E", b"C")
 
 
 @dataclass(eq=False)
@@ -33,7 +36,8 @@ class Trap:
     """`after`: so many bytes of the answer pass before it is held, slowed down or cut; `skip`: so many matches pass.
 
     hold: neither the message nor what comes after it reaches the server.  cut: the connection ends instead.
-    hold answer, crawl, cut answer: the server gets the message, and what it says to it is treated so.
+    hold answer, crawl, cut answer: the server gets the message and those that belong to it, up to Sync, and what it
+    says to them is treated so: it may say something to the first of them before it has the last.
     """
 
     pattern: re.Pattern[bytes]
@@ -93,8 +97,10 @@ class Link:
         self.slow = False
         self.passes: int | None = None  # bytes of the answer before the fault; None: all
         self.trap: Trap | None = None
+        self._asked = asyncio.Event()  # nothing of the request that has sprung a trap is still to come
         self._up = asyncio.Event()
         self._down = asyncio.Event()
+        self.ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.resume()
 
@@ -105,6 +111,7 @@ class Link:
     def resume(self) -> None:
         self.slow = False
         self.passes = None
+        self._asked.set()
         self._up.set()
         self._down.set()
 
@@ -127,10 +134,16 @@ class Link:
             task.cancel()
 
     async def run(self) -> None:
+        """Until both sides are closed, and not only about to be."""
         queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._tasks = {asyncio.create_task(part) for part in (self._listen(queue), self._speak(queue))}
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.close()
+        for writer in (self.to_client, self.to_server):
+            if writer is not None:
+                with suppress(OSError):
+                    await writer.wait_closed()
+        self.ended.set()
 
     # ---------- to the server ----------
 
@@ -161,6 +174,8 @@ class Link:
                 await self._up.wait()
                 self.to_server.write(message)
                 await self.to_server.drain()
+                if message[:1] not in PARTS:
+                    self._asked.set()
         except OSError:
             pass
         self.close()
@@ -189,6 +204,8 @@ class Link:
         else:
             self.trap = trap
             self.passes = trap.after
+            if message[:1] in PARTS:
+                self._asked.clear()
 
     # ---------- to the client ----------
 
@@ -203,6 +220,8 @@ class Link:
 
     async def _say(self, data: bytes) -> None:
         await self._down.wait()
+        if self.passes is not None:
+            await self._asked.wait()
         if self.passes is not None:
             now, data = data[: self.passes], data[self.passes :]
             self.passes -= len(now)
@@ -297,13 +316,16 @@ class Proxy:
         self._call(resume)
 
     def cut(self) -> None:
-        """Ends all connections; new ones may come."""
+        """Ends all connections, for both sides; new ones may come."""
 
-        def cut() -> None:
-            for link in list(self._links):
+        async def cut() -> None:
+            links = list(self._links)
+            for link in links:
                 link.cut()
+            for link in links:
+                await link.ended.wait()
 
-        self._call(cut)
+        self._await(cut())
 
     def wait_until_alone(self) -> None:
         """Until all connections have ended, for both sides: the client's system knows as well."""
