@@ -1,12 +1,12 @@
 """What the DDL tests share: a session that keeps its notices, and questions to both sides about one table.
 
 `Session.fails` asserts SQLSTATE (None: any but XX000) and words of the message or hint, and leaves the session usable.
-Nothing here waits.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -37,6 +37,14 @@ class Session:
         for word in words:
             assert word in told
         return error
+
+    def without_timeout(self) -> None:
+        """RESET statement_timeout. A short one may strike this statement itself, if the machine pauses in it."""
+        reset = False
+        while not reset:
+            with suppress(psycopg.errors.QueryCanceled):
+                self("RESET statement_timeout")
+                reset = True
 
     def close(self) -> None:
         self.conn.close()

@@ -343,12 +343,14 @@ def test_the_server_hangs(db: Session, ns: str, server: KalamServer) -> None:
     try:
         db("SET statement_timeout = '300ms'")
         db.fails(f"ANALYZE {ns}.t", "57014")
-        db("RESET statement_timeout; ALTER SERVER kalam_server OPTIONS (ADD timeout '300')")
+        db.without_timeout()
+        db("ALTER SERVER kalam_server OPTIONS (ADD timeout '300')")
         error = db.fails(f"ANALYZE {ns}.t", None, "127.0.0.1")
         assert error.sqlstate in ("57014", "08001")
     finally:
         os.kill(server.pid, signal.SIGCONT)
-        db("RESET statement_timeout; ALTER SERVER kalam_server OPTIONS (DROP timeout)")
+        db.without_timeout()
+        db("ALTER SERVER kalam_server OPTIONS (DROP timeout)")
     db(f"ANALYZE {ns}.t")
     assert counted(db, f"{ns}.t") == 10
 
@@ -368,6 +370,6 @@ def test_cancelled(db: Session, ns: str, pg: Postgres) -> None:
     db("SET statement_timeout = '1ms'")
     with contextlib.suppress(psycopg.errors.QueryCanceled):
         db(f"ANALYZE {ns}.t")
-    db("RESET statement_timeout")
+    db.without_timeout()
     db(f"ANALYZE {ns}.t")
     assert counted(db, f"{ns}.t") == 1000

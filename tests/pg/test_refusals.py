@@ -73,7 +73,7 @@ def test_returning_old_and_new(t: Session, sql: str) -> None:
 
 def test_a_session_that_the_server_ends(t: Session, ns: str) -> None:
     """The next statement says so; the transaction is over, and the one after it is as good as new."""
-    server = KalamServer(idle_in_transaction_session_timeout="100")
+    server = KalamServer(idle_in_transaction_session_timeout="500")
     try:
         server.start()
         t(f"CREATE SERVER {ns}_ends FOREIGN DATA WRAPPER pg_kalam OPTIONS (host '127.0.0.1', port '{server.port}')")

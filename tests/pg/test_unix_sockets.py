@@ -18,7 +18,7 @@ from .ddl import Session
 
 pytestmark = pytest.mark.pg
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 @pytest.fixture
@@ -99,13 +99,13 @@ def test_cancel_reaches_the_server(db: Session, other: Session, local: str, tabl
     other(f"UPDATE {table} SET body = 'held' WHERE id = 1")
     db(f"SELECT count(*) FROM {table}")
     pid = backend(db, local)
-    db("SET statement_timeout = '200ms'")
     for _ in range(5):
+        db("SET statement_timeout = '200ms'")
         begun = time.monotonic()
         db.fails(f"UPDATE {table} SET body = 'mine' WHERE id = 1", "57014", "statement timeout")
         assert time.monotonic() - begun < DEADLINE
+        db.without_timeout()
         assert db(f"SELECT body FROM {table} WHERE id = 2") == [("body 2",)]
-    db("SET statement_timeout = 0")
     assert backend(db, local) == pid
     other("ROLLBACK")
     db(f"UPDATE {table} SET body = 'mine' WHERE id = 1")
