@@ -123,6 +123,14 @@ class Pair:
             assert self.kalam.contents() == self.heap.contents(), what
         return wanted
 
+    def waits(self, side: Side, observer: psycopg.Connection[Any], pid: int) -> bool:
+        """Does the one other session, whose process in PostgreSQL is `pid`, wait for a lock?"""
+        if side is self.kalam:
+            row = observer.execute("SELECT kalam_exec('SELECT key FROM system.locks WHERE NOT granted')").fetchone()
+            return row is not None and str(row[0]) != "[]"
+        row = observer.execute("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
+        return row is not None and bool(row[0])
+
     def plan(self, sql: str) -> str:
         """EXPLAIN (VERBOSE) of the statement on the Kalam tables."""
         return "\n".join(str(row[0]) for row in self.kalam.run(f"EXPLAIN (VERBOSE, COSTS OFF) {sql}").rows or [])

@@ -66,7 +66,7 @@ def test_in_a_block(db: Session, table: str, observer: Observer, name: str) -> N
     assert db(f"SELECT body FROM {table} WHERE id = 0") == [("body 0",)]
     db("COMMIT")
     assert db(f"SELECT count(*) FROM {table}") == [(20001,)]
-    assert observer.at_rest()
+    wait_until(observer.at_rest, "the end of what the server did")
 
 
 def test_cursors(db: Session, table: str, observer: Observer) -> None:
@@ -92,4 +92,4 @@ def test_a_chunk_ahead_that_does_not_come(db: Session, table: str, proxy: Proxy,
         db("CLOSE c")
         proxy.resume()
         assert db(f"SELECT count(*) FROM {table}") == [(20001,)]
-    assert observer.at_rest()
+    wait_until(observer.at_rest, "the end of what the server did")

@@ -86,6 +86,7 @@ class Stage:
     def play(self, schedule: str) -> dict[str, list[tuple[str, Outcome]]]:
         told = {}
         for side, waiting in ((self.pair.heap, self.on_heap), (self.pair.kalam, self.on_server)):
+            wait_until(lambda: not self.on_server(0), "the end of what others waited for")
             actors = {name: Actor(side, self.dsn, waiting) for name in "ABC"}
             try:
                 told[side.schema[-1]] = [self.step(actors, line) for line in schedule.strip().splitlines()]
@@ -465,7 +466,9 @@ def test_no_more_rows_are_locked_than_limit_lets_through(
     side.conn.execute(f"SET kalam.user_id = '{tenant}'")
     side.conn.execute("BEGIN")
     found = [row[0] for row in side.conn.execute(f"SELECT b FROM jobs {query} FOR UPDATE")]
-    locked = stage.there.execute("SELECT count(*) FROM system.locks WHERE key IS NOT NULL").fetchone()
+    session = side.conn.execute("SELECT (kalam_server_info('kalam_server')->>'backend')::int").fetchone()
+    locked = stage.there.execute("SELECT count(*) FROM system.locks WHERE key IS NOT NULL AND session = %s", session
+                                 ).fetchone()
     side.conn.execute("ROLLBACK")
     assert rows is None or found == rows
     assert locked == (len(found) + (4 if "OFFSET" in query else 0),)

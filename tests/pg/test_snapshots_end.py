@@ -46,7 +46,7 @@ STATEMENTS = {
 def nobody_reads(server: KalamServer) -> bool:
     connection = apsw.Connection(str(server.data / "hot.db"))
     try:
-        connection.set_busy_timeout(1000)  # a checkpoint of the server's own may be under way
+        connection.set_busy_timeout(10_000)  # a checkpoint of the server's own may be under way
         connection.execute("SELECT count(*) FROM kalam_meta").fetchall()  # now it knows that there is a log
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     except apsw.BusyError:

@@ -134,7 +134,7 @@ def test_two_sessions_with_the_same_keys(dsn: str, pair: Pair) -> None:
                 thread.start()
                 with psycopg.connect(dsn, autocommit=True) as observer:
                     observer.execute("SET kalam.user_id = 'alice'")
-                    while thread.is_alive() and not _waits(observer, other.info.backend_pid, side is pair.kalam):
+                    while thread.is_alive() and not pair.waits(side, observer, other.info.backend_pid):
                         thread.join(0.02)
                 assert thread.is_alive()
                 side.conn.execute(end)
@@ -143,14 +143,6 @@ def test_two_sessions_with_the_same_keys(dsn: str, pair: Pair) -> None:
         assert results[0] == results[1]
         assert (results[0][0][0] if isinstance(results[0][0], tuple) else None) == outcome
         assert pair.kalam.contents() == pair.heap.contents()
-
-
-def _waits(observer: psycopg.Connection[Any], pid: int, remote: bool) -> bool:
-    if remote:
-        row = observer.execute("SELECT kalam_exec('SELECT key FROM system.locks WHERE NOT granted')").fetchone()
-        return row is not None and str(row[0]) != "[]"
-    row = observer.execute("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone()
-    return row is not None and bool(row[0])
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import psycopg
 import pytest
@@ -113,12 +114,6 @@ class Waiting:
         return self.outcome
 
 
-def wait_until_blocked(observer: psycopg.Connection, pid: int) -> None:
-    """The statement waits: for a lock here, or for the server's answer."""
-    query = "SELECT wait_event_type IN ('Lock', 'Extension') FROM pg_stat_activity WHERE pid = %s"
-    wait_until(lambda: (observer.execute(query, [pid]).fetchone() or [False])[0], "the statement's waiting")
-
-
 RECHECKED = [
     # what the waiting statement does to rows that the first has changed meanwhile
     "UPDATE items SET t = 'second' WHERE n < 5 RETURNING id, n",
@@ -143,11 +138,12 @@ RECHECKED = [
 def test_conditions_are_looked_at_again_after_a_wait(pair: Pair, dsn: str, sql: str, first: str) -> None:
     outcomes = []
     with psycopg.connect(dsn, autocommit=True) as observer:
+        observer.execute("SET kalam.user_id = 'alice'")
         for side in (pair.heap, pair.kalam):
             side.conn.execute("BEGIN")
             side.conn.execute(first)
             waiting = Waiting(dsn, side, sql)
-            wait_until_blocked(observer, waiting.pid)
+            wait_until(partial(pair.waits, side, observer, waiting.pid), "the statement's wait")
             side.conn.execute("COMMIT")
             outcomes.append(waiting.wait())
     assert outcomes[1] == outcomes[0]
