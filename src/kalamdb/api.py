@@ -139,6 +139,10 @@ class ClientSession:
         return "I" if self.transaction is None else self.transaction.status
 
 
+#: Rows for other values of a statement's parameters, in wire form with these formats; None: ``execute`` has to tell.
+Lookup = Callable[[Sequence[bytes], Sequence[int]], Sequence[Row] | None]
+
+
 class Executor(Protocol):
     """The SQL layer as protocol sessions see it."""
 
@@ -160,6 +164,10 @@ class Executor(Protocol):
 
         ``params`` are in wire form (format 0 text, 1 binary), without the context. A cancelled awaitable raises 57014.
         """
+
+    def lookup(self, session: ClientSession, prepared: Prepared, context: Context) -> Lookup | None:
+        """How the same may be executed again, at once, with other values that are not NULL, where it looks up a row by
+        its key outside a block. None: in no other way than ``execute``."""
 
     def split(self, sql: str) -> list[tuple[int, str]]:
         """The statements of a simple-protocol string, and where in it each begins."""

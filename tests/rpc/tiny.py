@@ -3,7 +3,8 @@
 Its statements: ``NUMBER n`` (one row), ``SERIES n`` (rows 0 … n-1 in one chunk), ``STREAM n`` (the same, chunk by
 chunk), ``ECHO`` (its text parameters), ``PUT x`` (remembered when its transaction commits), ``LATER x`` (PUT through an
 awaitable), ``WAIT`` (until cancelled), ``HOLD`` (until ``release``), ``FAIL``, ``CRASH``, ``NOTE``, ``CONTEXT`` (its
-context as JSON), ``ARROW n``, ``SET name = 'value'``, BEGIN, COMMIT, ROLLBACK.
+context as JSON), ``PICK`` (a row of ``words`` by its key and the context's user, a look-up), ``ARROW n``,
+``SET name = 'value'``, BEGIN, COMMIT, ROLLBACK.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from kalamdb.api import CONTEXT_OID, Account, ClientSession, Column, Context, Prepared, Result, Role
+from kalamdb.api import CONTEXT_OID, Account, ClientSession, Column, Context, Lookup, Prepared, Result, Role
 from kalamdb.errors import KalamError
 from kalamdb.types import by_name
 
@@ -45,6 +46,9 @@ class TinyExecutor:
         self.waiting = 0
         self.streams_open = 0
         self.streamed = 0
+        self.words: dict[tuple[str | None, bytes], str] = {}
+        self.looked = 0
+        self.stands = True  # what look-ups rest upon
         self.release = asyncio.Event()
 
     def open(self, session: ClientSession) -> None:
@@ -75,7 +79,21 @@ class TinyExecutor:
             return Result("SELECT 1", WORD, [(b"|".join(p if p is not None else b"NULL" for p in params).decode(),)])
         if word == "CONTEXT":
             return self.context(context)
+        if word == "PICK":
+            return self.pick(context, params)
         return method(session, rest)  # type: ignore[no-any-return]
+
+    def lookup(self, session: ClientSession, prepared: Prepared, context: Context) -> Lookup | None:
+        if prepared.plan[0] != "PICK" or context.txn is not None:
+            return None
+
+        def look(params: Sequence[bytes], formats: Sequence[int]) -> list[tuple[str]] | None:
+            if not self.stands:
+                return None
+            self.looked += 1
+            return list(self.pick(context, params).rows)
+
+        return look
 
     def split(self, sql: str) -> list[tuple[int, str]]:
         return [(found.start(), found.group().rstrip()) for found in re.finditer(r"[^;\s][^;]*", sql)]
@@ -167,6 +185,14 @@ class TinyExecutor:
 
     def echo(self) -> None: ...
 
+    def pick(self, context: Context | None, params: Sequence[bytes | None]) -> Result:
+        (key,) = params
+        if key == b"bad":
+            raise KalamError("22P02", "invalid input syntax")
+        found = self.words.get((None if context is None else context.user, key or b""))
+        rows = [] if found is None else [(found,)]
+        return Result(f"SELECT {len(rows)}", WORD, rows)
+
     def context(self, context: Context | None) -> Result:
         text = "none" if context is None else msgspec.json.encode(context).decode()
         return Result("SELECT 1", WORD, [(text,)])
@@ -185,7 +211,7 @@ class TinyExecutor:
 
 WORDS = frozenset(
     ["NUMBER", "SERIES", "STREAM", "ECHO", "PUT", "LATER", "WAIT", "HOLD", "FAIL", "CRASH", "NOTE", "CONTEXT", "ARROW",
-     "SET", *_CONTROL]
+     "PICK", "SET", *_CONTROL]
 )
 
 

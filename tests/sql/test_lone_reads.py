@@ -129,3 +129,39 @@ def test_bad_values(tmp_path: Path) -> None:
         assert await asker.ask(READ.format("s"), "one") == ("22P02", False)
 
     run(tmp_path, test)
+
+
+def test_look_ups(tmp_path: Path) -> None:
+    """What ``lookup`` gives goes on giving rows as long as ``execute`` would take the short way."""
+    async def test(asker: Asker) -> None:
+        executor, session = asker._executor, ClientSession(1, Account("someone", Role.DBA))
+        executor.open(session)
+
+        def lookup(sql: str, **context: Any) -> Any:
+            return executor.lookup(session, executor.prepare(session, sql, (20, CONTEXT_OID)), Context(**context))
+
+        for sql, context in (
+            (READ.format("s") + " LIMIT 1", {}), (READ.format("u"), {}), (READ.format("u"), {"user": "*"}),
+            (READ.format("s"), {"exec": True}), (READ.format("s"), {"close": ("scan_1",)}),
+            (READ.format("s"), {"txn": {"id": "0"}}), ("SHOW TABLES", {}), ("COMMIT", {}),
+        ):
+            assert lookup(sql, **context) is None, (sql, context)
+        look, of_a = lookup(READ.format("s")), lookup(READ.format("u"), user="a")
+        assert (look([b"1"], ()), look([b"2"], ()), of_a([b"1"], ())) == ([("one",)], [], [("of a",)])
+        assert (session.tenant, session.statement_ns > 0) == ("a", True)
+        await asker.plain("UPDATE n.s SET v = 'two' WHERE id = 1")
+        assert look([b"1"], ()) == [("two",)]
+        assert look([b"one"], ()) is None
+        session.transaction = executor.engine.begin(session)
+        assert look([b"1"], ()) is None
+        session.transaction.rollback()
+        session.transaction = None
+        assert look([b"1"], ()) == [("two",)]
+        session.settings["search_path"] = "elsewhere"
+        assert look([b"1"], ()) is None
+        del session.settings["search_path"]
+        await asker.plain("ALTER TABLE n.s ADD COLUMN w int")
+        assert look([b"1"], ()) is None
+        executor.close(session)
+
+    run(tmp_path, test)

@@ -349,3 +349,68 @@ def test_no_limit_leaves_the_order(db: Client, ns: str, wire: Wire, cold: bool, 
         for order, wanted in (("", expected), (" DESC", expected[::-1])):
             found = wire.all(f'SELECT "id" FROM "{ns}"."t" ORDER BY "id"{order} LIMIT $1', ("int8", None), **context)
             assert [row[0] for row in found] == wanted, order
+
+
+def test_a_key_that_is_read_again_and_again(db: Client, ns: str, wire: Wire, wires: Callable[[], Wire], numbers: str
+                                            ) -> None:
+    """The answer is the newest row each time, whatever was done meanwhile to it, its table, or its name."""
+    other = wires()
+    read = f'SELECT "s" FROM {numbers} WHERE ("id" = $1)'
+    unqualified = 'SELECT "s" FROM "t" WHERE ("id" = $1)'
+
+    def seen(key: str = "7") -> list[tuple[object, ...]]:
+        found = [wire(read, ("int8", key)).rows for _ in range(3)]
+        found += [wire(unqualified, ("int8", key), path=[ns]).rows for _ in range(2)]
+        assert all(rows == found[0] for rows in found), found
+        return found[0]
+
+    assert (seen(), seen("8"), seen("0")) == ([("row 7",)], [("row 8",)], [])
+    db.run("UPDATE t SET s = 'changed' WHERE id = 7")
+    assert seen() == [("changed",)]
+    db.run("STORAGE FLUSH TABLE t")
+    assert (seen(), seen("9")) == ([("changed",)], [("row 9",)])
+    db.run("DELETE FROM t WHERE id = 7")
+    assert seen() == []
+    db.run("INSERT INTO t VALUES (7, 1, NULL)")
+    assert seen() == [(None,)]
+    db.run("ALTER TABLE t ADD COLUMN w int DEFAULT 5")
+    assert (seen(), seen("8")) == ([(None,)], [("row 8",)])
+    db.run("ALTER TABLE t DROP COLUMN s")
+    for _ in range(2):
+        wire.fails("42703", read, ("int8", "7"))
+    db.run("ALTER TABLE t ADD COLUMN s text DEFAULT 'new'")
+    assert seen() == [("new",)]
+    db.run("DROP TABLE t")
+    for _ in range(2):
+        wire.fails("42P01", read, ("int8", "7"))
+    db.run("CREATE TABLE t (id text PRIMARY KEY, s text)")
+    db.run("INSERT INTO t VALUES ('7', 'of another type')")
+    assert other(read, ("text", "7")).rows == wire(read, ("text", "7")).rows == [("of another type",)]
+
+
+def test_a_key_that_is_read_again_is_its_tenants(db: Client, ns: str, wire: Wire) -> None:
+    db.run("CREATE USER TABLE mine (id bigint PRIMARY KEY, v text)")
+    for user in ("ann", "bob"):
+        db.run(f"EXECUTE AS USER '{user}' (INSERT INTO mine VALUES (1, 'of {user}'))")
+    read = f'SELECT "v" FROM "{ns}"."mine" WHERE ("id" = $1)'
+    for _ in range(3):
+        for user in ("ann", "bob", "carl"):
+            assert wire(read, ("int8", "1"), user=user).rows == ([] if user == "carl" else [(f"of {user}",)])
+        wire.fails("42501", read, ("int8", "1"))
+        assert sorted(wire(read, ("int8", "1"), user="*").rows) == [("of ann",), ("of bob",)]
+
+
+def test_a_key_that_is_read_again_within_a_transaction(db: Client, wire: Wire, numbers: str) -> None:
+    """Own writes and the snapshot of a block are no business of who reads outside."""
+    read = f'SELECT "s" FROM {numbers} WHERE ("id" = $1)'
+    block = {"txn": {"id": uuid.uuid4().hex, "iso": "repeatable read", "ro": False}, "snap": 1}
+    for _ in range(2):
+        assert wire(read, ("int8", "7")).rows == [("row 7",)]
+    assert wire(read, ("int8", "7"), **block).rows == [("row 7",)]
+    db.run("UPDATE t SET s = 'changed' WHERE id = 7")
+    for _ in range(2):
+        assert wire(read, ("int8", "7"), **block).rows == [("row 7",)]
+    wire(f'UPDATE {numbers} SET "v" = $1 WHERE ("id" = $2)', ("int4", "5"), ("int8", "8"), **block)
+    wire("COMMIT")
+    for _ in range(2):
+        assert wire(read, ("int8", "7")).rows == [("changed",)]

@@ -73,11 +73,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        self._decoder.feed(data)
         if self.session is not None:
-            self.session.advance()
+            self.session.received(data)
             self._listener.polling.answered(self)
         else:
+            self._decoder.feed(data)
             if self._handshake is not None:
                 self._handshake.advance()
             self.settled()

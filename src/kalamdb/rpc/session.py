@@ -19,6 +19,7 @@ from kalamdb.api import ClientSession, Executor, Prepared, Result
 from kalamdb.errors import KalamError
 from kalamdb.rpc import results, wire
 from kalamdb.rpc.blocks import Block
+from kalamdb.rpc.lookups import Lookups
 from kalamdb.rpc.portals import Portal, Statement, bind, discard, takes_context
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Session:
         decoder.flights = True
         self._executor = executor
         self._block = Block(executor, client)
+        self._lookups = Lookups(executor, client)
         self._statements: dict[str, Statement] = {}
         self._portals: dict[str, Portal] = {}
         self._out: list[Any] = []
@@ -94,6 +96,27 @@ class Session:
         self.released = asyncio.get_running_loop().create_future()
 
     # ---------- for the listener ----------
+
+    def received(self, data: bytes) -> None:
+        """Handle what has come."""
+        if not self._answer_known(data):
+            self._decoder.feed(data)
+            self.advance()
+
+    def _answer_known(self, data: bytes) -> bool:
+        """A look-up that is known, and nothing else is to be done? Then that is all."""
+        if not self._ready_sent or self.client.transaction is not None or self._later or self._ended or (
+                self._link.blocked or self._farewell is not None or not self._decoder.empty):
+            return False
+        try:
+            found = self._lookups.answer(data)
+        except KalamError:  # the usual way tells
+            return False
+        if found is None:
+            return False
+        self._statements[""], answer = found
+        self._link.write(answer)
+        return True
 
     @property
     def busy(self) -> bool:
@@ -600,6 +623,8 @@ class Session:
             if isinstance(outcome, Result) and outcome.stream is None and len(outcome.rows) <= CHUNK:
                 self._send_whole(portal, outcome)
                 give_back = 0
+                if len(outcome.rows) <= 1 and outcome.columns is not None and outcome.batches is None:
+                    self._lookups.learn(self._decoder.last_flight, message, portal, outcome.columns)
                 return
             self._portals[""] = portal
             give_back = wire.EXECUTE_ON

@@ -350,7 +350,7 @@ class Decoder:
     """Bytes of one client in, messages out. The owner sets ``phase`` as the conversation goes on, and ``flights`` if it
     takes them."""
 
-    __slots__ = ("_data", "_limit", "_need", "_pos", "_skip", "_tail", "flights", "phase")
+    __slots__ = ("_begun", "_data", "_limit", "_need", "_pos", "_skip", "_tail", "flights", "phase")
 
     def __init__(self, max_message: int = 256 << 20) -> None:
         self.phase = Phase.STARTUP
@@ -358,6 +358,7 @@ class Decoder:
         self._limit = max_message
         self._data = b""  # being read, from _pos
         self._pos = 0
+        self._begun = 0  # where the last flight began
         self._tail = bytearray()  # what came after it
         self._need = 0  # bytes without which next() has nothing to give
         self._skip = 0  # bytes to come of a message that is too long
@@ -365,6 +366,16 @@ class Decoder:
     @property
     def buffered(self) -> int:
         return len(self._data) - self._pos + len(self._tail)
+
+    @property
+    def empty(self) -> bool:
+        """Is nothing here, nor missing of what was?"""
+        return self._pos == len(self._data) and not (self._tail or self._skip)
+
+    @property
+    def last_flight(self) -> bytes:
+        """The bytes of the flight that ``next`` has just given."""
+        return self._data[self._begun :]
 
     def peek(self, size: int) -> bytes:
         """The first bytes not yet decoded, up to ``size``."""
@@ -436,6 +447,7 @@ class Decoder:
             flight = Flight(_parse(data[pos + 5 : bind]), _bind(data[bind + 5 : end]))
         except (struct.error, WireError):  # each message on its own, to know whose fault it is
             return None
+        self._begun = pos
         self._pos = len(data)
         return flight
 

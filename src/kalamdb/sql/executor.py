@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from kalamdb.api import CONTEXT_OID, Account, ClientSession, Context, Prepared, Result, Role
+from kalamdb.api import CONTEXT_OID, Account, ClientSession, Context, Lookup, Prepared, Result, Role, Row
 from kalamdb.errors import KalamError
 from kalamdb.settings import Settings
 from kalamdb.sql import access, accounts, ddl, eager, files, transaction
@@ -25,9 +25,9 @@ from kalamdb.sql.duck import QueryEngine
 from kalamdb.sql.insert import InsertPlan
 from kalamdb.sql.jsonout import exec_answer
 from kalamdb.sql.lexer import split
+from kalamdb.sql.lone import LoneRead
 from kalamdb.sql.parse import parse
 from kalamdb.sql.planning import Bound, Entry, entry_of
-from kalamdb.sql.read import ReadPlan
 from kalamdb.sql.report import measured
 from kalamdb.sql.run import Run
 from kalamdb.sql.settings import reset_settings, set_setting
@@ -66,7 +66,7 @@ from kalamdb.sql.storage import cancel_job, storage_job, table_stats
 from kalamdb.sql.transaction import CONTROL, ENDING, SessionState, check_usable
 from kalamdb.sql.values import decode
 from kalamdb.sql.workers import Workers, cancelled
-from kalamdb.txn.api import Engine, NotInMemory, StaleDefinition
+from kalamdb.txn.api import Engine, StaleDefinition
 
 #: statement texts whose plans are kept, and the longest of them: a plan of many rows takes far more than its text
 ENTRIES = 4096
@@ -206,9 +206,7 @@ class SqlExecutor:
     ) -> Result | Awaitable[Result]:
         entry: Entry = prepared.plan
         state = self._state(session)
-        session.statement_ns = now = time.time_ns()
-        if session is not self._latest:
-            self._latest, self._latest_since = session, now
+        self._began(session)
         if context is not None and context.close:
             for name in context.close:
                 close_cursor(session, name, missing_ok=True)
@@ -216,13 +214,15 @@ class SqlExecutor:
         if isinstance(statement, CONTROL):
             return self._control(session, state, statement, context)
         if context is not None and session.transaction is None:
-            lone = None
             if context.txn is None:
-                lone = self._read_alone(session, entry, params, formats, context)
+                read = LoneRead.of(self.engine, session, entry, context)
+                rows = None if read is None else read.rows(params, formats)
+                if read is not None and rows is not None:
+                    return Result(f"SELECT {len(rows)}", read.plan.columns, rows)
             elif context.commit and self.alone(session):
                 lone = self._insert_alone(session, state, entry, params, formats, context)
-            if lone is not None:
-                return lone
+                if lone is not None:
+                    return lone
         run = self._open(session, state, context)
         run.described = prepared.columns if context is None else None
 
@@ -248,27 +248,18 @@ class SqlExecutor:
                 return _answer(run, outcome)
         return eager.begin(self._finish(run, outcome, start))
 
-    def _read_alone(self, session: ClientSession, entry: Entry, params: Sequence[bytes | None], formats: Sequence[int],
-                    context: Context) -> Result | None:
-        """A row by its whole key, which takes neither transaction nor snapshot. None: it takes more, or is an error,
-        which the usual way tells."""
-        account = session.account
-        if account.role < Role.DBA or context.exec or context.bound or context.stats:
+    def lookup(self, session: ClientSession, prepared: Prepared, context: Context) -> Lookup | None:
+        read = None if context.close else LoneRead.of(self.engine, session, prepared.plan, context)
+        if read is None:
             return None
-        bound = entry.bounds.get(access.search_path(session, context))
-        if bound is None or not isinstance(bound.plan, ReadPlan) or not bound.plan.one or (
-                not bound.fits(self.engine.committed)):
-            return None
-        plan = bound.plan
-        try:
-            tenant = access.read_tenant(account, plan.table, context.user)
-            if tenant is None:
+
+        def look(params: Sequence[bytes], formats: Sequence[int]) -> list[Row] | None:
+            if not read.stands():
                 return None
-            rows = plan.row(self.engine, tenant, decode(params, formats, bound.kinds))
-        except (KalamError, NotInMemory, StaleDefinition):
-            return None
-        session.tenant = context.user
-        return Result(f"SELECT {len(rows)}", plan.columns, rows)
+            self._began(session)
+            return read.rows(params, formats)
+
+        return look
 
     def _insert_alone(self, session: ClientSession, state: SessionState, entry: Entry, params: Sequence[bytes | None],
                       formats: Sequence[int], context: Context) -> Result | None:
@@ -291,6 +282,12 @@ class SqlExecutor:
             return None
         session.tenant = run.tenant
         return Result("INSERT 0 1") if found and self.engine.insert_alone(txn.id, bound.plan.table, *found) else None
+
+    def _began(self, session: ClientSession) -> None:
+        """A statement of the session begins."""
+        session.statement_ns = now = time.time_ns()
+        if session is not self._latest:
+            self._latest, self._latest_since = session, now
 
     def _state(self, session: ClientSession) -> SessionState:
         state = self._states.get(session.id)
