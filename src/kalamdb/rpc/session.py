@@ -105,8 +105,8 @@ class Session:
 
     def _answer_known(self, data: bytes) -> bool:
         """A look-up that is known, and nothing else is to be done? Then that is all."""
-        if not self._ready_sent or self.client.transaction is not None or self._later or self._ended or (
-                self._link.blocked or self._farewell is not None or not self._decoder.empty):
+        if not self._ready_sent or self._skipping or self.client.transaction is not None or self._later or (
+                self._ended or self._link.blocked or self._farewell is not None or not self._decoder.empty):
             return False
         try:
             found = self._lookups.answer(data)
