@@ -244,6 +244,16 @@ def test_whatever_comes_the_answer_is_that_of_the_usual_way(parts: list[bytes]) 
     assert answers(parts, keep=True)[0] == answers(parts, keep=False)[0]
 
 
+def test_every_byte_counts() -> None:
+    """A known flight of which one byte is another, and the same with formats, and then the sound one."""
+    typed = frames.parse("PICK", types=TYPES) + frames.bind([b"1", b"{}"], formats=[0, 0], result_formats=[1])
+    for flight in (KNOWN[0], typed + frames.describe() + frames.execute() + frames.SYNC):
+        for place in range(len(flight)):
+            for byte in {flight[place] ^ 1, (flight[place] + 1) % 256, 255}:
+                parts = [flight, flight[:place] + bytes([byte]) + flight[place + 1 :], flight]
+                assert answers(parts, keep=True)[0] == answers(parts, keep=False)[0], (place, byte)
+
+
 def test_the_same_of_flights_that_come_one_by_one() -> None:
     parts = [KNOWN[0], KNOWN[0], KNOWN[1], KNOWN[3], KNOWN[1], KNOWN[0]]
     kept, looked = answers(parts, keep=True)
