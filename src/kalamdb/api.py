@@ -6,8 +6,9 @@ each other. No behaviour lives here. Values in ``rows`` are in the storage repre
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -97,6 +98,25 @@ class Result:
     cursor: str | None = None
     stream: AsyncIterator[Sequence[Row]] | None = None
     notices: Sequence[str] = ()
+
+
+class Pending:
+    """A result that waits for one future, which nobody can stop, and for nothing else: it takes no task to wait for it.
+    ``end`` is called once, when the future is done, and gives the result or raises what became of it."""
+
+    __slots__ = ("end", "future")
+
+    def __init__(self, future: asyncio.Future[Any], end: Callable[[asyncio.Future[Any]], Result]) -> None:
+        self.future = future
+        self.end = end
+
+    def __await__(self) -> Generator[Any, Any, Result]:
+        try:
+            yield from self.future
+        except BaseException:  # its own error, or a cancellation, which comes after it
+            if not self.future.done():
+                raise
+        return self.end(self.future)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,87 @@ def test_a_commit_nobody_waits_for_any_more_keeps_its_locks_to_its_end(run: Runn
     run(test)
 
 
+def test_commits_without_a_task(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever hears of one finds what follows from it done; of those it is not for, nothing is done."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        assert engine.begin(None).commit_soon() is None
+        ddl = engine.begin(None)
+        await ddl.create_namespace("other")
+        failed = await begun(engine, table, (7, "x"))
+        failed.fail()
+        ended = await begun(engine, table, (8, "x"))
+        ended.rollback()
+        assert [each.commit_soon() for each in (ddl, failed, ended)] == [None, None, None]
+        failed.rollback()
+        await ddl.commit()
+        before = engine.rows_written(table.id)
+        one = await begun(engine, table, (1, "a"), name="one")
+        with held_writer(engine):
+            stored_soon = one.commit_soon()
+            assert stored_soon is not None
+            assert not stored_soon.cancel()
+            one.rollback()
+            assert await engine.outcome("one") == "in progress"
+        heard: list[int] = []
+        stored_soon.add_done_callback(
+            lambda _: heard.extend([len(engine.locks), engine.rows_written(table.id) - before]))
+        assert await soon(stored_soon) > 0
+        assert heard == [0, 1]
+        assert await engine.outcome("one") == "committed"
+
+    run(test)
+
+
+def test_commits_without_a_task_that_fail(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        one, two = await begun(engine, table, (1, "a"), name="one"), await begun(engine, table, (2, "b"), name="two")
+
+        def full(name: str) -> None:
+            if name == "commit.applied":
+                raise apsw.FullError("database or disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("kalamdb.faults.reach", full)
+            for each in (one, two):
+                waits_for = each.commit_soon()
+                assert waits_for is not None
+                await refused("53100", soon(waits_for))
+        assert [await engine.outcome(name) for name in ("one", "two")] == ["aborted", "aborted"]
+        assert len(engine.locks) == 0
+        await put(engine, table, (1, "b"))
+
+    run(test)
+
+
+def test_a_fault_in_what_follows_from_a_commit(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not its neighbours'."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        faults: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: faults.append(what["exception"]))
+        failing = True
+
+        def follow(name: str) -> None:
+            nonlocal failing
+            if name == "commit.durable" and failing:
+                failing = False
+                raise OSError("what follows")
+
+        monkeypatch.setattr("kalamdb.faults.reach", follow)
+        with held_writer(engine):
+            made = [(await begun(engine, table, (number, "a"))).commit_soon() for number in range(3)]
+        assert len({await soon(each) for each in made if each is not None}) == 3
+        assert [str(fault) for fault in faults] == ["what follows"]
+        assert len(engine.locks) == 0
+        assert len(stored(engine, table)) == 3
+
+    run(test)
+
+
 def test_the_end_waits_for_commits_under_way(run: Runner) -> None:
     async def test() -> None:
         async with opened(run.directory) as engine:

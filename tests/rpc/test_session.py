@@ -399,6 +399,57 @@ async def test_cancel_reaches_what_has_begun_before_its_task(w: Wire) -> None:
 
 
 @scenario
+async def test_what_waits_for_a_future_alone(w: Wire) -> None:
+    w.send(frames.flight("SOON"), frames.flight("NUMBER 1"))
+    assert (w.taken(), w.session.busy, w.client.active) == (b"", True, True)
+    w.executor.soon.set_result(7)
+    await w.until(lambda: b"".join(w.writes).count(b"Z\0\0\0\5") == 2)
+    assert frames.tags(w.taken()) == ["INSERT 0 7", "SELECT 1"]
+    assert (w.executor.ends, w.session.busy, w.client.active) == (1, False, False)
+
+
+@pytest.mark.parametrize("sql", ["SOON", "PUT a; SOON"])
+@pytest.mark.parametrize("simple", [True, False])
+def test_what_waits_for_a_future_alone_is_not_cancelled(sql: str, simple: bool) -> None:
+    async def run() -> None:
+        w = Wire()
+        w.send(frames.query(sql) if simple or ";" in sql else frames.flight(sql))
+        await w.until(lambda: w.session.busy)
+        w.session.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert w.taken() == b""
+        w.executor.soon.set_result(1)
+        await w.until(lambda: b"".join(w.writes)[-6:-1] == b"Z\0\0\0\5")
+        assert (frames.tags(w.taken())[-1], w.executor.ends) == ("INSERT 0 1", 1)
+        w.session.cancel()
+        assert frames.rows(await w.ask(frames.query("NUMBER 1"))) == [[b"1"]]
+
+    asyncio.run(run())
+
+
+@scenario
+async def test_what_waits_for_a_future_alone_may_fail(w: Wire) -> None:
+    w.send(frames.flight("SOON"))
+    w.executor.soon.set_exception(KalamError("53100", "no space left"))
+    await w.until(lambda: w.writes)
+    assert [error["C"] for error in frames.errors(w.taken())] == ["53100"]
+    assert (w.executor.ends, w.session.busy) == (1, False)
+
+
+@scenario
+async def test_a_client_that_vanishes_while_a_future_is_waited_for(w: Wire) -> None:
+    w.send(frames.flight("SOON"))
+    w.session.lost()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert (w.executor.ends, w.executor.closed) == (0, [])
+    w.executor.soon.set_result(1)
+    await w.session.released
+    assert (w.executor.ends, w.executor.closed, w.taken()) == (1, [1], b"")
+
+
+@scenario
 async def test_statement_timeout(w: Wire) -> None:
     await w.ask(frames.query("SET statement_timeout = '5ms'"))
     fields = frames.errors(await w.ask(frames.query("WAIT")))[0]

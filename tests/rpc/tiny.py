@@ -4,7 +4,7 @@ Its statements: ``NUMBER n`` (one row), ``SERIES n`` (rows 0 … n-1 in one chun
 chunk), ``ECHO`` (its text parameters), ``PUT x`` (remembered when its transaction commits), ``LATER x`` (PUT through an
 awaitable), ``WAIT`` (until cancelled), ``HOLD`` (until ``release``), ``FAIL``, ``CRASH``, ``NOTE``, ``CONTEXT`` (its
 context as JSON), ``PICK`` (a row of ``words`` by its key and the context's user, a look-up), ``ARROW n``,
-``SET name = 'value'``, BEGIN, COMMIT, ROLLBACK.
+``SOON`` (when the future ``soon`` is done, without a task), ``SET name = 'value'``, BEGIN, COMMIT, ROLLBACK.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from kalamdb.api import CONTEXT_OID, Account, ClientSession, Column, Context, Lookup, Prepared, Result, Role
+from kalamdb.api import CONTEXT_OID, Account, ClientSession, Column, Context, Lookup, Pending, Prepared, Result, Role
 from kalamdb.errors import KalamError
 from kalamdb.types import by_name
 
@@ -36,6 +36,11 @@ class TinyTransaction:
         self.status = "E"
 
 
+class Unstoppable(asyncio.Future[int]):
+    def cancel(self, msg: object = None) -> bool:
+        return False
+
+
 class TinyExecutor:
     def __init__(self) -> None:
         self.stored: list[str] = []
@@ -50,6 +55,8 @@ class TinyExecutor:
         self.looked = 0
         self.stands = True  # what look-ups rest upon
         self.release = asyncio.Event()
+        self.soon: asyncio.Future[int] = Unstoppable()
+        self.ends = 0
 
     def open(self, session: ClientSession) -> None:
         self.opened.append(session.id)
@@ -79,6 +86,8 @@ class TinyExecutor:
             return Result("SELECT 1", WORD, [(b"|".join(p if p is not None else b"NULL" for p in params).decode(),)])
         if word == "CONTEXT":
             return self.context(context)
+        if word == "SOON":
+            return Pending(self.soon, self._end)
         if word == "PICK":
             return self.pick(context, params)
         return method(session, rest)  # type: ignore[no-any-return]
@@ -183,6 +192,10 @@ class TinyExecutor:
     def note(self, session: ClientSession, rest: str) -> Result:
         return Result("NOTE", notices=["mind the gap"])
 
+    def _end(self, future: asyncio.Future[int]) -> Result:
+        self.ends += 1
+        return Result(f"INSERT 0 {future.result()}")
+
     def echo(self) -> None: ...
 
     def pick(self, context: Context | None, params: Sequence[bytes | None]) -> Result:
@@ -211,7 +224,7 @@ class TinyExecutor:
 
 WORDS = frozenset(
     ["NUMBER", "SERIES", "STREAM", "ECHO", "PUT", "LATER", "WAIT", "HOLD", "FAIL", "CRASH", "NOTE", "CONTEXT", "ARROW",
-     "PICK", "SET", *_CONTROL]
+     "PICK", "SOON", "SET", *_CONTROL]
 )
 
 

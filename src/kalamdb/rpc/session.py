@@ -12,10 +12,11 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Protocol
 
-from kalamdb.api import ClientSession, Executor, Prepared, Result
+from kalamdb.api import ClientSession, Executor, Pending, Prepared, Result
 from kalamdb.errors import KalamError
 from kalamdb.rpc import results, wire
 from kalamdb.rpc.blocks import Block
@@ -81,6 +82,7 @@ class Session:
         self._answered = False  # it holds a whole answer
         self._work: asyncio.Future[Any] | None = None
         self._then: Callable[[Any], None] = self._nothing
+        self._end_of_work: Callable[[asyncio.Future[Any]], Any] = _result
         self._cancel_error: KalamError | None = None
         self._skipping = False  # after an error, until Sync
         self._owes_ready = False  # an error is followed by ReadyForQuery, not by skipping
@@ -219,9 +221,12 @@ class Session:
     def _start(self, work: Awaitable[Any], then: Callable[[Any], None]) -> None:
         """Wait for ``work``; what it gives goes to ``then``."""
         self._then = then
-        self._work = task = asyncio.ensure_future(work)
+        if isinstance(work, Pending):
+            self._work, self._end_of_work = work.future, work.end
+        else:
+            self._work, self._end_of_work = asyncio.ensure_future(work), _result
         self.client.active = True
-        task.add_done_callback(self._finished)
+        self._work.add_done_callback(self._finished)
         if "statement_timeout" in self.client.settings:
             limit = _seconds(self.client.settings["statement_timeout"])
             if limit:
@@ -241,7 +246,7 @@ class Session:
             self._forget(task)
             return
         try:
-            self._then(task.result())
+            self._then(self._end_of_work(task))
         except asyncio.CancelledError:
             self._fail(error or KalamError("57014", "canceling statement due to user request"))
         except KalamError as raised:
@@ -252,10 +257,12 @@ class Session:
 
     def _forget(self, task: asyncio.Future[Any]) -> None:
         """A statement has ended and nobody is left to hear of it."""
-        if not task.cancelled() and task.exception() is None and isinstance(task.result(), Result):
-            portal = Portal(Statement(None))
-            portal.accept(task.result())
-            discard(portal)
+        with suppress(asyncio.CancelledError, Exception):
+            result = self._end_of_work(task)
+            if isinstance(result, Result):
+                portal = Portal(Statement(None))
+                portal.accept(result)
+                discard(portal)
         self._release()
 
     def _nothing(self, _: object) -> None:
@@ -684,6 +691,10 @@ _HANDLERS: Final[dict[type, Callable[[Session, Any], None]]] = {
     wire.Flush: Session._on_flush, wire.Sync: Session._on_sync, wire.Terminate: Session._on_terminate,
     wire.CopyInput: Session._on_copy_input, wire.FunctionCall: Session._on_function_call,
 }
+
+
+def _result(work: asyncio.Future[Any]) -> Any:
+    return work.result()
 
 
 def _is_small(portal: Portal) -> bool:

@@ -11,9 +11,10 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
-from kalamdb.api import CONTEXT_OID, Account, ClientSession, Context, Lookup, Prepared, Result, Role, Row
+from kalamdb.api import CONTEXT_OID, Account, ClientSession, Context, Lookup, Pending, Prepared, Result, Role, Row
 from kalamdb.errors import KalamError
 from kalamdb.settings import Settings
 from kalamdb.sql import access, accounts, ddl, eager, files, transaction
@@ -246,7 +247,27 @@ class SqlExecutor:
                     return _answer(run, outcome)
             elif not (context is not None and context.commit):
                 return _answer(run, outcome)
+            if not (run.handed or self.alone(session)):
+                pending = self._commit_soon(run, outcome)
+                if pending is not None:
+                    return pending
         return eager.begin(self._finish(run, outcome, start))
+
+    def _commit_soon(self, run: Run, result: Result) -> Pending | None:
+        """What is left of a statement that has written and is to be committed. None: it takes more, or cannot be."""
+        try:
+            if not run.own:
+                return transaction.commit_soon(run.session, run.state, partial(_answer, run, result))
+            stored = run.transaction.commit_soon()
+        except BaseException:
+            self._abort(run)
+            raise
+
+        def end(stored: asyncio.Future[int]) -> Result:
+            stored.result()
+            return _answer(run, result)
+
+        return None if stored is None else Pending(stored, end)
 
     def lookup(self, session: ClientSession, prepared: Prepared, context: Context) -> Lookup | None:
         read = None if context.close else LoneRead.of(self.engine, session, prepared.plan, context)
@@ -489,7 +510,10 @@ class SqlExecutor:
             raise
         if result is None and self.alone(session) and transaction.commit_now(session, state):
             return Result("COMMIT")
-        return result if result is not None else eager.begin(self._commit(session, state))
+        if result is not None:
+            return result
+        pending = transaction.commit_soon(session, state, partial(Result, "COMMIT"))
+        return pending if pending is not None else eager.begin(self._commit(session, state))
 
     async def _commit(self, session: ClientSession, state: SessionState) -> Result:
         await transaction.commit(session, state, alone=self.alone(session))

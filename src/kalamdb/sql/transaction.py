@@ -6,11 +6,13 @@ restore) lives in ``SessionState``. Ending a transaction ends its cursors first.
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, cast, get_args
 
-from kalamdb.api import ClientSession, Context, Result
+from kalamdb.api import ClientSession, Context, Pending, Result
 from kalamdb.errors import KalamError
 from kalamdb.sql.cursors import close_cursors, release_cursors
 from kalamdb.sql.report import Reports
@@ -137,6 +139,25 @@ async def commit(session: ClientSession, state: SessionState, *, alone: bool = F
         _leave(session, state, committed=False)
         raise
     _leave(session, state, committed=True)
+
+
+def commit_soon(session: ClientSession, state: SessionState, answer: Callable[[], Result]) -> Pending | None:
+    """The same of little, without a task; ``answer`` comes after it. None: nothing was done."""
+    transaction: Transaction = session.transaction
+    stored = None if session.cursors else transaction.commit_soon()
+    if stored is None:
+        return None
+
+    def end(stored: asyncio.Future[int]) -> Result:
+        try:
+            stored.result()
+        except BaseException:
+            _leave(session, state, committed=False)
+            raise
+        _leave(session, state, committed=True)
+        return answer()
+
+    return Pending(stored, end)
 
 
 def commit_now(session: ClientSession, state: SessionState) -> bool:

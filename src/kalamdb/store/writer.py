@@ -32,7 +32,7 @@ from kalamdb.store.hot import storage_error
 log = logging.getLogger(__name__)
 
 Job = Callable[[apsw.Connection], Any]
-Outcome = tuple[asyncio.Future[Any] | None, Any, BaseException | None]
+Outcome = tuple["Settled | None", Any, BaseException | None]
 #: jobs of one SQLite transaction
 GROUP = 256
 #: of light jobs: bytes and, each as so many bytes, rows; and how much the event loop applies at once, some milliseconds
@@ -56,12 +56,30 @@ class Settled(asyncio.Future[Any]):
     def cancel(self, msg: Any | None = None) -> bool:
         return False
 
+    _first: list[Callable[[asyncio.Future[Any]], object]] | None = None
+
     def then(self, callback: Callable[[asyncio.Future[Any]], object]) -> None:
-        """``add_done_callback``, but at once where it is done."""
+        """``add_done_callback``, but called at once when it is done, before those who wait."""
         if self.done():
             callback(self)
+        elif self._first is None:
+            self._first = [callback]
         else:
-            self.add_done_callback(callback)
+            self._first.append(callback)
+
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        if error is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(result)
+        for callback in self._first or ():
+            try:
+                callback(self)
+            except Exception as raised:
+                self.get_loop().call_exception_handler({
+                    "message": "what follows from a commit failed", "exception": raised, "future": self,
+                })
+        self._first = None
 
 
 async def outcome(future: asyncio.Future[Any]) -> Any:
@@ -369,9 +387,5 @@ def _size(path: str) -> int:
 
 def _settle(outcomes: list[Outcome]) -> None:
     for future, result, error in outcomes:
-        if future is None or future.done():
-            continue
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+        if future is not None and not future.done():
+            future.settle(result, error)

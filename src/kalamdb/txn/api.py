@@ -7,6 +7,7 @@ or disk flushes; it costs microseconds, or is said to be for a worker thread. Va
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -337,6 +338,10 @@ class Transaction(Protocol):
 
         Once it is under way, cancelling the task does not stop it.
         """
+
+    def commit_soon(self) -> asyncio.Future[int] | None:
+        """Begin to commit what the writer stores by itself. The future, which nothing cancels, gives the sequence
+        number; locks are free when it is done. None: nothing was done, use ``commit``."""
 
     def commit_now(self, later: Callable[[Callable[[], None]], None]) -> int | None:
         """A small commit that the event loop does, and waits for. None: use ``commit``. What is left to do when it is

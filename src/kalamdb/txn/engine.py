@@ -128,7 +128,7 @@ class StoreEngine:
         self._storages = storages
         self._drop_grace_ms = int(drop_grace_hours * 3_600_000)
         self._purger = asyncio.create_task(self._purge_forever(), name="purge")
-        self._commits: set[asyncio.Future[Any]] = set()
+        self._large: set[asyncio.Task[int]] = set()  # commits that have more to do than the writer's
         #: tables whose altered definitions may be on the disk and are nobody's yet
         self.changing: dict[int, asyncio.Future[None]] = {}
         self.sizes = Sizes(self, self.cold)
@@ -377,8 +377,8 @@ class StoreEngine:
         if not large:
             return self._write(transaction.id if transaction.named else None, overlays, changes, ())
         task = asyncio.ensure_future(self._write_large(transaction, overlays, changes, large))
-        self._commits.add(task)
-        task.add_done_callback(self._commits.discard)
+        self._large.add(task)
+        task.add_done_callback(self._large.discard)
         return task
 
     async def _write_large(self, transaction: StoreTransaction, overlays: Sequence[TableOverlay],
@@ -495,10 +495,7 @@ class StoreEngine:
 
     def submit(self, job: Any, *, weight: int | None = None) -> Settled:
         """A job for the writer, part of a group that is committed as one."""
-        future = self._writer.submit(job, weight=weight)
-        self._commits.add(future)
-        future.add_done_callback(self._commits.discard)
-        return future
+        return self._writer.submit(job, weight=weight)
 
     async def run(self, text: str, *values: Any) -> None:
         """One statement, durable when this returns."""
@@ -574,12 +571,12 @@ class StoreEngine:
             await asyncio.wait(self._sought.values())
         await self.files.close()
         await self.tiers.close()
-        if self._commits:
-            await asyncio.wait(self._commits)
+        if self._large:
+            await asyncio.wait(self._large)
+        with contextlib.suppress(KalamError, apsw.Error):
+            await self.submit(lambda connection: None)  # comes after all others
         self.readers.close()
         self.live.close()
-        with contextlib.suppress(KalamError, apsw.Error):
-            await self.submit(lambda connection: None)
         await self._writer.close()
         for storage in self._storages.values():
             storage.close()

@@ -26,7 +26,7 @@ from kalamdb.catalog.catalog import CatalogChanges, View
 from kalamdb.errors import KalamError
 from kalamdb.store.files import told, unlink_scratch
 from kalamdb.store.hot import HotSnapshot, Layout, LiveReader
-from kalamdb.store.writer import outcome
+from kalamdb.store.writer import Settled, outcome
 from kalamdb.txn import bulk, few
 from kalamdb.txn.api import (
     AccountDef,
@@ -898,6 +898,16 @@ class StoreTransaction:
         if not overlays and not changes:
             self._end(committed=True)
             return None
+        seq: int = await outcome(self._store(overlays, changes))
+        return seq
+
+    def commit_soon(self) -> asyncio.Future[int] | None:
+        if self._ended or self.status != "T" or self.catalog.changes:
+            return None
+        overlays = self._written()
+        return self._store(overlays, None) if overlays and not any(each.runs.large for each in overlays) else None
+
+    def _store(self, overlays: list[TableOverlay], changes: CatalogChanges | None) -> asyncio.Future[int]:
         self.status = "C"
         self._close_snapshots()
         try:
@@ -905,12 +915,11 @@ class StoreTransaction:
         except BaseException:
             self._end(committed=False)
             raise
-        if stored.done():
-            self._decided(stored)
+        if isinstance(stored, Settled):
+            stored.then(self._decided)
         else:
             stored.add_done_callback(self._decided)
-        seq: int = await outcome(stored)
-        return seq
+        return stored
 
     def _written(self) -> list[TableOverlay]:
         """What it has to store."""
