@@ -15,7 +15,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from support.ports import free_port
+from kalamdb.stack.common import alive
+from support.ports import reserved_port, wait_until
 
 KALAM = Path(sys.executable).with_name("kalam")
 
@@ -36,6 +37,12 @@ def kalam(
 def up(data: Path, *words: str) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(kalam("up", "--data", data, "--json", *words).stdout)
     return answer
+
+
+def kill(pid: int) -> None:
+    """It has ended when this returns."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), "the process's end")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +131,7 @@ def test_what_died_is_started_again(stack: dict[str, Any], data: Path, victims: 
     ask(stack, "CREATE TABLE IF NOT EXISTS kept (id bigint PRIMARY KEY) USING kalamdb WITH (type = 'shared')")
     before = ask(stack, "INSERT INTO kept SELECT coalesce(max(id), 0) + 1 FROM kept RETURNING id")[0][0]
     for victim in victims:
-        os.kill(stack["pids"][victim], signal.SIGKILL)
+        kill(stack["pids"][victim])
     again = up(data)
     for part in ("dsn", "rpc", "http", "data"):
         assert again[part] == stack[part]
@@ -161,7 +168,7 @@ def test_a_process_number_used_again(tmp_path: Path) -> None:
     try:
         stack = up(folder)
         for victim in stack["pids"].values():
-            os.kill(victim, signal.SIGKILL)
+            kill(victim)
         with subprocess.Popen(["sleep", "600"]) as other:
             try:
                 for name in ("server.json", "postgres/postmaster.pid"):
@@ -203,7 +210,8 @@ def test_two_at_once(stack: dict[str, Any], data: Path) -> None:
 
 
 def test_ports_as_asked(tmp_path: Path) -> None:
-    ports = [str(free_port()) for _ in range(3)]
+    reserved = [reserved_port() for _ in range(3)]
+    ports = [str(port.getsockname()[1]) for port in reserved]
     words = ("--pg-port", ports[0], "--rpc-port", ports[1], "--http-port", ports[2])
     try:
         stack = up(tmp_path / "d", *words)
@@ -218,6 +226,8 @@ def test_ports_as_asked(tmp_path: Path) -> None:
         assert f"port {ports[1]}" in taken.stderr
     finally:
         kalam("down", "--data", tmp_path / "d")
+        for port in reserved:
+            port.close()
 
 
 @pytest.mark.parametrize("settings", ["[auth]\nshared_secret = 'a secret with \"quotes\" and more'\n"])
@@ -272,7 +282,7 @@ def test_root_where_user_namespaces_are_forbidden(tmp_path: Path, monkeypatch: p
             stack = up(folder)
             assert (folder / "postgres").stat().st_uid != 0
             assert host(stack) == str(folder / "run")
-            os.kill(stack["pids"]["postgres"], signal.SIGKILL)
+            kill(stack["pids"]["postgres"])
             assert up(folder)["dsn"] == stack["dsn"]
             kalam("down", "--data", folder)
         assert up(folder)["dsn"] == stack["dsn"]
@@ -380,7 +390,7 @@ def test_sql_reader_that_has_seen_enough(stack: dict[str, Any], data: Path) -> N
 def test_sql_after_the_server_was_killed(tmp_path: Path) -> None:
     """Its server.json is still there."""
     try:
-        os.kill(up(tmp_path)["pids"]["server"], signal.SIGKILL)
+        kill(up(tmp_path)["pids"]["server"])
         done = kalam("sql", "--data", tmp_path, "SELECT 1", check=False)
         assert done.returncode == 1
         assert "no KalamDB server is running" in done.stderr

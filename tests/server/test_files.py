@@ -353,7 +353,7 @@ def test_in_a_bucket(tmp_path: Path) -> None:
             assert conn.execute("SELECT count(*) FROM app.t").fetchall() == [(2,)]
     finally:
         server.close()
-        service.stop()
+        service.close()
 
 
 # ---------- kill -9 ----------

@@ -39,16 +39,23 @@ def make_table(server: KalamServer) -> None:
             conn.execute(statement)
 
 
-def rows(server: KalamServer) -> list[int]:
+def rows(server: KalamServer, query: str = "SELECT id FROM app.t ORDER BY id") -> list[int]:
     with connect(server) as conn:
-        return [row[0] for row in conn.execute("SELECT id FROM app.t ORDER BY id")]
+        return [row[0] for row in conn.execute(query.encode())]
 
 
-def test_state_file_says_where_it_listens(server: KalamServer) -> None:
-    state = json.loads((server.data / "server.json").read_text())
-    assert state["pid"] == server.pid
-    assert state["rpc"] == {"host": "127.0.0.1", "port": server.port}
-    assert state["http"].startswith("http://127.0.0.1:")
+def test_state_file_says_where_it_listens() -> None:
+    """On ports that the system has chosen."""
+    server = KalamServer(rpc__port="0", http__port="0")
+    try:
+        server.start()
+        state = json.loads((server.data / "server.json").read_text())
+        assert state["pid"] == server.pid
+        assert state["rpc"] == {"host": "127.0.0.1", "port": server.port}
+        assert state["http"].startswith("http://127.0.0.1:")
+        assert rows(server, "SELECT 1") == [1]
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

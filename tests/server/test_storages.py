@@ -78,7 +78,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Service]:
     try:
         yield service
     finally:
-        service.stop()
+        service.close()
 
 
 @pytest.fixture

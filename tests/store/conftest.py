@@ -17,4 +17,4 @@ def service(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     try:
         yield service
     finally:
-        service.stop()
+        service.close()

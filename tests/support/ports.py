@@ -7,8 +7,19 @@ import time
 from collections.abc import Callable
 
 
+def reserved_port() -> socket.socket:
+    """Bound to a port that nobody else gets, neither to listen nor to connect from, while the socket is open.
+
+    A server that is told of the port can listen there, as it too has SO_REUSEADDR, and again after it was down.
+    """
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind(("127.0.0.1", 0))
+    return found
+
+
 def free_port() -> int:
-    """A port nobody listens on now. Where the listener can choose for itself, let it (port 0)."""
+    """A port nobody listens on now, for who will not listen there either."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -17,7 +17,7 @@ import boto3  # type: ignore[import-untyped]
 from botocore.config import Config  # type: ignore[import-untyped]
 
 from kalamdb.settings import StorageSettings
-from support.ports import free_port
+from support.ports import reserved_port
 
 BUCKET = "history"
 #: names in one answer to a listing
@@ -32,7 +32,8 @@ class S3Service:
 
     def __init__(self, directory: Path) -> None:
         self.log = directory / "moto.log"
-        self.port = free_port()
+        self._reserved = reserved_port()
+        self.port: int = self._reserved.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -55,6 +56,10 @@ class S3Service:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def close(self) -> None:
+        self.stop()
+        self._reserved.close()
 
     def require_credentials(self) -> None:
         """From now on only users of the service are let in, and there are none."""

@@ -17,7 +17,7 @@ import psycopg
 
 from . import places
 from .nursery import Child, Nursery
-from .ports import wait_until
+from .ports import reserved_port, wait_until
 
 
 @functools.cache
@@ -31,15 +31,17 @@ def mother() -> Nursery:
 class KalamServer:
     """One server; settings as their names with __ for the dot (``rpc__max_message="1"``).
 
-    The first start takes free ports, later ones the same again, as clients know them. ``nursery``: whose child it is;
-    None makes it a Python of its own, as one that users start.
+    It has two ports for itself, also while it is down, as clients know them. ``nursery``: whose child it is; None makes
+    it a Python of its own, as one that users start.
     """
 
     def __init__(self, **settings: str) -> None:
         self.dir = places.new("kdb")
         self.data = self.dir / "data"
         self.log = self.dir / "log"
-        self.settings = {"rpc__port": "0", "http__port": "0", **settings}
+        reserved = {name: reserved_port() for name in ("rpc__port", "http__port") if name not in settings}
+        self.settings = {**{name: str(port.getsockname()[1]) for name, port in reserved.items()}, **settings}
+        self._reserved = [port.detach() for port in reserved.values()]
         self.process: subprocess.Popen[bytes] | Child | None = None
         self.nursery: Nursery | None = mother()
         self.port = 0
@@ -125,6 +127,8 @@ class KalamServer:
         try:
             self.stop()
         finally:
+            while self._reserved:
+                os.close(self._reserved.pop())
             shutil.rmtree(self.dir, ignore_errors=True)
 
     def dsn(self, user: str = "kalam", host: str = "127.0.0.1", **more: str) -> str:
