@@ -593,7 +593,7 @@ def test_after_a_slow_commit_the_thread_does_them(run: Runner, monkeypatch: pyte
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_the_log_begins_anew_while_commits_go_on(run: Runner, monkeypatch: pytest.MonkeyPatch, alone: bool) -> None:
-    """Written back beside them, and the rest between two of them."""
+    """Written back beside them, and the rest between two of them, by a thread that may have to wait for its turn."""
     monkeypatch.setattr("kalamdb.store.hot.LOG_PAGES", 100)
 
     async def test(engine: StoreEngine) -> None:
@@ -605,6 +605,8 @@ def test_the_log_begins_anew_while_commits_go_on(run: Runner, monkeypatch: pytes
             await one.commit(alone=alone)
             await asyncio.sleep(0)
             begun_anew += engine._writer._pages < before
+            if engine._writer._pages > 500:
+                await until(lambda: not engine._writer._keeping)
             assert engine._writer._pages < 1000
         assert begun_anew > 1
 
@@ -759,6 +761,8 @@ def test_readers_without_end_do_not_make_the_log_long(run: Runner, monkeypatch: 
         for number in range(400):
             await put(engine, table, *[(10 * number + place, "x" * 1000) for place in range(10)])
             sizes.append((run.directory / "hot.db-wal").stat().st_size)
+            if sizes[-1] > 2 << 20:  # the thread that writes the log back may be late
+                await until(lambda: not engine._writer._keeping)
         done = True
         await asyncio.gather(*readers)
         assert sum(before > after for before, after in pairwise(sizes)) > 1  # 8 MB were written
