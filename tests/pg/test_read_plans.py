@@ -323,7 +323,8 @@ SENT: dict[str, list[str]] = {
     "grouping sets": [
         "SELECT n, m, count(*) FROM a GROUP BY GROUPING SETS ((n), (m), ())",
         "SELECT n, m, count(*), GROUPING(n, m) FROM a GROUP BY ROLLUP (n, m) HAVING GROUPING(m) = 0 OR max(m) > 3",
-        "SELECT n + 1, m, sum(d) FROM a GROUP BY CUBE (n + 1, m)", "SELECT max(m), GROUPING(n) FROM a GROUP BY n",
+        "SELECT n + 1, GROUPING(n + 1, m), sum(d) FROM a GROUP BY CUBE (n + 1, m)",
+        "SELECT max(m), GROUPING(n) FROM a GROUP BY n",
         "SELECT n, lower(x), count(*) FROM a GROUP BY b, ROLLUP (n, x)",
         "SELECT sum(m) FROM a GROUP BY GROUPING SETS ((), ())",
         "SELECT n, count(*) FROM a GROUP BY ROLLUP (n) ORDER BY GROUPING(n), n LIMIT 5",

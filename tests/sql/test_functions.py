@@ -187,6 +187,16 @@ def test_decimals(left: str, right: str, sides: Sides) -> None:
         agree(sides, [call for call in ARITHMETIC if ("float8" in call) is rough], ["a", "b"], rows, rough=rough)
 
 
+@pytest.mark.parametrize("kind", ["float4", "float8"])
+def test_extremes_keep_the_sign_of_zero(kind: str, sides: Sides) -> None:
+    """Of those that are equal the first, as PostgreSQL has it."""
+    values = ["-0", "0", "NaN", "-inf", "1", "-1", None]
+    rows = [[literal(one, kind), literal(two, kind)] for one, two in product(values, values)]
+    calls = [f"{name}({args})" for name in ("least", "greatest") for args in
+             ("a, b", "a, 1", "b, -1", "a, a", "a, b, NULL", f"a, b, '-0'::{kind}", "least(a, b), greatest(b, a)")]
+    agree(sides, [*calls, "least(a, 1::bigint)"], ["a", "b"], rows)
+
+
 OVERFLOWS = [
     "i + 1 > 0", "1 + i > 0", "i - (-1) > 5", "i * 2 > 4", "i * 2 = 4", "-(i - 2147483647 - 2) < 5",
     "s + 1::smallint > 3", "id + 1 = 5", "i + 1 IN (5, 6)", "i + 1 <> 3", "-2 - i < 0", "i - 5 + 10 > 0",

@@ -18,7 +18,7 @@ QUERIES = [
     *(f"SELECT a, b, grouping(a, b), grouping(b), count(*), sum(a), string_agg(b, ',' ORDER BY id) FROM t{where} GROUP"
       f" BY {sets}{having}" for sets in SETS for where in ("", " WHERE id > 9") for having in
       ("", " HAVING grouping(a) = 1 OR b IS NULL") if "b" in sets or "1" in sets),
-    *(f"SELECT {key}, grouping({key}), count(*) FROM t GROUP BY ROLLUP ({key})" for key in
+    *(f"SELECT {key}, grouping({key}), grouping(({key})), count(*) FROM t GROUP BY ROLLUP ({key})" for key in
       ("n = 1.5", "d", "m", "m + 1", "a + 1", "f = 'NaN'", "d IS NULL")),
     "SELECT a + 1, a, count(*), max(a) FROM t GROUP BY CUBE (a, a + 1)", "SELECT 1 FROM t GROUP BY ()",
     "SELECT count(*), sum(n) FROM t WHERE false GROUP BY GROUPING SETS ((), ())",

@@ -669,7 +669,7 @@ class Expressions:
         if frame.inside == "aggregate" or not frame.aggregates:
             raise KalamError("42803", f"grouping operations are not allowed in {frame.inside or frame.clause}",
                              position=place_of(node))
-        keys = [frame.marks.get(self.value(item, frame).sql) for item in node.expressions]
+        keys = [frame.marks.get(self.value(item.unnest(), frame).sql) for item in node.expressions]
         known = [key for key in keys if key is not None]
         if len(known) < len(keys):
             raise KalamError("42803", "arguments to GROUPING must be grouping expressions of the associated query "
@@ -929,6 +929,8 @@ class Expressions:
             return Typed(f"struct_extract({word}(list_filter([{pairs}], lambda s: s.v IS NOT NULL)), 'v')", of)
         if of.name in JSONS or of.is_array or of.name in KEPT:
             raise not_supported(f"{name} of {of.display}", node)
+        if of.name == "float4":  # the query engine's of FLOAT turns -0 into 0
+            return Typed(f"CAST({name}({', '.join(f'CAST({each.sql} AS DOUBLE)' for each in made)}) AS FLOAT)", of)
         return Typed(f"{name}({', '.join(each.sql for each in made)})", of)
 
     def _nullif(self, node: exp.Expr, frame: Frame) -> Typed:
