@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def reserved_port() -> socket.socket:
@@ -23,6 +24,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def clients_of(port: int) -> set[int]:
+    """Ports of this machine that are connected to that one, as their own side of the connection sees it."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows
+            if int(row[2].rpartition(":")[2], 16) == port and row[3] == "01"}
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from .ports import wait_until
+from .ports import clients_of, wait_until
 
 Fault = Literal["hold", "hold answer", "crawl", "cut", "cut answer"]
 
@@ -320,16 +320,21 @@ class Proxy:
 
         async def cut() -> None:
             links = list(self._links)
+            names = (link.to_client.get_extra_info("peername") for link in links)
+            clients.update(name[1] for name in names if name is not None)
             for link in links:
                 link.cut()
             for link in links:
                 await link.ended.wait()
 
+        clients: set[int] = set()
         self._await(cut())
+        wait_until(lambda: not clients & clients_of(self.port), "the end of the connections for the clients")
 
     def wait_until_alone(self) -> None:
         """Until all connections have ended, for both sides: the client's system knows as well."""
         self._await(self._empty.wait())
+        wait_until(lambda: not clients_of(self.port), "the end of the connections for the clients")
 
     def refuse(self) -> None:
         """Nobody listens any more; connections that stand stay."""
@@ -345,7 +350,7 @@ class Proxy:
     def close(self) -> None:
         self.refuse()
         self.cut()
-        self.wait_until_alone()
+        self._await(self._empty.wait())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
