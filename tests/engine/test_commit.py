@@ -6,12 +6,12 @@ import asyncio
 import resource
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import apsw
 import pytest
@@ -19,6 +19,7 @@ import pytest
 from engine.rig import Runner, create, definition, opened, put, read, refused, soon, stored, until
 from kalamdb.api import Row
 from kalamdb.errors import KalamError
+from kalamdb.sql import eager
 from kalamdb.txn.api import TableDef
 from kalamdb.txn.clock import now_ms, seq_at
 from kalamdb.txn.engine import LIGHT_BYTES, LIGHT_ROWS, OUTCOMES_KEPT_MS, StoreEngine, open_engine
@@ -227,6 +228,42 @@ def test_a_fault_in_what_follows_from_a_commit(run: Runner, monkeypatch: pytest.
         assert [str(fault) for fault in faults] == ["what follows"]
         assert len(engine.locks) == 0
         assert len(stored(engine, table)) == 3
+
+    run(test)
+
+
+def test_definitions_that_follow_each_other_at_once(run: Runner) -> None:
+    """As soon as a table's lock is free, the next may alter it: what is said of the first is not the second's."""
+
+    async def test(engine: StoreEngine) -> None:
+        table = await create(engine, definition())
+        faults: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: faults.append(what["exception"]))
+        one, two, ended = engine.begin(None), engine.begin(None), engine.ended
+        following: list[Awaitable[int | None]] = []
+        go = threading.Event()
+
+        async def follow() -> int | None:
+            current = engine.catalog.by_id[table.id]
+            await two.alter_table(replace(current, options={"second": "yes"}))
+            return await two.commit()
+
+        def then_follow(transaction: StoreTransaction, *, committed: bool) -> None:
+            """The next message comes in the same turn of the loop."""
+            ended(transaction, committed=committed)
+            if transaction is one:
+                engine._writer.submit(lambda _: go.wait(20))
+                following.append(cast(Awaitable[int | None], eager.begin(follow())))
+
+        engine.ended = then_follow  # type: ignore[method-assign]
+        await one.alter_table(replace(table, options={"first": "yes"}))
+        await soon(one.commit())
+        assert table.id in engine.changing
+        go.set()
+        await soon(following[0])
+        await asyncio.sleep(0)
+        assert (engine.changing, faults) == ({}, [])
+        assert engine.catalog.by_id[table.id].options == {"second": "yes"}
 
     run(test)
 

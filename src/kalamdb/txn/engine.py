@@ -476,7 +476,7 @@ class StoreEngine:
                 del self.changing[number]
             changing.set_result(None)
 
-        future.add_done_callback(through)
+        future.then(through)
 
     def _stored(self, overlays: Sequence[TableOverlay], changes: CatalogChanges | None) -> None:
         for overlay in overlays:  # not before: whoever counts rows now must find them
