@@ -107,6 +107,15 @@ async def test_errors_are_those_of_the_usual_way(w: Wire) -> None:
 
 
 @scenario
+async def test_a_fault_is_told_as_in_the_usual_way(w: Wire) -> None:
+    ready(w)
+    await w.ask(pick(b"1"))
+    data = await w.ask(pick(b"crash"))
+    assert ([error["C"] for error in frames.errors(data)], frames.kinds(data)) == (["XX000"], "12EZ")
+    assert (await ask(w, pick(b"1")))[1]
+
+
+@scenario
 async def test_a_transaction_is_not_left_out(w: Wire) -> None:
     ready(w)
     await w.ask(pick(b"1"))

@@ -202,6 +202,8 @@ class TinyExecutor:
         (key,) = params
         if key == b"bad":
             raise KalamError("22P02", "invalid input syntax")
+        if key == b"crash":
+            raise ZeroDivisionError("secret detail")
         found = self.words.get((None if context is None else context.user, key or b""))
         rows = [] if found is None else [(found,)]
         return Result(f"SELECT {len(rows)}", WORD, rows)

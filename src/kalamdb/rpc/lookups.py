@@ -61,7 +61,7 @@ class Lookups:
 
     def answer(self, data: bytes) -> tuple[Statement, bytes] | None:
         """The whole answer, and what the unnamed statement is after it; None if the flight is not known, or answered
-        in the usual way alone. Raises KalamError."""
+        in the usual way alone. An error, whichever it is, is for the usual way to tell."""
         size = len(data)
         if size > LONGEST:
             return None
