@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import Any
 
 from hypothesis import given
@@ -189,6 +190,26 @@ async def test_who_is_to_go_is_not_answered_any_more(w: Wire) -> None:
 
 
 @scenario
+async def test_nothing_is_kept_of_who_is_gone(w: Wire) -> None:
+    """Sessions and their connections know each other: what they hold may stay for long if nobody lets it go."""
+    ready(w)
+    lookup, kept = w.executor.lookup, []
+
+    def noted(*arguments: Any) -> Any:
+        found = lookup(*arguments)
+        assert found is not None
+        kept.append(weakref.ref(found))
+        return found
+
+    w.executor.lookup = noted  # type: ignore[method-assign]
+    await w.ask(pick(b"1"))
+    assert (await ask(w, pick(b"1")))[1]
+    assert [each() is None for each in kept] == [False]
+    w.session.lost()
+    assert [each() is None for each in kept] == [True]
+
+
+@scenario
 async def test_so_many_are_kept_and_no_more(w: Wire) -> None:
     ready(w)
     for n in range(lookups.KEPT + 10):
@@ -199,6 +220,21 @@ async def test_so_many_are_kept_and_no_more(w: Wire) -> None:
         await w.ask(pick(b"1", b'{"user":"v%d"}' % n))
     assert not (await ask(w, pick(b"1", b'{"user":"u0"}')))[1], "it made room"
     assert (await ask(w, pick(b"1", b'{"user":"v%d"}' % (lookups._STRANGERS - 1))))[1]
+
+
+@scenario
+async def test_what_is_learned_anew_counts_once(w: Wire) -> None:
+    """A table may be altered, and a client change its formats, more often than flights are kept."""
+    ready(w)
+    typed = [frames.parse("PICK", types=TYPES) + frames.bind([b"1", b"{}"], formats=formats) + frames.describe()
+             + frames.execute() + frames.SYNC for formats in ((), (0, 0))]
+    for n in range(lookups.KEPT + 10):
+        w.executor.stands = False
+        await w.ask(pick(b"1"))
+        await w.ask(typed[n % 2])
+    w.executor.stands = True
+    assert (await ask(w, pick(b"1", b'{"user":"bob"}')))[1] is False
+    assert (await ask(w, pick(b"1", b'{"user":"bob"}')))[1] is True
 
 
 @scenario

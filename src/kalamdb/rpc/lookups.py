@@ -96,8 +96,7 @@ class Lookups:
             self._strangers += 1
             if self._strangers < _STRANGERS:
                 return
-            self._texts.clear()
-            self._kept = self._strangers = 0
+            self.clear()
         prepared, context = portal.statement.prepared, portal.context
         named = message.parse.name or message.bind.statement
         if named or prepared is None or context is None or None in portal.params or not portal.params or (
@@ -109,6 +108,10 @@ class Lookups:
             before = wire.PARSE_COMPLETE + wire.BIND_COMPLETE + results.description(columns, formats)
             self._add(flight, Known(portal.statement, portal.formats, columns, formats, look, before), portal.params)
 
+    def clear(self) -> None:
+        self._texts.clear()
+        self._kept = self._strangers = 0
+
     def _add(self, flight: bytes, known: Known, values: Sequence[bytes | None]) -> None:
         bind = 1 + _I32.unpack_from(flight, 1)[0]
         body = bind + _HEAD
@@ -117,7 +120,8 @@ class Lookups:
         head = flight[body:first]
         text = self._texts.get(flight[: bind + 1])
         if text is None or text.head != head:
+            self._kept -= 0 if text is None else len(text.endings)
             text = self._texts[flight[: bind + 1]] = _Text(head, len(values))
         ending = flight[first + sum(4 + len(value) for value in values if value is not None) :]
+        self._kept += ending not in text.endings
         text.endings[ending] = known
-        self._kept += 1

@@ -296,6 +296,7 @@ class Session:
         self._tidy()
         self._drop_portals()
         self._statements.clear()
+        self._lookups.clear()
         self.client.interrupt = None
         self.client.end = None
         try:
