@@ -1,7 +1,8 @@
 """Types that cross package borders of the server.
 
 What the protocol session (``rpc``), the SQL layer (``sql``) and the engine (``txn``, ``store``, ``catalog``) say to
-each other. No behaviour lives here. Values in ``rows`` are in the storage representation of ``docs/protocol.md``.
+each other. No behaviour lives here, but for how a ``Pending`` is waited for. Values in ``rows`` are in the storage
+representation of ``docs/protocol.md``.
 """
 
 from __future__ import annotations

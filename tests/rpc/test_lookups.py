@@ -201,7 +201,7 @@ async def test_nothing_is_kept_of_who_is_gone(w: Wire) -> None:
         kept.append(weakref.ref(found))
         return found
 
-    w.executor.lookup = noted  # type: ignore[method-assign]
+    w.executor.lookup = noted  # type: ignore[method-assign,assignment]
     await w.ask(pick(b"1"))
     assert (await ask(w, pick(b"1")))[1]
     assert [each() is None for each in kept] == [False]

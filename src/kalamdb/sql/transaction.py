@@ -144,7 +144,11 @@ async def commit(session: ClientSession, state: SessionState, *, alone: bool = F
 def commit_soon(session: ClientSession, state: SessionState, answer: Callable[[], Result]) -> Pending | None:
     """The same of little, without a task; ``answer`` comes after it. None: nothing was done."""
     transaction: Transaction = session.transaction
-    stored = None if session.cursors else transaction.commit_soon()
+    try:
+        stored = None if session.cursors else transaction.commit_soon()
+    except BaseException:
+        _leave(session, state, committed=False)
+        raise
     if stored is None:
         return None
 
