@@ -197,6 +197,23 @@ def test_extremes_keep_the_sign_of_zero(kind: str, sides: Sides) -> None:
     agree(sides, [*calls, "least(a, 1::bigint)"], ["a", "b"], rows)
 
 
+@pytest.mark.parametrize("kind", ["float4", "float8"])
+def test_a_row_of_many_keeps_the_sign_of_zero(kind: str, db: Client, pg: Client) -> None:
+    """DISTINCT ON, and columns that hang on the key that is grouped by."""
+    for client in (db, pg):
+        client.run(f"CREATE TABLE z (id int PRIMARY KEY, i int, r {kind})")
+        client.run("INSERT INTO z VALUES (1, 5, '-0'), (2, 5, '-0'), (3, 6, '0'), (4, 6, '-0'), (5, NULL, 'NaN')")
+    for sql in (
+        "SELECT DISTINCT ON (i) id, r, r::text FROM z ORDER BY i, id",
+        "SELECT DISTINCT ON (r) r, id FROM z ORDER BY r, id",
+        "SELECT DISTINCT ON (i) r AS x FROM z ORDER BY i DESC, id DESC LIMIT 2 OFFSET 1",
+        "SELECT s.r, s.n FROM (SELECT DISTINCT ON (i) i AS n, least(r, 5) AS r FROM z ORDER BY i, id) s ORDER BY s.n",
+        "SELECT id, r, count(*) FROM z GROUP BY id ORDER BY id", "SELECT i, any_value(r) FROM z GROUP BY i ORDER BY i",
+        "SELECT DISTINCT ON (i) i, max(r), min(r) FROM z WHERE id < 3 GROUP BY i ORDER BY i",
+    ):
+        assert db.run(sql).rows == pg.run(sql).rows, sql
+
+
 OVERFLOWS = [
     "i + 1 > 0", "1 + i > 0", "i - (-1) > 5", "i * 2 > 4", "i * 2 = 4", "-(i - 2147483647 - 2) < 5",
     "s + 1::smallint > 3", "id + 1 = 5", "i + 1 IN (5, 6)", "i + 1 <> 3", "-2 - i < 0", "i - 5 + 10 > 0",

@@ -172,7 +172,7 @@ class SelectTranslator:
             return key
         if entry.owner.number in scope.grouped_sources:
             inner = entry.get()
-            return Typed(f"any_value({inner.sql})", inner.kind)
+            return Typed(_any_value(inner), inner.kind)
         shown = f"{entry.owner.alias}.{entry.name}" if entry.owner.alias else entry.name
         raise KalamError("42803", f'column "{shown}" must appear in the GROUP BY clause or be used in an aggregate '
                                   "function", position=place_of(node))
@@ -403,11 +403,17 @@ class SelectTranslator:
         head, order, wrap = self._distinct_and_order(node, frame, items, outputs, names)
         shown = [_final(each) for each in outputs] if top and not wrap else outputs
         made = Output("", names, [each.kind for each in shown], unknown)
-        listed = ", ".join(f"{each.sql} AS o{place}" for place, each in enumerate(shown, 1))
+        signed = order != "" and head.startswith("DISTINCT ON") and any(each.kind.name == "float4" for each in shown)
+        parts = [_signed(each) for each in shown] if signed else [each.sql for each in shown]
+        listed = ", ".join(f"{sql} AS o{place}" for place, sql in enumerate(parts, 1))
         made.sql = f"SELECT {head}{listed}{source}{where}{groups}{having}{qualify}{order}"
         if wrap:
             return self._ordered(made, node, outer)
         made.sql += self._limits(node, outer)
+        if signed:
+            back = ", ".join(f"CAST(d.o{place} AS {each.kind.duck}) AS o{place}" if each.kind.name == "float4" else
+                             f"d.o{place} AS o{place}" for place, each in enumerate(shown, 1))
+            made.sql = f"SELECT {back} FROM ({made.sql}) d"
         return made
 
     def _refuse_parts(self, node: exp.Select) -> None:
@@ -553,7 +559,7 @@ class SelectTranslator:
         if key == typed.sql:
             shown = Typed(typed.sql, typed.kind, typed.simple)
         else:
-            any_ = f"any_value({typed.sql})"
+            any_ = _any_value(typed)
             shown = Typed(f"CASE WHEN grouping({key}) = 0 THEN {any_} END" if sets else any_, typed.kind)
         frame.marks[shown.sql] = key
         if entry is not None:
@@ -902,6 +908,17 @@ class StoredMoment(_Stored):
     @property
     def exact(self) -> str:  # type: ignore[override]
         return _used(self._source, self._position, self.kind, raw=True).sql
+
+
+def _signed(typed: Typed) -> str:
+    """A value that some row of many is to give. Where the query engine picks the row by an order, it makes 0 of a
+    FLOAT's -0, and not of a DOUBLE's."""
+    return f"CAST({typed.sql} AS DOUBLE)" if typed.kind.name == "float4" else typed.sql
+
+
+def _any_value(typed: Typed) -> str:
+    made = f"any_value({_signed(typed)})"
+    return f"CAST({made} AS FLOAT)" if typed.kind.name == "float4" else made
 
 
 def _final(typed: Typed) -> Typed:
