@@ -82,8 +82,7 @@ class Lookups:
         except struct.error:
             return None
         known = text.endings.get(data[at:])
-        rows = None if known is None else known.look(values, known.formats)
-        if known is None or rows is None:
+        if known is None or (rows := known.look(values, known.formats)) is None:
             return None
         return known.statement, b"".join((
             known.before, results.data_rows(known.columns, known.result_formats, rows),

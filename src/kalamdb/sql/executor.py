@@ -217,8 +217,7 @@ class SqlExecutor:
         if context is not None and session.transaction is None:
             if context.txn is None:
                 read = LoneRead.of(self.engine, session, entry, context)
-                rows = None if read is None else read.rows(params, formats)
-                if read is not None and rows is not None:
+                if read is not None and (rows := read.rows(params, formats)) is not None:
                     return Result(f"SELECT {len(rows)}", read.plan.columns, rows)
             elif context.commit and self.alone(session):
                 lone = self._insert_alone(session, state, entry, params, formats, context)
@@ -255,13 +254,9 @@ class SqlExecutor:
 
     def _commit_soon(self, run: Run, result: Result) -> Pending | None:
         """What is left of a statement that has written and is to be committed. None: it takes more, or cannot be."""
-        try:
-            if not run.own:
-                return transaction.commit_soon(run.session, run.state, partial(_answer, run, result))
-            stored = run.transaction.commit_soon()
-        except BaseException:
-            self._abort(run)
-            raise
+        if not run.own:
+            return transaction.commit_soon(run.session, run.state, partial(_answer, run, result))
+        stored = run.transaction.commit_soon()
 
         def end(stored: asyncio.Future[int]) -> Result:
             stored.result()

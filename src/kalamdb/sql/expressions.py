@@ -799,8 +799,6 @@ class Expressions:
         return key + direction(node)
 
     def _fixed_aggregate(self, name: str, args: list[Typed], wrap: Callable[[str], str]) -> Typed | None:
-        if name == "any_value" and args and args[0].kind.name == "float4":  # the query engine's makes 0 of -0
-            return Typed(f"CAST({wrap(f'any_value(CAST({args[0].sql} AS DOUBLE))')} AS FLOAT)", args[0].kind)
         if not args or not args[0].kind.fixed:
             return None
         first = args[0]

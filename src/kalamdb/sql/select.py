@@ -172,7 +172,7 @@ class SelectTranslator:
             return key
         if entry.owner.number in scope.grouped_sources:
             inner = entry.get()
-            return Typed(_any_value(inner), inner.kind)
+            return Typed(f"any_value({inner.sql})", inner.kind)
         shown = f"{entry.owner.alias}.{entry.name}" if entry.owner.alias else entry.name
         raise KalamError("42803", f'column "{shown}" must appear in the GROUP BY clause or be used in an aggregate '
                                   "function", position=place_of(node))
@@ -559,7 +559,7 @@ class SelectTranslator:
         if key == typed.sql:
             shown = Typed(typed.sql, typed.kind, typed.simple)
         else:
-            any_ = _any_value(typed)
+            any_ = f"any_value({typed.sql})"
             shown = Typed(f"CASE WHEN grouping({key}) = 0 THEN {any_} END" if sets else any_, typed.kind)
         frame.marks[shown.sql] = key
         if entry is not None:
@@ -911,14 +911,9 @@ class StoredMoment(_Stored):
 
 
 def _signed(typed: Typed) -> str:
-    """A value that some row of many is to give. Where the query engine picks the row by an order, it makes 0 of a
-    FLOAT's -0, and not of a DOUBLE's."""
+    """An output of DISTINCT ON with an order: where the query engine picks a row by that, it makes 0 of a FLOAT's -0,
+    and not of a DOUBLE's."""
     return f"CAST({typed.sql} AS DOUBLE)" if typed.kind.name == "float4" else typed.sql
-
-
-def _any_value(typed: Typed) -> str:
-    made = f"any_value({_signed(typed)})"
-    return f"CAST({made} AS FLOAT)" if typed.kind.name == "float4" else made
 
 
 def _final(typed: Typed) -> Typed:
