@@ -22,7 +22,7 @@ from .ddl import Session
 
 pytestmark = pytest.mark.pg
 
-DEADLINE = 30.0
+DEADLINE = 10.0
 #: of short series, which are in memory before it begins to compute
 CROSS = ("SELECT count(*) FROM generate_series(1, 10000) a(x), generate_series(1, 10000) b(y),"
          " generate_series(1, 10000) c(z) WHERE (x + y + z) % 7 = 3")

@@ -18,7 +18,7 @@ from .ddl import Session
 
 pytestmark = pytest.mark.pg
 
-DEADLINE = 30.0
+DEADLINE = 10.0
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from .observer import Observer
 
 pytestmark = pytest.mark.pg
 
-DEADLINE = 30.0
+DEADLINE = 10.0
 LOST = {"08001", "08006"}
 
 
