@@ -408,3 +408,12 @@ def test_set_transaction_after_statements_outside_a_block(db: Client) -> None:
         db.run("SELECT id FROM t")
         db.fails("25001", "SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         db.run("ROLLBACK")
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT id FROM t WHERE ? = 1", "SELECT count(*) FROM t WHERE % = 1", "SELECT id FROM t WHERE id = :a",
+    "UPDATE t SET id = %", "DELETE FROM t WHERE id = ?", "INSERT INTO t VALUES (?)",
+])
+def test_placeholders_of_others(db: Client, sql: str) -> None:
+    db.run("CREATE TABLE t (id int PRIMARY KEY)")
+    assert "$1" in (db.fails("42P02", sql).hint or "")

@@ -112,6 +112,9 @@ class Params:
 
 
 def parameter_index(node: exp.Expr) -> int:
+    if isinstance(node, exp.Placeholder):  # sqlglot's of ?, :name and a % without a left side
+        raise KalamError("42P02", "there is no parameter of that form", position=place_of(node),
+                         hint="Parameters are written $1, $2 and so on.")
     index = int(node.name or node.this.name) - 1 if str(node.this.name).isdecimal() else -1
     if index < 0:
         raise KalamError("42P02", f"there is no parameter ${node.name}")
